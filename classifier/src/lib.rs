@@ -1,1 +1,120 @@
-//! x
+//! One ONNX classifier, on disk and in memory.
+//!
+//! A classifier is a directory ([`bundle`]): the graph, its labels, how a picture becomes a row of numbers ([`image`]),
+//! and samples with the scores that its trainer saw ([`golden`]). This crate reads and checks such a directory, runs
+//! the graph through ONNX Runtime ([`runtime`]) and turns its output into labels with scores ([`output`]).
+//!
+//! The server and the trainer both call it, so that what was trained and what is served cannot drift apart.
+//!
+//! ```
+//! # let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
+//! # let picture = std::fs::read(format!("{models}/digits/1/golden/7_0.png"))?;
+//! # let directory = format!("{models}/digits/1");
+//! let mut classifier = classifier::open(directory)?;
+//! let prediction = classifier.classify_image(&picture)?;
+//! assert_eq!(prediction.best().label, "7");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod bundle;
+pub mod golden;
+pub mod image;
+pub mod output;
+pub mod runtime;
+
+use std::path::Path;
+
+pub use bundle::{Bundle, BundleError};
+pub use golden::GoldenError;
+pub use image::{ImageError, Limits};
+pub use output::{Prediction, Score};
+pub use runtime::library::LibraryError;
+pub use runtime::session::{RunError, Session, SessionOptions};
+
+/// Whatever can go wrong between a directory and a prediction.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// ONNX Runtime could not be loaded.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The model directory is not what it should be.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The picture cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The graph could not be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The classifier does not reproduce its trainer's scores.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+}
+
+/// Opens the model directory at `directory` on the CPU with one thread.
+///
+/// ONNX Runtime is loaded on the first call, from where [`runtime::library::load`] finds it.
+pub fn open(directory: impl AsRef<Path>) -> Result<Classifier, Error> {
+    runtime::library::load(None)?;
+    let bundle = Bundle::open(directory)?;
+    Ok(Classifier::new(bundle, &SessionOptions::default())?)
+}
+
+/// A model directory and a session that runs its graph.
+#[derive(Debug)]
+pub struct Classifier {
+    bundle: Bundle,
+    session: Session,
+    limits: Limits,
+}
+
+impl Classifier {
+    /// Loads the graph of `bundle`. ONNX Runtime must have been loaded before, see [`runtime::library::load`].
+    pub fn new(bundle: Bundle, options: &SessionOptions) -> Result<Self, BundleError> {
+        let session = Session::load(&bundle, options)?;
+        Ok(Self {
+            bundle,
+            session,
+            limits: Limits::default(),
+        })
+    }
+
+    /// The directory that was opened.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Classifies one encoded picture (png, jpeg, webp, gif or bmp).
+    pub fn classify_image(&mut self, bytes: &[u8]) -> Result<Prediction, Error> {
+        let scores = self.scores(bytes)?;
+        Ok(Prediction::from_scores(&scores, &self.bundle.labels, usize::MAX))
+    }
+
+    /// The score of every label, in the order of [`Bundle::labels`], for one encoded picture.
+    pub fn scores(&mut self, bytes: &[u8]) -> Result<Vec<f32>, Error> {
+        let picture = image::decode(bytes, &self.limits)?;
+        let row = self.bundle.preprocessor.apply(picture)?;
+        let outputs = self.run(&[row])?;
+        Ok(output::scores(&outputs, self.bundle.activation)?)
+    }
+
+    /// Runs rows that [`image::Preprocessor::apply`] made, and gives the graph's raw outputs, one row of
+    /// [`Bundle::labels`] after the other.
+    pub fn run(&mut self, rows: &[Vec<f32>]) -> Result<Vec<f32>, RunError> {
+        self.session.run(rows.iter().map(Vec::as_slice), |_| {})
+    }
+
+    /// Compares this classifier with the scores that its trainer saw. Gives the number of samples compared, and the
+    /// largest difference in a score.
+    pub fn check_golden(&mut self) -> Result<(usize, f32), Error> {
+        let Some(golden) = golden::Golden::read(&self.bundle.directory, &self.bundle.labels)? else {
+            return Ok((0, 0.0));
+        };
+        let mut largest: f32 = 0.0;
+        for sample in &golden.samples {
+            let scores = self.scores(&sample.bytes)?;
+            largest = largest.max(golden.compare(sample, &scores, &self.bundle.labels)?);
+        }
+        Ok((golden.samples.len(), largest))
+    }
+}

@@ -1,0 +1,323 @@
+//! The model directory, read and checked.
+//!
+//! The layout is the one that Hugging Face Optimum writes for ONNX exports, and two files of our own:
+//!
+//! | file | what |
+//! |---|---|
+//! | `model.onnx` | the graph: one named input with a dynamic batch axis, one row of outputs for each row of inputs |
+//! | `config.json` | `id2label`, `problem_type` |
+//! | `preprocessor_config.json` | how a picture becomes a row, see [`crate::image::PreprocessorConfig`] |
+//! | `serving.toml` | optional, see [`Serving`] |
+//! | `golden.json` + `golden/` | optional, see [`crate::golden`] |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::image::{Layout, Preprocessor, PreprocessorConfig};
+use crate::output::Activation;
+
+/// Name of the graph's file.
+pub const MODEL: &str = "model.onnx";
+/// Name of the file with the labels.
+pub const CONFIG: &str = "config.json";
+/// Name of the file with the steps from a picture to a row.
+pub const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
+/// Name of our own file.
+pub const SERVING: &str = "serving.toml";
+
+/// A mistake in a model directory: which file, where in it, what was expected and what was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {}expected {expected}, found {found}", file.display(), key.as_deref().map(|key| format!("{key}: ")).unwrap_or_default())]
+pub struct BundleError {
+    /// The file, or the directory where that is at fault.
+    pub file: PathBuf,
+    /// The key within the file, or the name of an input or output of the graph.
+    pub key: Option<String>,
+    /// In words.
+    pub expected: String,
+    /// In words.
+    pub found: String,
+}
+
+impl BundleError {
+    pub(crate) fn new(
+        file: impl Into<PathBuf>,
+        key: impl Into<Option<String>>,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Self {
+        Self {
+            file: file.into(),
+            key: key.into(),
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+}
+
+/// What `config.json` says to us; the rest of it belongs to other programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Config {
+    /// The label of each output, by its position written as a string: `{"0": "cat", "1": "dog"}`.
+    pub id2label: BTreeMap<String, String>,
+    /// `single_label_classification` (the default) or `multi_label_classification`.
+    #[serde(default)]
+    pub problem_type: Option<ProblemType>,
+}
+
+/// How many labels of an input are right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemType {
+    /// One.
+    SingleLabelClassification,
+    /// Any number.
+    MultiLabelClassification,
+}
+
+/// `serving.toml`: how we serve the classifier. Every key may be left out; a key that is not listed is an error.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serving {
+    /// Name of the graph's output to read, where it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// What turns outputs into scores. Default: softmax, or sigmoid where `problem_type` says multi-label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
+    /// Order of the axes of the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
+    /// Limits of a batch.
+    pub batch: BatchLimits,
+    /// Where the graph runs.
+    pub lanes: Lanes,
+    /// What the classifier was measured on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
+}
+
+/// `[batch]` of `serving.toml`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchLimits {
+    /// Most inputs in one run of the graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u32>,
+}
+
+/// `[lanes]` of `serving.toml`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lanes {
+    /// How many sessions run side by side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Threads of each session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+}
+
+/// `[measured]` of `serving.toml`: written by the trainer from the exported files, shown by the server.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// For example `MNIST`.
+    pub dataset: String,
+    /// For example `test`.
+    pub split: String,
+    /// How many samples of the split were measured.
+    pub samples: u64,
+    /// Part of them that was labelled right, between 0 and 1.
+    pub accuracy: f64,
+}
+
+/// A model directory whose files are consistent with each other. The graph has not been loaded yet; that it fits is
+/// checked by [`crate::Session::load`].
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// Where it was read.
+    pub directory: PathBuf,
+    /// The label of each output, in order; at least one.
+    pub labels: Vec<String>,
+    /// One label or any number.
+    pub problem_type: ProblemType,
+    /// What turns outputs into scores.
+    pub activation: Activation,
+    /// What turns a picture into a row.
+    pub preprocessor: Preprocessor,
+    /// `serving.toml`, or its defaults.
+    pub serving: Serving,
+}
+
+impl Bundle {
+    /// Reads and checks the directory.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, BundleError> {
+        let directory = directory.as_ref().to_path_buf();
+        match fs::metadata(&directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(BundleError::new(directory, None, "a model directory", "a file")),
+            Err(error) => return Err(BundleError::new(directory, None, "a model directory", error)),
+        }
+        check_model_file(&directory)?;
+        let config: Config = read_json(&directory.join(CONFIG))?;
+        let labels = labels(&directory, &config)?;
+        let serving: Serving = read_serving(&directory)?;
+        check_serving(&directory, &serving)?;
+        if !directory.join(PREPROCESSOR_CONFIG).exists() && directory.join("tokenizer.json").exists() {
+            return Err(BundleError::new(
+                directory,
+                None,
+                format!("an image classifier with a {PREPROCESSOR_CONFIG}"),
+                "a tokenizer.json: text classifiers are not supported yet",
+            ));
+        }
+        let preprocessor_config: PreprocessorConfig = read_json(&directory.join(PREPROCESSOR_CONFIG))?;
+        let preprocessor = Preprocessor::new(&preprocessor_config, serving.layout.unwrap_or_default())
+            .map_err(|error| {
+                BundleError::new(
+                    directory.join(PREPROCESSOR_CONFIG),
+                    error.key.to_owned(),
+                    error.expected,
+                    error.found,
+                )
+            })?;
+        let problem_type = config
+            .problem_type
+            .unwrap_or(ProblemType::SingleLabelClassification);
+        Ok(Self {
+            activation: serving.activation.unwrap_or(match problem_type {
+                ProblemType::SingleLabelClassification => Activation::Softmax,
+                ProblemType::MultiLabelClassification => Activation::Sigmoid,
+            }),
+            directory,
+            labels,
+            problem_type,
+            preprocessor,
+            serving,
+        })
+    }
+
+    /// Path of the graph.
+    pub fn model(&self) -> PathBuf {
+        self.directory.join(MODEL)
+    }
+}
+
+fn check_model_file(directory: &Path) -> Result<(), BundleError> {
+    let model = directory.join(MODEL);
+    match fs::metadata(&model) {
+        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
+        Ok(metadata) if metadata.is_file() => {
+            Err(BundleError::new(model, None, "an ONNX graph", "an empty file"))
+        }
+        Ok(_) => Err(BundleError::new(model, None, "an ONNX graph", "a directory")),
+        Err(error) => Err(BundleError::new(model, None, "an ONNX graph", error)),
+    }
+}
+
+fn read(file: &Path) -> Result<String, BundleError> {
+    fs::read_to_string(file).map_err(|error| BundleError::new(file, None, "a readable UTF-8 file", error))
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, BundleError> {
+    let text = read(file)?;
+    let mut deserializer = serde_json::Deserializer::from_str(&text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let key = match error.path().to_string() {
+            path if path == "." => None,
+            path => Some(path),
+        };
+        BundleError::new(file, key, "a valid value", error.into_inner())
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| BundleError::new(file, None, "one JSON value", error))?;
+    Ok(value)
+}
+
+fn read_serving(directory: &Path) -> Result<Serving, BundleError> {
+    let file = directory.join(SERVING);
+    if !file.exists() {
+        return Ok(Serving::default());
+    }
+    let text = read(&file)?;
+    let invalid =
+        |key: Option<String>, message: String| BundleError::new(&file, key, "valid keys and values", message);
+    let deserializer = toml::Deserializer::parse(&text).map_err(|error| invalid(None, error.to_string()))?;
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let key = error.path().to_string();
+        invalid(
+            (key != ".").then_some(key),
+            error.into_inner().message().to_owned(),
+        )
+    })
+}
+
+fn check_serving(directory: &Path, serving: &Serving) -> Result<(), BundleError> {
+    let at_least_one = |key: &str, value: Option<u32>| match value {
+        Some(0) => Err(BundleError::new(
+            directory.join(SERVING),
+            key.to_owned(),
+            "at least 1",
+            0,
+        )),
+        _ => Ok(()),
+    };
+    at_least_one("batch.max_size", serving.batch.max_size)?;
+    at_least_one("lanes.count", serving.lanes.count)?;
+    at_least_one("lanes.threads", serving.lanes.threads)?;
+    match &serving.measured {
+        Some(measured) if !(0.0..=1.0).contains(&measured.accuracy) => Err(BundleError::new(
+            directory.join(SERVING),
+            "measured.accuracy".to_owned(),
+            "a number between 0 and 1",
+            measured.accuracy,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The labels in the order of the outputs: the keys of `id2label` must be 0, 1, 2, ... without a gap.
+fn labels(directory: &Path, config: &Config) -> Result<Vec<String>, BundleError> {
+    let count = config.id2label.len();
+    let wrong = |key: String, expected: &str, found: String| {
+        Err(BundleError::new(directory.join(CONFIG), key, expected, found))
+    };
+    if count == 0 {
+        return wrong("id2label".into(), "at least one label", "none".into());
+    }
+    let mut labels = vec![None; count];
+    for (id, label) in &config.id2label {
+        let Some(slot) = id.parse::<usize>().ok().and_then(|id| labels.get_mut(id)) else {
+            let expected = format!(
+                "the keys \"0\" to \"{}\", for there are {count} labels",
+                count - 1
+            );
+            return wrong("id2label".into(), &expected, format!("{id:?}"));
+        };
+        *slot = Some(label.clone());
+    }
+    let mut seen = BTreeMap::new();
+    for (id, label) in labels.iter().enumerate() {
+        let Some(label) = label else {
+            return wrong(
+                "id2label".into(),
+                "every position once",
+                format!("no {id}, and another one twice"),
+            );
+        };
+        if let Some(first) = seen.insert(label, id) {
+            return wrong(
+                format!("id2label.{id}"),
+                "a label of its own",
+                format!("{label:?}, which {first} has as well"),
+            );
+        }
+    }
+    Ok(labels.into_iter().flatten().collect())
+}

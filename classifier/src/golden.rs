@@ -1,0 +1,174 @@
+//! Golden samples: inputs with the scores that their trainer saw.
+//!
+//! `golden.json` lists them, `golden/` holds the pictures:
+//!
+//! ```json
+//! {"tolerance": 0.001, "samples": [{"file": "golden/7_0.png", "label": "7", "scores": [0.0, 0.0, 1.0]}]}
+//! ```
+//!
+//! A server that does not reproduce the scores through its own path (another library, another resize, another
+//! provider) must not serve the classifier.
+
+use std::fs;
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{BundleError, read_json};
+
+/// Name of the file that lists the samples.
+pub const GOLDEN: &str = "golden.json";
+
+/// The difference that is allowed where the file does not say: float rounding differs between processors.
+const DEFAULT_TOLERANCE: f32 = 1e-3;
+
+fn default_tolerance() -> f32 {
+    DEFAULT_TOLERANCE
+}
+
+/// `golden.json` as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenFile {
+    /// Largest allowed difference in a score.
+    #[serde(default = "default_tolerance")]
+    pub tolerance: f32,
+    /// At least one.
+    pub samples: Vec<GoldenEntry>,
+}
+
+/// One sample of `golden.json`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenEntry {
+    /// Path of the input, relative to the model directory.
+    pub file: String,
+    /// The true label.
+    pub label: String,
+    /// The score of every label, in their order.
+    pub scores: Vec<f32>,
+}
+
+/// A sample with its input read.
+#[derive(Debug, Clone)]
+pub struct GoldenSample {
+    /// Path relative to the model directory.
+    pub file: String,
+    /// The encoded picture.
+    pub bytes: Vec<u8>,
+    /// The score of every label, in their order.
+    pub scores: Vec<f32>,
+}
+
+/// All samples of a model directory.
+#[derive(Debug, Clone)]
+pub struct Golden {
+    /// Largest allowed difference in a score.
+    pub tolerance: f32,
+    /// At least one.
+    pub samples: Vec<GoldenSample>,
+}
+
+/// The classifier does not reproduce its trainer's scores.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "{GOLDEN}: {file}: label {label:?}: expected a score of {expected} (within {tolerance}), as its trainer saw, found {found}"
+)]
+pub struct GoldenError {
+    /// The sample.
+    pub file: String,
+    /// The label with the largest difference.
+    pub label: String,
+    /// The trainer's score.
+    pub expected: f32,
+    /// The score here.
+    pub found: f32,
+    /// The allowed difference.
+    pub tolerance: f32,
+}
+
+impl Golden {
+    /// Reads the samples of a model directory with these labels; `None` where it has none.
+    pub fn read(directory: &Path, labels: &[String]) -> Result<Option<Self>, BundleError> {
+        let file = directory.join(GOLDEN);
+        if !file.exists() {
+            return Ok(None);
+        }
+        let golden: GoldenFile = read_json(&file)?;
+        let wrong =
+            |key: String, expected: String, found: String| BundleError::new(&file, key, expected, found);
+        if !(golden.tolerance > 0.0 && golden.tolerance < 1.0) {
+            let found = golden.tolerance.to_string();
+            return Err(wrong(
+                "tolerance".into(),
+                "a number between 0 and 1".into(),
+                found,
+            ));
+        }
+        if golden.samples.is_empty() {
+            return Err(wrong("samples".into(), "at least one".into(), "none".into()));
+        }
+        let samples = golden.samples.into_iter().enumerate().map(|(at, entry)| {
+            let key = |name: &str| format!("samples[{at}].{name}");
+            if entry.scores.len() != labels.len() {
+                let expected = format!("{} scores, one a label", labels.len());
+                return Err(wrong(key("scores"), expected, entry.scores.len().to_string()));
+            }
+            if !labels.contains(&entry.label) {
+                return Err(wrong(
+                    key("label"),
+                    "a label of config.json".into(),
+                    format!("{:?}", entry.label),
+                ));
+            }
+            // A model directory may come from anywhere; it must not name files outside itself.
+            let inside = Path::new(&entry.file)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            if !inside {
+                let expected = "a path inside the model directory".into();
+                return Err(wrong(key("file"), expected, format!("{:?}", entry.file)));
+            }
+            let bytes = fs::read(directory.join(&entry.file)).map_err(|error| {
+                wrong(
+                    key("file"),
+                    "a readable file".into(),
+                    format!("{:?}: {error}", entry.file),
+                )
+            })?;
+            Ok(GoldenSample {
+                file: entry.file,
+                bytes,
+                scores: entry.scores,
+            })
+        });
+        Ok(Some(Self {
+            tolerance: golden.tolerance,
+            samples: samples.collect::<Result<_, _>>()?,
+        }))
+    }
+
+    /// The largest difference between `scores` and those of `sample`, or an error where it is not allowed.
+    pub fn compare(
+        &self,
+        sample: &GoldenSample,
+        scores: &[f32],
+        labels: &[String],
+    ) -> Result<f32, GoldenError> {
+        let mut largest: f32 = 0.0;
+        for ((label, &expected), &found) in labels.iter().zip(&sample.scores).zip(scores) {
+            let difference = (expected - found).abs();
+            if difference > self.tolerance {
+                return Err(GoldenError {
+                    file: sample.file.clone(),
+                    label: label.clone(),
+                    expected,
+                    found,
+                    tolerance: self.tolerance,
+                });
+            }
+            largest = largest.max(difference);
+        }
+        Ok(largest)
+    }
+}

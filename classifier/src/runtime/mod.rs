@@ -1,0 +1,4 @@
+//! ONNX Runtime: finding and loading its library, and sessions that run graphs.
+
+pub mod library;
+pub mod session;
