@@ -70,7 +70,10 @@ impl Fixture {
         }
         let mut files = vec![
             ("config.json", serde_json::to_string_pretty(&config)? + "\n"),
-            ("preprocessor_config.json", serde_json::to_string_pretty(&preprocessor)? + "\n"),
+            (
+                "preprocessor_config.json",
+                serde_json::to_string_pretty(&preprocessor)? + "\n",
+            ),
         ];
         if !self.serving.is_empty() {
             files.push(("serving.toml", format!("{}\n", self.serving)));
@@ -96,7 +99,13 @@ fn gemm(graph: &mut Graph, pixels: &str, channels: usize, name: &str) -> String 
     let row = SIDE * channels;
     let weights: Vec<f32> = (0..LABELS.len() * SIDE * row)
         .map(|at| (at / (SIDE * row), at % (SIDE * row) / row))
-        .map(|(label, pixel_row)| if label == pixel_row { 1.0 / channels as f32 } else { 0.0 })
+        .map(|(label, pixel_row)| {
+            if label == pixel_row {
+                1.0 / channels as f32
+            } else {
+                0.0
+            }
+        })
         .collect();
     let weight = graph.floats("weight", &[LABELS.len(), SIDE * row], &weights);
     graph.node("Gemm", &[&flat, &weight], name, vec![Attribute::int("transB", 1)])
@@ -123,7 +132,12 @@ fn linear_nhwc() -> Graph {
 fn probabilities() -> Graph {
     let mut graph = Graph::new("probabilities");
     let logits = sum_rows(&mut graph, "logits");
-    let softmax = graph.node("Softmax", &[&logits], "probabilities", vec![Attribute::int("axis", 1)]);
+    let softmax = graph.node(
+        "Softmax",
+        &[&logits],
+        "probabilities",
+        vec![Attribute::int("axis", 1)],
+    );
     graph.output(&softmax, ElementType::Float, &LOGITS);
     graph
 }
@@ -153,12 +167,22 @@ fn fails() -> Graph {
     let mut graph = Graph::new("fails");
     let sums = sum_rows(&mut graph, "sums");
     let first = graph.ints("first", &[1], &[0]);
-    let pixel = graph.node("Gather", &["flat", &first], "pixel", vec![Attribute::int("axis", 1)]);
+    let pixel = graph.node(
+        "Gather",
+        &["flat", &first],
+        "pixel",
+        vec![Attribute::int("axis", 1)],
+    );
     let four = graph.floats("four", &[], &[4.0]);
     let quarters = graph.node("Mul", &[&pixel, &four], "quarters", vec![]);
     let index = graph.node("Cast", &[&quarters], "index", vec![Attribute::int("to", 7)]);
     let table = graph.floats("table", &[3], &[0.0; 3]);
-    let nothing = graph.node("Gather", &[&table, &index], "nothing", vec![Attribute::int("axis", 0)]);
+    let nothing = graph.node(
+        "Gather",
+        &[&table, &index],
+        "nothing",
+        vec![Attribute::int("axis", 0)],
+    );
     let logits = graph.node("Add", &[&sums, &nothing], "logits", vec![]);
     graph.output(&logits, ElementType::Float, &LOGITS);
     graph
@@ -174,7 +198,12 @@ fn busy(name: &str, turns: i64) -> Graph {
     let fill = vec![Attribute::scalar_tensor("value", 1.0 / BUSY_SIDE as f32)];
     let matrix = graph.node("ConstantOfShape", &[&shape], "matrix", fill);
     // Begins with a number from the input, so that the runtime cannot compute the loop when it loads the graph.
-    let mean = graph.node("ReduceMean", &["flat"], "mean", vec![Attribute::int("keepdims", 0)]);
+    let mean = graph.node(
+        "ReduceMean",
+        &["flat"],
+        "mean",
+        vec![Attribute::int("keepdims", 0)],
+    );
     let start = graph.node("Add", &[&matrix, &mean], "start", vec![]);
 
     let square = [Dim::Fixed(BUSY_SIDE), Dim::Fixed(BUSY_SIDE)];
@@ -188,7 +217,12 @@ fn busy(name: &str, turns: i64) -> Graph {
     body.output(&product, ElementType::Float, &square);
 
     let turns = graph.ints("turns", &[], &[turns]);
-    let end = graph.node("Loop", &[&turns, "", &start], "end", vec![Attribute::graph("body", body)]);
+    let end = graph.node(
+        "Loop",
+        &[&turns, "", &start],
+        "end",
+        vec![Attribute::graph("body", body)],
+    );
     let last = graph.node("ReduceMean", &[&end], "last", vec![Attribute::int("keepdims", 0)]);
     let zero = graph.floats("zero", &[], &[0.0]);
     let nothing = graph.node("Mul", &[&last, &zero], "nothing", vec![]);
@@ -208,14 +242,22 @@ fn main() -> Result<()> {
         },
         Fixture {
             serving: "activation = \"none\"",
-            ..Fixture::new("probabilities", "linear with its softmax in the graph", probabilities())
+            ..Fixture::new(
+                "probabilities",
+                "linear with its softmax in the graph",
+                probabilities(),
+            )
         },
         Fixture {
             problem_type: "multi_label_classification",
             ..Fixture::new("multilabel", "linear for any number of labels", linear())
         },
         Fixture::new("nan", "linear, NaN for pictures brighter than one half", nan()),
-        Fixture::new("fails", "linear, fails if the first pixel is 0.75 or brighter", fails()),
+        Fixture::new(
+            "fails",
+            "linear, fails if the first pixel is 0.75 or brighter",
+            fails(),
+        ),
         Fixture::new("slow", "linear, takes a fifth of a second", busy("slow", 300)),
         Fixture::new("hang", "linear, takes a minute", busy("hang", 90_000)),
     ];

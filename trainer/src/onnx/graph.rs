@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use prost::Message as _;
 
 use super::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_proto::DataType,
     tensor_shape_proto::{Dimension, dimension},
@@ -169,7 +169,13 @@ impl Graph {
     }
 
     /// Adds a node with one output, which gives the node its name.
-    pub fn node(&mut self, operator: &str, inputs: &[&str], output: &str, attributes: Vec<Attribute>) -> String {
+    pub fn node(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: Vec<Attribute>,
+    ) -> String {
         self.node_with_outputs(operator, inputs, &[output], attributes);
         output.to_owned()
     }
@@ -273,7 +279,7 @@ fn tensor(name: &str, element: ElementType, shape: &[usize], little_endian: Vec<
 fn check(graph: &GraphProto, outer: &HashSet<String>) -> Result<()> {
     let title = graph.name();
     let mut known = outer.clone();
-    let mut define = |name: &str, known: &mut HashSet<String>| {
+    let define = |name: &str, known: &mut HashSet<String>| {
         if !name.is_empty() && !known.insert(name.to_owned()) {
             bail!("graph `{title}`: the name `{name}` is given twice");
         }
@@ -359,11 +365,15 @@ mod tests {
         assert_eq!(decoded.metadata_props[0].key(), "network");
 
         let graph = decoded.graph.unwrap();
-        let Some(type_proto::Value::TensorType(input)) = &graph.input[0].r#type.as_ref().unwrap().value else {
+        let Some(type_proto::Value::TensorType(input)) = &graph.input[0].r#type.as_ref().unwrap().value
+        else {
             panic!("not a tensor");
         };
         let dims = &input.shape.as_ref().unwrap().dim;
-        assert_eq!(dims[0].value, Some(dimension::Value::DimParam("batch".to_owned())));
+        assert_eq!(
+            dims[0].value,
+            Some(dimension::Value::DimParam("batch".to_owned()))
+        );
         assert_eq!(dims[1].value, Some(dimension::Value::DimValue(2)));
         assert_eq!(graph.initializer[0].raw_data()[..4], 1f32.to_le_bytes());
         assert_eq!(graph.node[0].attribute[0].i(), 1);
@@ -407,7 +417,12 @@ mod tests {
 
         let mut graph = linear();
         let turns = graph.ints("turns", &[], &[3]);
-        let sums = graph.node("Loop", &[&turns, ""], "sums", vec![Attribute::graph("body", body)]);
+        let sums = graph.node(
+            "Loop",
+            &[&turns, ""],
+            "sums",
+            vec![Attribute::graph("body", body)],
+        );
         graph.output(
             &sums,
             ElementType::Float,
