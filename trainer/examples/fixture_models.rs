@@ -258,8 +258,8 @@ fn main() -> Result<()> {
             "linear, fails if the first pixel is 0.75 or brighter",
             fails(),
         ),
-        Fixture::new("slow", "linear, takes a fifth of a second", busy("slow", 300)),
-        Fixture::new("hang", "linear, takes a minute", busy("hang", 90_000)),
+        Fixture::new("slow", "linear, takes a fifth of a second", busy("slow", 700)),
+        Fixture::new("hang", "linear, takes a minute", busy("hang", 200_000)),
     ];
     for fixture in fixtures {
         fixture.write(Path::new(&root))?;
