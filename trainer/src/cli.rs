@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::{
+    env, fs, iter,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -16,8 +17,11 @@ use tch::Device;
 use crate::{
     data::{self, mnist, mnist::Mnist},
     digits::Kind,
+    evaluate::{self, evaluate_remote},
+    export::{self, Trained},
     optimizer::Rule,
     training::{self, Config, Outcome, Start, Task},
+    transform::Transform,
 };
 
 /// What the shell is told when a signal ended the program.
@@ -37,6 +41,10 @@ enum Command {
     Fetch(FetchArgs),
     /// Train a classifier and write its model directory.
     Train(TrainArgs),
+    /// Measure a model directory on the test pictures, through the code that serves it.
+    Evaluate(EvaluateArgs),
+    /// Write test pictures as PNG files named LABEL_NUMBER.png.
+    Samples(SamplesArgs),
 }
 
 /// Data sets that can be fetched.
@@ -105,6 +113,13 @@ struct TrainArgs {
     patience: u32,
     #[command(flatten)]
     data: DataArgs,
+    /// Model directory to write; one that is there is replaced [default: models/digits/1 for cnn,
+    /// runs/digits-mlp/digits/1 for mlp].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Another model directory, whose accuracy the model card states as well.
+    #[arg(long, value_name = "DIR")]
+    compare: Option<PathBuf>,
     /// Directory for checkpoints [default: runs/digits-NETWORK].
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
@@ -120,6 +135,38 @@ struct TrainArgs {
     /// CPU threads [default: all].
     #[arg(long, value_parser = at_least_one())]
     threads: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// The model directory, such as models/digits/1.
+    directory: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// What to do to the test pictures first.
+    #[arg(long, default_value = "none")]
+    transform: Transform,
+    /// Also write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also send the pictures to the server at this address (such as http://127.0.0.1:8080), and fail if it gives one
+    /// of them another label.
+    #[arg(long)]
+    url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct SamplesArgs {
+    /// The data set.
+    set: DataSet,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Directory to write to.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How many pictures of each class: the first ones of the test split.
+    #[arg(long, default_value_t = 4, value_parser = at_least_one())]
+    per_class: u32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -159,6 +206,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Fetch(args) => fetch(&args),
         Command::Train(args) => train(&args),
+        Command::Evaluate(args) => evaluate(&args),
+        Command::Samples(args) => samples(&args),
     }
 }
 
@@ -171,6 +220,14 @@ fn fetch(args: &FetchArgs) -> Result<ExitCode> {
 }
 
 impl TrainArgs {
+    fn out(&self) -> PathBuf {
+        let default = match self.network {
+            Kind::Cnn => "models/digits/1",
+            Kind::Mlp => "runs/digits-mlp/digits/1",
+        };
+        self.out.clone().unwrap_or_else(|| default.into())
+    }
+
     fn config(&self) -> Config {
         let mut config = self.network.config();
         config.epochs = self.epochs.unwrap_or(config.epochs);
@@ -217,8 +274,67 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
             eprintln!("interrupted; go on with the same command and --resume");
             Ok(ExitCode::from(INTERRUPTED))
         }
-        Outcome::Finished { .. } => Ok(ExitCode::SUCCESS),
+        Outcome::Finished { network, history } => {
+            let trained = Trained {
+                kind: args.network,
+                network: &network,
+                config: &config,
+                history: &history,
+                data: &mnist,
+                split: (training.len(), validation.len()),
+                command: &command(),
+            };
+            let measured = export::export(&trained, &args.out(), args.compare.as_deref())?;
+            print!("{}", measured.test.table());
+            for canvas in &measured.canvas {
+                println!("transform {}: accuracy {:.2} %", canvas.transform.name(), 100.0 * canvas.accuracy);
+            }
+            println!("wrote {}", args.out().display());
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+/// The command line as it would be typed in the repository.
+fn command() -> String {
+    let arguments = env::args().skip(1).filter(|argument| argument != "--resume");
+    iter::once("trainer".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
+    let mnist = Mnist::open(&args.data.directory()?)?;
+    let measured = evaluate::evaluate(&args.directory, &mnist.test, args.transform)?;
+    print!("{}", measured.evaluation.table());
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let Some(url) = &args.url else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let remote = evaluate_remote(url, &args.directory, &mnist.test, args.transform, &measured.scores)?;
+    println!(
+        "\nover HTTP: accuracy {:.2} %, {} labels differ",
+        100.0 * remote.accuracy,
+        remote.different.len()
+    );
+    for (at, here, there) in &remote.different {
+        println!("test picture {at}: {here} here, {there} over HTTP");
+    }
+    Ok(if remote.different.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn samples(args: &SamplesArgs) -> Result<ExitCode> {
+    let DataSet::Mnist = args.set;
+    let test = Mnist::open(&args.data.directory()?)?.test;
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
+    for at in test.first_of_each_class(args.per_class as usize) {
+        let path = args.out.join(format!("{}_{at}.png", test.labels()[at]));
+        let picture = test.get(at).context("a picture is missing")?;
+        fs::write(&path, data::png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Becomes true at Ctrl-C or SIGTERM. A second one ends the program at once.

@@ -3,7 +3,7 @@
 pub mod idx;
 pub mod mnist;
 
-use std::{env, io::Cursor, path::PathBuf};
+use std::{collections::BTreeMap, env, io::Cursor, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use image::{GrayImage, ImageFormat};
@@ -43,6 +43,18 @@ impl Pictures {
     /// All pictures in order.
     pub fn iter(&self) -> impl Iterator<Item = GrayImage> {
         (0..self.len()).filter_map(|at| self.get(at))
+    }
+
+    /// Places of the first `count` pictures of each class, class by class.
+    pub fn first_of_each_class(&self, count: usize) -> Vec<usize> {
+        let mut classes: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
+        for (at, &label) in self.labels.iter().enumerate() {
+            let places = classes.entry(label).or_default();
+            if places.len() < count {
+                places.push(at);
+            }
+        }
+        classes.into_values().flatten().collect()
     }
 
     /// The first `count` pictures, and the others.

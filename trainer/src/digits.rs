@@ -1,7 +1,5 @@
 //! The digits classifiers: what belongs to each network beside its layers.
 
-use std::{num::NonZero, thread};
-
 use anyhow::{Context as _, Result};
 use classifier::image::{Layout, Preprocessor, PreprocessorConfig, Resample, Size};
 use image::DynamicImage;
@@ -12,6 +10,7 @@ use crate::{
     data::Pictures,
     network::{Layer, digits},
     optimizer::Rule,
+    parallel::in_parallel,
     training::{Config, Samples},
 };
 
@@ -117,7 +116,8 @@ impl Kind {
         let normalised = config.do_normalize == Some(true);
         let (mean, deviation) = if normalised { (MEAN, DEVIATION) } else { (0.0, 1.0) };
         let preprocessor = Preprocessor::new(&config, Layout::Nchw)?;
-        let rows = in_parallel(pictures.len(), |at| {
+        let no_state = || Ok(());
+        let rows = in_parallel(pictures.len(), no_state, |(), at| {
             let picture = pictures.get(at).context("a picture is missing")?;
             Ok(preprocessor.apply(DynamicImage::ImageLuma8(picture))?)
         })?;
@@ -133,25 +133,4 @@ impl Kind {
             deviation,
         })
     }
-}
-
-/// Calls `work` for 0 to `count`, spread over the machine's CPUs, and gives the results in order.
-pub fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let share = count.div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        let work = &work;
-        let workers: Vec<_> = (0..count)
-            .step_by(share)
-            .map(|first| scope.spawn(move || (first..count.min(first + share)).map(work).collect::<Result<Vec<T>>>()))
-            .collect();
-        let mut results = Vec::with_capacity(count);
-        for worker in workers {
-            match worker.join() {
-                Ok(part) => results.extend(part?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(results)
-    })
 }
