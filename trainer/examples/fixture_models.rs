@@ -1,0 +1,268 @@
+//! Writes the tiny model directories that the server's tests use, each a few kilobytes:
+//!
+//! ```text
+//! cargo run -p trainer --example fixture_models -- tests/fixtures/models
+//! ```
+//!
+//! All of them take pictures of 4 x 4 pixels with values between 0 and 1 and have the labels `a`, `b` and `c`, whose
+//! logits are the sums of the first, second and third row of pixels. What sets each apart stands at its function.
+
+use std::{collections::BTreeMap, env, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use trainer::onnx::{Attribute, Dim, ElementType, Graph, Model};
+
+const SIDE: usize = 4;
+const LABELS: [&str; 3] = ["a", "b", "c"];
+const LOGITS: [Dim; 2] = [Dim::BATCH, Dim::Fixed(LABELS.len())];
+const PIXELS: &str = "pixel_values";
+
+/// One iteration of the loop of [`busy`] multiplies two square matrices of this side.
+const BUSY_SIDE: usize = 256;
+
+struct Fixture {
+    name: &'static str,
+    about: &'static str,
+    graph: Graph,
+    channels: usize,
+    problem_type: &'static str,
+    serving: &'static str,
+}
+
+impl Fixture {
+    fn new(name: &'static str, about: &'static str, graph: Graph) -> Self {
+        Self {
+            name,
+            about,
+            graph,
+            channels: 1,
+            problem_type: "single_label_classification",
+            serving: "",
+        }
+    }
+
+    fn write(self, root: &Path) -> Result<()> {
+        let directory = root.join(self.name).join("1");
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        Model::new(self.graph, self.about, &BTreeMap::new())?.save(&directory.join("model.onnx"))?;
+
+        let ids = || LABELS.iter().enumerate();
+        let id2label: BTreeMap<_, _> = ids().map(|(id, label)| (id.to_string(), label)).collect();
+        let label2id: BTreeMap<_, _> = ids().map(|(id, label)| (label, id)).collect();
+        let config = json!({
+            "id2label": id2label,
+            "label2id": label2id,
+            "problem_type": self.problem_type,
+        });
+        let mut preprocessor = json!({
+            "do_resize": true,
+            "size": { "height": SIDE, "width": SIDE },
+            "resample": 2,
+            "do_rescale": true,
+            "rescale_factor": 1.0 / 255.0,
+            "do_normalize": false,
+        });
+        if self.channels == 1 {
+            preprocessor["do_convert_grayscale"] = json!(true);
+        } else {
+            preprocessor["do_convert_rgb"] = json!(true);
+        }
+        let mut files = vec![
+            ("config.json", serde_json::to_string_pretty(&config)? + "\n"),
+            (
+                "preprocessor_config.json",
+                serde_json::to_string_pretty(&preprocessor)? + "\n",
+            ),
+        ];
+        if !self.serving.is_empty() {
+            files.push(("serving.toml", format!("{}\n", self.serving)));
+        }
+        for (name, text) in files {
+            let path = directory.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sums the rows of pixels into a value of the given name.
+fn sum_rows(graph: &mut Graph, name: &str) -> String {
+    let one_channel = [Dim::BATCH, Dim::Fixed(1), Dim::Fixed(SIDE), Dim::Fixed(SIDE)];
+    let pixels = graph.input(PIXELS, ElementType::Float, &one_channel);
+    gemm(graph, &pixels, 1, name)
+}
+
+/// Sums each row of pixels over its columns, and takes the mean over its channels, which are the last axis.
+fn gemm(graph: &mut Graph, pixels: &str, channels: usize, name: &str) -> String {
+    let flat = graph.node("Flatten", &[pixels], "flat", vec![Attribute::int("axis", 1)]);
+    let row = SIDE * channels;
+    let weights: Vec<f32> = (0..LABELS.len() * SIDE * row)
+        .map(|at| (at / (SIDE * row), at % (SIDE * row) / row))
+        .map(|(label, pixel_row)| {
+            if label == pixel_row {
+                1.0 / channels as f32
+            } else {
+                0.0
+            }
+        })
+        .collect();
+    let weight = graph.floats("weight", &[LABELS.len(), SIDE * row], &weights);
+    graph.node("Gemm", &[&flat, &weight], name, vec![Attribute::int("transB", 1)])
+}
+
+fn linear() -> Graph {
+    let mut graph = Graph::new("linear");
+    let logits = sum_rows(&mut graph, "logits");
+    graph.output(&logits, ElementType::Float, &LOGITS);
+    graph
+}
+
+/// Channels last, three of them: a row's logit is the mean over them, so a grey picture gives what [`linear`] gives.
+fn linear_nhwc() -> Graph {
+    let mut graph = Graph::new("linear_nhwc");
+    let channels_last = [Dim::BATCH, Dim::Fixed(SIDE), Dim::Fixed(SIDE), Dim::Fixed(3)];
+    let pixels = graph.input(PIXELS, ElementType::Float, &channels_last);
+    let logits = gemm(&mut graph, &pixels, 3, "logits");
+    graph.output(&logits, ElementType::Float, &LOGITS);
+    graph
+}
+
+/// The softmax is part of the graph.
+fn probabilities() -> Graph {
+    let mut graph = Graph::new("probabilities");
+    let logits = sum_rows(&mut graph, "logits");
+    let softmax = graph.node(
+        "Softmax",
+        &[&logits],
+        "probabilities",
+        vec![Attribute::int("axis", 1)],
+    );
+    graph.output(&softmax, ElementType::Float, &LOGITS);
+    graph
+}
+
+/// Gives NaN for a picture whose mean is above one half: the logarithm of a negative number.
+fn nan() -> Graph {
+    let mut graph = Graph::new("nan");
+    let sums = sum_rows(&mut graph, "sums");
+    let mean = graph.node(
+        "ReduceMean",
+        &["flat"],
+        "mean",
+        vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 1)],
+    );
+    let half = graph.floats("half", &[], &[0.5]);
+    let left = graph.node("Sub", &[&half, &mean], "left", vec![]);
+    let log = graph.node("Log", &[&left], "log", vec![]);
+    let zero = graph.floats("zero", &[], &[0.0]);
+    let nothing = graph.node("Mul", &[&log, &zero], "nothing", vec![]);
+    let logits = graph.node("Add", &[&sums, &nothing], "logits", vec![]);
+    graph.output(&logits, ElementType::Float, &LOGITS);
+    graph
+}
+
+/// Fails at run time for a picture whose first pixel is 0.75 or brighter: a table of three rows is asked for the fourth.
+fn fails() -> Graph {
+    let mut graph = Graph::new("fails");
+    let sums = sum_rows(&mut graph, "sums");
+    let first = graph.ints("first", &[1], &[0]);
+    let pixel = graph.node(
+        "Gather",
+        &["flat", &first],
+        "pixel",
+        vec![Attribute::int("axis", 1)],
+    );
+    let four = graph.floats("four", &[], &[4.0]);
+    let quarters = graph.node("Mul", &[&pixel, &four], "quarters", vec![]);
+    let index = graph.node("Cast", &[&quarters], "index", vec![Attribute::int("to", 7)]);
+    let table = graph.floats("table", &[3], &[0.0; 3]);
+    let nothing = graph.node(
+        "Gather",
+        &[&table, &index],
+        "nothing",
+        vec![Attribute::int("axis", 0)],
+    );
+    let logits = graph.node("Add", &[&sums, &nothing], "logits", vec![]);
+    graph.output(&logits, ElementType::Float, &LOGITS);
+    graph
+}
+
+/// Takes long, however many rows the batch has: multiplies matrices in a loop, and adds nothing to the logits.
+fn busy(name: &str, turns: i64) -> Graph {
+    let mut graph = Graph::new(name);
+    let sums = sum_rows(&mut graph, "sums");
+    let side = BUSY_SIDE as i64;
+    let shape = graph.ints("shape", &[2], &[side, side]);
+    // Rows that sum to 1, so that the product stays in range for ever.
+    let fill = vec![Attribute::scalar_tensor("value", 1.0 / BUSY_SIDE as f32)];
+    let matrix = graph.node("ConstantOfShape", &[&shape], "matrix", fill);
+    // Begins with a number from the input, so that the runtime cannot compute the loop when it loads the graph.
+    let mean = graph.node(
+        "ReduceMean",
+        &["flat"],
+        "mean",
+        vec![Attribute::int("keepdims", 0)],
+    );
+    let start = graph.node("Add", &[&matrix, &mean], "start", vec![]);
+
+    let square = [Dim::Fixed(BUSY_SIDE), Dim::Fixed(BUSY_SIDE)];
+    let mut body = Graph::new("turn");
+    body.input("turn", ElementType::Int64, &[]);
+    let go_on = body.input("go_on", ElementType::Bool, &[]);
+    let state = body.input("state", ElementType::Float, &square);
+    let still = body.node("Identity", &[&go_on], "still", vec![]);
+    let product = body.node("MatMul", &[&state, &matrix], "product", vec![]);
+    body.output(&still, ElementType::Bool, &[]);
+    body.output(&product, ElementType::Float, &square);
+
+    let turns = graph.ints("turns", &[], &[turns]);
+    let end = graph.node(
+        "Loop",
+        &[&turns, "", &start],
+        "end",
+        vec![Attribute::graph("body", body)],
+    );
+    let last = graph.node("ReduceMean", &[&end], "last", vec![Attribute::int("keepdims", 0)]);
+    let zero = graph.floats("zero", &[], &[0.0]);
+    let nothing = graph.node("Mul", &[&last, &zero], "nothing", vec![]);
+    let logits = graph.node("Add", &[&sums, &nothing], "logits", vec![]);
+    graph.output(&logits, ElementType::Float, &LOGITS);
+    graph
+}
+
+fn main() -> Result<()> {
+    let root = env::args_os().nth(1).context("usage: fixture_models DIRECTORY")?;
+    let fixtures = [
+        Fixture::new("linear", "logits are the sums of the rows of pixels", linear()),
+        Fixture {
+            channels: 3,
+            serving: "layout = \"nhwc\"",
+            ..Fixture::new("linear_nhwc", "linear with channels last", linear_nhwc())
+        },
+        Fixture {
+            serving: "activation = \"none\"",
+            ..Fixture::new(
+                "probabilities",
+                "linear with its softmax in the graph",
+                probabilities(),
+            )
+        },
+        Fixture {
+            problem_type: "multi_label_classification",
+            ..Fixture::new("multilabel", "linear for any number of labels", linear())
+        },
+        Fixture::new("nan", "linear, NaN for pictures brighter than one half", nan()),
+        Fixture::new(
+            "fails",
+            "linear, fails if the first pixel is 0.75 or brighter",
+            fails(),
+        ),
+        Fixture::new("slow", "linear, takes a fifth of a second", busy("slow", 700)),
+        Fixture::new("hang", "linear, takes a minute", busy("hang", 200_000)),
+    ];
+    for fixture in fixtures {
+        fixture.write(Path::new(&root))?;
+    }
+    Ok(())
+}
