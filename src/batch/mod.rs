@@ -1,0 +1,37 @@
+//! Batches single requests for a service that is cheaper by the batch.
+//!
+//! ```text
+//! BatchService --push--> Queue (policy) <--take-- Worker --Batch--> inner service (a lane)
+//!      ^                                            |
+//!      +----------------- answer -------------------+
+//! ```
+//!
+//! * Work-conserving: a [`Worker`] forms a batch when its inner service is ready, out of whatever waits then. A lone
+//!   request never waits, unless [`Limits::max_wait`] asks it to.
+//! * Several workers may share one queue, one for each lane. A worker is a plain future; a lane that blocks while it runs
+//!   drives its worker on a thread of its own, so that a batch costs no hop between threads.
+//! * A queue that is full refuses at once, instead of blocking: [`BatchService`] is always ready.
+//! * Every request has an absolute deadline. One that expires is answered at its deadline whatever the workers do; it and
+//!   one whose caller has gone are not computed. When every member of a running batch has gone, [`Batch::on_abandoned`]
+//!   tells the inner service.
+//!
+//! Nothing here knows HTTP, models or ONNX Runtime.
+
+mod error;
+mod future;
+mod layer;
+mod message;
+mod policy;
+mod service;
+mod worker;
+
+pub use error::{Error, Refusal};
+pub use future::ResponseFuture;
+pub use layer::BatchLayer;
+pub use message::{Answer, Batch, Submission};
+pub use policy::Limits;
+pub use service::{BatchService, Queue};
+pub use worker::Worker;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::{fmt, mem};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tower::Service;
+
+use super::message::{Abandonment, Answered, Message};
+use super::policy::{Limits, Taken, Waiting, WaitingList};
+use super::{Answer, Error, Refusal, ResponseFuture, Submission, Worker};
+
+/// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
+pub struct Queue<I, O, E>(Arc<Shared<I, O, E>>);
+
+struct Shared<I, O, E> {
+    state: Mutex<State<I, O, E>>,
+    /// Weight that waits, for whoever must not touch the lock.
+    depth: AtomicU32,
+}
+
+struct State<I, O, E> {
+    waiting: WaitingList<Message<I, O, E>>,
+    running: Vec<Running>,
+    /// Workers that found nothing to do, the last one that did at the end: it is the one that is woken first, for its
+    /// caches are warm.
+    idle: Vec<(u64, Waker)>,
+    workers: usize,
+    next_id: u64,
+    closed: bool,
+}
+
+/// A batch that the inner service has. Its members are those whose callers still wait.
+struct Running {
+    batch: u64,
+    members: Vec<u64>,
+    abandonment: Arc<Abandonment>,
+}
+
+/// A batch on its way to the inner service, and who waits for it.
+pub(super) struct Formed<I, O, E> {
+    pub(super) id: u64,
+    pub(super) inputs: Vec<I>,
+    pub(super) callers: Vec<Caller<O, E>>,
+    pub(super) weight: u32,
+    pub(super) abandonment: Arc<Abandonment>,
+}
+
+pub(super) struct Caller<O, E> {
+    pub(super) answer: Answered<O, E>,
+    pub(super) queued: Instant,
+}
+
+/// What a worker is told to do.
+pub(super) enum Next<I, O, E> {
+    Run(Formed<I, O, E>),
+    Wait { until: Option<Instant> },
+    Stop,
+}
+
+impl<I, O, E> Queue<I, O, E> {
+    /// An open queue without workers.
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                waiting: WaitingList::new(limits),
+                running: Vec::new(),
+                idle: Vec::new(),
+                workers: 0,
+                next_id: 0,
+                closed: false,
+            }),
+            depth: AtomicU32::new(0),
+        }))
+    }
+
+    /// The side that callers use.
+    pub fn service(&self) -> BatchService<I, O, E> {
+        BatchService { queue: self.clone() }
+    }
+
+    /// A worker that runs batches in `inner`. From now on the queue takes requests, until its last worker has ended.
+    pub fn worker<S>(&self, inner: S) -> Worker<S, I, O, E>
+    where
+        S: Service<super::Batch<I>, Response = Vec<Result<O, E>>, Error = E>,
+    {
+        let mut state = self.lock();
+        state.workers += 1;
+        let id = state.take_id();
+        drop(state);
+        Worker::new(id, inner, self.clone())
+    }
+
+    /// Weight that waits. Takes no lock.
+    pub fn depth(&self) -> u32 {
+        self.0.depth.load(Ordering::Relaxed)
+    }
+
+    /// How many workers have not ended.
+    pub fn workers(&self) -> usize {
+        self.lock().workers
+    }
+
+    /// Takes no more requests. What waits is still run; then the workers end.
+    pub fn close(&self) {
+        let idle = {
+            let mut state = self.lock();
+            state.closed = true;
+            mem::take(&mut state.idle)
+        };
+        for (_, waker) in idle {
+            waker.wake();
+        }
+    }
+
+    /// Closes the queue, refuses what waits and interrupts what runs.
+    pub fn abort(&self) {
+        self.close();
+        let (refused, running) = {
+            let mut state = self.lock();
+            let refused = state.waiting.drain();
+            self.publish_depth(&state);
+            (refused, mem::take(&mut state.running))
+        };
+        for waiting in refused {
+            let _ = waiting.message.answer.send(Err(Refusal::Closed.into()));
+        }
+        for batch in running {
+            batch.abandonment.abandon();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<I, O, E>> {
+        // No code of a caller runs under the lock, and every change under it is complete.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish_depth(&self, state: &State<I, O, E>) {
+        self.0.depth.store(state.waiting.weight(), Ordering::Relaxed);
+    }
+
+    fn push(&self, submission: Submission<I>) -> Result<Ticket<I, O, E>, Refusal> {
+        let Submission {
+            input,
+            weight,
+            deadline,
+        } = submission;
+        let (answer, answered) = oneshot::channel();
+        let queued = Instant::now();
+        let (id, worker) = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(Refusal::Closed);
+            }
+            if state.workers == 0 {
+                return Err(Refusal::Unavailable);
+            }
+            let weight = weight.max(1);
+            state.waiting.admit(weight)?;
+            let id = state.take_id();
+            state.waiting.push(Waiting {
+                id,
+                weight,
+                queued,
+                deadline,
+                message: Message { input, answer },
+            });
+            self.publish_depth(&state);
+            (id, state.idle.pop())
+        };
+        if let Some((_, waker)) = worker {
+            waker.wake();
+        }
+        Ok(Ticket {
+            queue: self.clone(),
+            id,
+            answered,
+            done: false,
+        })
+    }
+
+    /// What the worker whose inner service is ready does next. If there is nothing to do, its waker is kept.
+    pub(super) fn next(&self, worker: u64, cx: &Context<'_>) -> Next<I, O, E> {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        let next = {
+            let mut state = self.lock();
+            let flush = state.closed;
+            let taken = state.waiting.take(now, flush, &mut expired);
+            self.publish_depth(&state);
+            match taken {
+                Taken::Batch(batch) => Next::Run(state.form(batch)),
+                Taken::Nothing if state.closed => Next::Stop,
+                other => {
+                    state.idle.retain(|(id, _)| *id != worker);
+                    state.idle.push((worker, cx.waker().clone()));
+                    let until = match other {
+                        Taken::NotBefore(at) => Some(at),
+                        _ => None,
+                    };
+                    Next::Wait { until }
+                }
+            }
+        };
+        for waiting in expired {
+            let _ = waiting.message.answer.send(Err(Error::Expired));
+        }
+        next
+    }
+
+    /// Wakes another worker if there is something to do and one that is idle.
+    pub(super) fn pass_on(&self) {
+        let other = {
+            let mut state = self.lock();
+            if state.waiting.is_empty() {
+                None
+            } else {
+                state.idle.pop()
+            }
+        };
+        if let Some((_, waker)) = other {
+            waker.wake();
+        }
+    }
+
+    /// The batch is no longer running: nobody can abandon it from now on.
+    pub(super) fn finished(&self, batch: u64) {
+        self.lock().running.retain(|running| running.batch != batch);
+    }
+
+    /// The worker takes no more batches. With the last one, what waits is refused.
+    pub(super) fn worker_ended(&self, worker: u64) {
+        let refused = {
+            let mut state = self.lock();
+            state.workers -= 1;
+            state.idle.retain(|(id, _)| *id != worker);
+            if state.workers > 0 {
+                drop(state);
+                // Another worker must look at what this one was woken for.
+                return self.pass_on();
+            }
+            let refused = state.waiting.drain();
+            self.publish_depth(&state);
+            refused
+        };
+        for waiting in refused {
+            let _ = waiting.message.answer.send(Err(Refusal::Unavailable.into()));
+        }
+    }
+
+    /// The caller of a request has gone.
+    fn abandon(&self, id: u64) {
+        let mut state = self.lock();
+        let removed = state.waiting.remove(id);
+        if removed.is_some() {
+            self.publish_depth(&state);
+            drop(state);
+            return;
+        }
+        let Some(at) = state
+            .running
+            .iter()
+            .position(|running| running.members.contains(&id))
+        else {
+            return;
+        };
+        let running = &mut state.running[at];
+        running.members.retain(|member| *member != id);
+        if running.members.is_empty() {
+            let abandoned = state.running.swap_remove(at);
+            drop(state);
+            abandoned.abandonment.abandon();
+        }
+    }
+}
+
+impl<I, O, E> State<I, O, E> {
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn form(&mut self, batch: Vec<Waiting<Message<I, O, E>>>) -> Formed<I, O, E> {
+        let id = self.take_id();
+        let abandonment = Arc::new(Abandonment::default());
+        self.running.push(Running {
+            batch: id,
+            members: batch.iter().map(|waiting| waiting.id).collect(),
+            abandonment: Arc::clone(&abandonment),
+        });
+        let weight = batch.iter().map(|waiting| waiting.weight).sum();
+        let (inputs, callers) = batch
+            .into_iter()
+            .map(|waiting| {
+                let caller = Caller {
+                    answer: waiting.message.answer,
+                    queued: waiting.queued,
+                };
+                (waiting.message.input, caller)
+            })
+            .unzip();
+        Formed {
+            id,
+            inputs,
+            callers,
+            weight,
+            abandonment,
+        }
+    }
+}
+
+impl<I, O, E> Clone for Queue<I, O, E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<I, O, E> fmt::Debug for Queue<I, O, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("depth", &self.depth())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A queued request as its caller holds it. Dropping it before the answer came takes the request out of the queue, or
+/// out of the batch that runs.
+pub(super) struct Ticket<I, O, E> {
+    queue: Queue<I, O, E>,
+    id: u64,
+    answered: oneshot::Receiver<Result<Answer<O>, Error<E>>>,
+    done: bool,
+}
+
+impl<I, O, E> Ticket<I, O, E> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<O>, Error<E>>> {
+        let answered = std::pin::Pin::new(&mut self.answered).poll(cx);
+        answered.map(|received| {
+            self.done = true;
+            // A sender that is dropped without an answer belonged to a worker that was dropped in the middle of a batch.
+            received.unwrap_or(Err(Error::Refused(Refusal::Unavailable)))
+        })
+    }
+}
+
+impl<I, O, E> Drop for Ticket<I, O, E> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.queue.abandon(self.id);
+        }
+    }
+}
+
+/// Queues requests for the workers of a [`Queue`].
+///
+/// It is always ready: a queue that is full refuses the request at once, since to wait for room would be a queue without
+/// a bound and without deadlines.
+pub struct BatchService<I, O, E> {
+    queue: Queue<I, O, E>,
+}
+
+impl<I, O, E> BatchService<I, O, E> {
+    /// The queue that requests go to.
+    pub fn queue(&self) -> &Queue<I, O, E> {
+        &self.queue
+    }
+}
+
+impl<I, O, E> Service<Submission<I>> for BatchService<I, O, E> {
+    type Response = Answer<O>;
+    type Error = Error<E>;
+    type Future = ResponseFuture<I, O, E>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, submission: Submission<I>) -> Self::Future {
+        let deadline = submission.deadline;
+        ResponseFuture::new(self.queue.push(submission), deadline)
+    }
+}
+
+impl<I, O, E> Clone for BatchService<I, O, E> {
+    fn clone(&self) -> Self {
+        self.queue.service()
+    }
+}
+
+impl<I, O, E> fmt::Debug for BatchService<I, O, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchService")
+            .field("queue", &self.queue)
+            .finish()
+    }
+}

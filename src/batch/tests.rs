@@ -1,0 +1,482 @@
+//! The layer with mocked inner services and paused time: what callers see, and what the inner service sees.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, advance};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+use tower::{Layer, Service};
+use tower_test::mock;
+
+use super::*;
+
+type Output = Vec<Result<u32, String>>;
+type Mock = mock::Mock<Batch<u32>, Output>;
+type Handle = mock::Handle<Batch<u32>, Output>;
+
+/// tower-test's mock fails with a boxed error; the layer wants one that it can give to every member.
+#[derive(Debug)]
+struct Inner(Mock);
+
+impl Service<Batch<u32>> for Inner {
+    type Response = Output;
+    type Error = String;
+    type Future =
+        futures_util::future::MapErr<<Mock as Service<Batch<u32>>>::Future, fn(tower::BoxError) -> String>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), String>> {
+        self.0.poll_ready(cx).map_err(|error| error.to_string())
+    }
+
+    fn call(&mut self, batch: Batch<u32>) -> Self::Future {
+        use futures_util::TryFutureExt;
+        self.0
+            .call(batch)
+            .map_err(|error: tower::BoxError| error.to_string())
+    }
+}
+
+const LIMITS: Limits = Limits {
+    max_weight: 4,
+    capacity: 8,
+    max_wait: Duration::ZERO,
+};
+
+struct Bench {
+    queue: Queue<u32, u32, String>,
+    worker: task::Spawn<Worker<Inner, u32, u32, String>>,
+    handle: Handle,
+}
+
+/// A queue with one worker that is driven by hand, and an inner service that is not ready yet.
+fn bench(limits: Limits) -> Bench {
+    let (mock, mut handle) = mock::pair();
+    handle.allow(0);
+    let queue = Queue::new(limits);
+    let worker = task::spawn(queue.worker(Inner(mock)));
+    Bench {
+        queue,
+        worker,
+        handle,
+    }
+}
+
+fn submit(queue: &Queue<u32, u32, String>, input: u32) -> task::Spawn<ResponseFuture<u32, u32, String>> {
+    submit_with(queue, input, 1, Duration::from_secs(10))
+}
+
+fn submit_with(
+    queue: &Queue<u32, u32, String>,
+    input: u32,
+    weight: u32,
+    timeout: Duration,
+) -> task::Spawn<ResponseFuture<u32, u32, String>> {
+    let deadline = Instant::now() + timeout;
+    task::spawn(queue.service().call(Submission {
+        input,
+        weight,
+        deadline,
+    }))
+}
+
+impl Bench {
+    /// The batch that the inner service was given, with the means to answer it.
+    fn take_batch(&mut self) -> (Batch<u32>, mock::SendResponse<Output>) {
+        assert_pending!(self.worker.poll());
+        let mut request = task::spawn(self.handle.next_request());
+        assert_ready!(request.poll()).expect("the worker is alive")
+    }
+
+    fn nothing_was_run(&mut self) {
+        assert_pending!(self.worker.poll());
+        let mut request = task::spawn(self.handle.next_request());
+        assert_pending!(request.poll());
+    }
+}
+
+fn ok(values: &[u32]) -> Output {
+    values.iter().map(|value| Ok(*value)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_request_runs_at_once() {
+    let mut bench = bench(LIMITS);
+    bench.handle.allow(1);
+    let mut response = submit(&bench.queue, 7);
+    assert_pending!(response.poll());
+    let (batch, answer) = bench.take_batch();
+    assert_eq!((batch.inputs, batch.weight), (vec![7], 1));
+    answer.send_response(ok(&[70]));
+    assert_pending!(bench.worker.poll());
+    let got = assert_ready_ok!(response.poll());
+    assert_eq!(
+        (got.output, got.batch_weight, got.queued),
+        (70, 1, Duration::ZERO)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_the_lane_is_busy_runs_together_when_it_is_free() {
+    let mut bench = bench(LIMITS);
+    let mut responses: Vec<_> = (0..6).map(|input| submit(&bench.queue, input)).collect();
+    bench.nothing_was_run();
+    advance(Duration::from_millis(3)).await;
+
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [0, 1, 2, 3], "as many as fit, in their order");
+    assert_eq!(bench.queue.depth(), 2);
+    advance(Duration::from_millis(5)).await;
+    answer.send_response(ok(&[0, 10, 20, 30]));
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [4, 5]);
+    answer.send_response(ok(&[40, 50]));
+    assert_pending!(bench.worker.poll());
+
+    for (input, response) in responses.iter_mut().enumerate() {
+        let got = assert_ready_ok!(response.poll());
+        assert_eq!(got.output, input as u32 * 10, "everyone gets their own answer");
+        let queued = if input < 4 { 3 } else { 8 };
+        assert_eq!(got.queued, Duration::from_millis(queued));
+        let ran = if input < 4 { 5 } else { 0 };
+        assert_eq!(got.ran, Duration::from_millis(ran));
+    }
+    assert_eq!(bench.queue.depth(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_batches_run_if_the_inner_service_is_ready_for_them() {
+    let mut bench = bench(LIMITS);
+    bench.handle.allow(2);
+    let mut first = submit(&bench.queue, 1);
+    let (_, answer_first) = bench.take_batch();
+    let mut second = submit(&bench.queue, 2);
+    let (_, answer_second) = bench.take_batch();
+    answer_second.send_response(ok(&[20]));
+    assert_pending!(bench.worker.poll());
+    assert_eq!(
+        assert_ready_ok!(second.poll()).output,
+        20,
+        "it need not wait for the first"
+    );
+    assert_pending!(first.poll());
+    answer_first.send_response(ok(&[10]));
+    assert_pending!(bench.worker.poll());
+    assert_eq!(assert_ready_ok!(first.poll()).output, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_share_one_queue() {
+    let mut first = bench(LIMITS);
+    let (mock, handle) = mock::pair();
+    let mut second = Bench {
+        queue: first.queue.clone(),
+        worker: task::spawn(first.queue.worker(Inner(mock))),
+        handle,
+    };
+    assert_pending!(first.worker.poll());
+    second.handle.allow(1);
+    assert_pending!(second.worker.poll());
+    let mut response = submit(&first.queue, 1);
+    assert!(second.worker.is_woken(), "the worker whose lane is free");
+    assert!(!first.worker.is_woken());
+    let (_, answer) = second.take_batch();
+    answer.send_response(ok(&[10]));
+    assert_pending!(second.worker.poll());
+    assert_eq!(assert_ready_ok!(response.poll()).output, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() {
+    let mut bench = bench(LIMITS);
+    let mut waiting: Vec<_> = (0..8).map(|input| submit(&bench.queue, input)).collect();
+    let refused = assert_ready_err!(submit(&bench.queue, 8).poll());
+    assert_eq!(refused, Error::Refused(Refusal::Full { capacity: 8 }));
+    for response in &mut waiting {
+        assert_pending!(response.poll(), "those that were taken are not touched");
+    }
+    bench.handle.allow(1);
+    let (_, answer) = bench.take_batch();
+    let mut taken = submit(&bench.queue, 9);
+    assert_pending!(taken.poll());
+    answer.send_response(ok(&[0, 1, 2, 3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fits_no_batch_is_refused() {
+    let bench = bench(LIMITS);
+    let refused = assert_ready_err!(submit_with(&bench.queue, 1, 5, Duration::from_secs(1)).poll());
+    let expected = Refusal::TooLarge {
+        weight: 5,
+        max_weight: 4,
+    };
+    assert_eq!(refused, Error::Refused(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_request_is_answered_while_the_lane_is_busy_and_never_run() {
+    let mut bench = bench(LIMITS);
+    let mut late = submit_with(&bench.queue, 1, 1, Duration::from_millis(10));
+    let mut patient = submit(&bench.queue, 2);
+    advance(Duration::from_millis(9)).await;
+    assert_pending!(late.poll());
+    advance(Duration::from_millis(2)).await;
+    assert!(late.is_woken());
+    assert_eq!(assert_ready_err!(late.poll()), Error::Expired);
+    drop(late);
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [2]);
+    answer.send_response(ok(&[20]));
+    assert_pending!(bench.worker.poll());
+    assert_ready_ok!(patient.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_caller_has_gone_is_never_run_and_gives_its_room_back() {
+    let mut bench = bench(LIMITS);
+    let mut waiting: Vec<_> = (0..8).map(|input| submit(&bench.queue, input)).collect();
+    drop(waiting.remove(0));
+    assert_eq!(bench.queue.depth(), 7);
+    let mut taken = submit(&bench.queue, 8);
+    assert_pending!(taken.poll());
+    bench.handle.allow(1);
+    let (batch, _answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_interrupted_when_its_last_caller_has_gone() {
+    let mut bench = bench(LIMITS);
+    let first = submit(&bench.queue, 1);
+    let second = submit(&bench.queue, 2);
+    bench.handle.allow(1);
+    let (batch, _answer) = bench.take_batch();
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&interrupts);
+    batch.on_abandoned(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    drop(first);
+    assert_eq!(interrupts.load(Ordering::Relaxed), 0, "one still waits");
+    drop(second);
+    assert_eq!(interrupts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_nobody_waits_for_any_more_is_interrupted_as_soon_as_it_can_be() {
+    let mut bench = bench(LIMITS);
+    let response = submit(&bench.queue, 1);
+    bench.handle.allow(1);
+    let (batch, _answer) = bench.take_batch();
+    drop(response);
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&interrupts);
+    batch.on_abandoned(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(interrupts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answered_batch_is_not_interrupted() {
+    let mut bench = bench(LIMITS);
+    let mut response = submit(&bench.queue, 1);
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&interrupts);
+    batch.on_abandoned(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    answer.send_response(ok(&[10]));
+    assert_pending!(bench.worker.poll());
+    // Answered, but the caller has not looked yet when it goes.
+    drop(response);
+    assert_eq!(interrupts.load(Ordering::Relaxed), 0);
+    response = submit(&bench.queue, 2);
+    assert_pending!(response.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_member_fails_alone() {
+    let mut bench = bench(LIMITS);
+    let mut good = submit(&bench.queue, 1);
+    let mut bad = submit(&bench.queue, 2);
+    bench.handle.allow(1);
+    let (_, answer) = bench.take_batch();
+    answer.send_response(vec![Ok(10), Err("not finite".into())]);
+    assert_pending!(bench.worker.poll());
+    assert_eq!(assert_ready_ok!(good.poll()).output, 10);
+    assert_eq!(assert_ready_err!(bad.poll()), Error::Inner("not finite".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_run_fails_its_own_members_only() {
+    let mut bench = bench(LIMITS);
+    let mut failed: Vec<_> = (0..4).map(|input| submit(&bench.queue, input)).collect();
+    let mut next = submit(&bench.queue, 4);
+    bench.handle.allow(1);
+    let (_, answer) = bench.take_batch();
+    answer.send_error("boom");
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [4]);
+    answer.send_response(ok(&[40]));
+    assert_pending!(bench.worker.poll());
+    for response in &mut failed {
+        assert_eq!(assert_ready_err!(response.poll()), Error::Inner("boom".into()));
+    }
+    assert_eq!(assert_ready_ok!(next.poll()).output, 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_few_outputs_never_give_somebody_elses() {
+    let mut bench = bench(LIMITS);
+    let mut first = submit(&bench.queue, 1);
+    let mut second = submit(&bench.queue, 2);
+    bench.handle.allow(1);
+    let (_, answer) = bench.take_batch();
+    answer.send_response(ok(&[10]));
+    assert_pending!(bench.worker.poll());
+    assert_eq!(assert_ready_ok!(first.poll()).output, 10);
+    assert_eq!(
+        assert_ready_err!(second.poll()),
+        Error::Refused(Refusal::Unavailable)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_queue_finishes_what_it_has_and_refuses_what_comes() {
+    let mut bench = bench(LIMITS);
+    let mut queued = submit(&bench.queue, 1);
+    bench.queue.close();
+    assert_eq!(
+        assert_ready_err!(submit(&bench.queue, 2).poll()),
+        Error::Refused(Refusal::Closed)
+    );
+    bench.handle.allow(1);
+    let (_, answer) = bench.take_batch();
+    answer.send_response(ok(&[10]));
+    bench.handle.allow(1);
+    assert_ready_ok!(bench.worker.poll(), "all is answered");
+    assert_eq!(assert_ready_ok!(queued.poll()).output, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_wakes_an_idle_worker() {
+    let mut bench = bench(LIMITS);
+    bench.handle.allow(1);
+    assert_pending!(bench.worker.poll());
+    bench.queue.close();
+    assert!(bench.worker.is_woken());
+    assert_ready_ok!(bench.worker.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aborted_queue_refuses_what_waits_and_interrupts_what_runs() {
+    let mut bench = bench(LIMITS);
+    let mut running = submit(&bench.queue, 1);
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    let mut waiting = submit(&bench.queue, 2);
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&interrupts);
+    batch.on_abandoned(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    bench.queue.abort();
+    assert_eq!(interrupts.load(Ordering::Relaxed), 1);
+    assert_eq!(assert_ready_err!(waiting.poll()), Error::Refused(Refusal::Closed));
+    answer.send_error("interrupted");
+    bench.handle.allow(1);
+    assert_ready_ok!(bench.worker.poll());
+    assert_eq!(
+        assert_ready_err!(running.poll()),
+        Error::Inner("interrupted".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_worker_requests_are_refused() {
+    let mut bench = bench(LIMITS);
+    let mut waiting = submit(&bench.queue, 1);
+    bench.handle.send_error("the device is lost");
+    assert_eq!(assert_ready_err!(bench.worker.poll()), "the device is lost");
+    drop(bench.worker);
+    let unavailable = Error::Refused(Refusal::Unavailable);
+    assert_eq!(assert_ready_err!(waiting.poll()), unavailable);
+    assert_eq!(assert_ready_err!(submit(&bench.queue, 2).poll()), unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_dropped_in_the_middle_of_a_batch_fails_its_callers() {
+    let mut bench = bench(LIMITS);
+    let mut response = submit(&bench.queue, 1);
+    bench.handle.allow(1);
+    let (_, _answer) = bench.take_batch();
+    drop(bench.worker);
+    assert_eq!(
+        assert_ready_err!(response.poll()),
+        Error::Refused(Refusal::Unavailable)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_wait_fills_a_batch() {
+    let limits = Limits {
+        max_wait: Duration::from_millis(5),
+        ..LIMITS
+    };
+    let mut bench = bench(limits);
+    bench.handle.allow(2);
+    let first = submit(&bench.queue, 1);
+    bench.nothing_was_run();
+    advance(Duration::from_millis(4)).await;
+    let second = submit(&bench.queue, 2);
+    bench.nothing_was_run();
+    advance(Duration::from_millis(2)).await;
+    assert!(bench.worker.is_woken());
+    let (batch, _answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [1, 2], "5 ms after the first");
+    let full: Vec<_> = (3..7).map(|input| submit(&bench.queue, input)).collect();
+    let (batch, _other) = bench.take_batch();
+    assert_eq!(batch.inputs, [3, 4, 5, 6], "a full batch does not wait");
+    drop((first, second, full));
+}
+
+#[tokio::test]
+async fn as_a_layer_it_answers_every_one_of_many_callers() {
+    let service = BatchLayer::new(Limits {
+        capacity: 1000,
+        ..LIMITS
+    })
+    .layer(tower::service_fn(|batch: Batch<u32>| async move {
+        assert!(!batch.inputs.is_empty() && batch.inputs.len() <= 4);
+        tokio::task::yield_now().await;
+        Ok::<_, String>(
+            batch
+                .inputs
+                .iter()
+                .map(|input| Ok(input * 10))
+                .collect::<Vec<_>>(),
+        )
+    }));
+    let callers = (0..1000).map(|input| {
+        let mut service = service.clone();
+        tokio::spawn(async move {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let answer = service.call(Submission {
+                input,
+                weight: 1,
+                deadline,
+            });
+            assert_eq!(answer.await.unwrap().output, input * 10);
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
+}
