@@ -1,5 +1,7 @@
 //! The program from data to a measured model directory, on digits that the test draws itself.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     io::{Read as _, Write as _},

@@ -1,5 +1,7 @@
 //! Exported graphs do in ONNX Runtime what the network does in libtorch.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, fs};
 
 use tch::{Device, Kind, Tensor};
@@ -55,15 +57,15 @@ fn difference(layers: &[Layer], side: usize, classes: usize) -> f32 {
 
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, value: serde_json::Value| {
-        fs::write(directory.path().join(name), value.to_string()).unwrap()
+        fs::write(directory.path().join(name), value.to_string()).unwrap();
     };
     let labels: BTreeMap<String, String> = (0..classes).map(|at| (at.to_string(), at.to_string())).collect();
     write("config.json", serde_json::json!({ "id2label": labels }));
     let Dim::Fixed(side) = side else { unreachable!() };
-    let size = serde_json::json!({ "height": side, "width": side });
+    let target = serde_json::json!({ "height": side, "width": side });
     write(
         "preprocessor_config.json",
-        serde_json::json!({ "do_convert_grayscale": true, "size": size }),
+        serde_json::json!({ "do_convert_grayscale": true, "size": target }),
     );
     Model::new(graph, "", &BTreeMap::new())
         .unwrap()

@@ -1,6 +1,7 @@
 //! MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -170,10 +171,12 @@ fn unpack(archive: &Path, directory: &Path, files: &[File]) -> Result<()> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Md5::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut hexadecimal = String::new();
+    for byte in Md5::digest(bytes) {
+        // Writing to a string cannot fail.
+        let _ = write!(hexadecimal, "{byte:02x}");
+    }
+    hexadecimal
 }
 
 #[cfg(test)]
