@@ -167,8 +167,8 @@ settings! {
     drain_delay: HumanDuration = HumanDuration(Duration::from_secs(5)), "CLASSIFYD_DRAIN_DELAY";
     /// After that: how long requests in flight may take before they are failed.
     grace: HumanDuration = HumanDuration(Duration::from_secs(25)), "CLASSIFYD_GRACE";
-    /// Log filter: error, warn, info, debug, trace, or a list such as info,classifyd=debug.
-    log: String = "info".to_owned(), "CLASSIFYD_LOG";
+    /// Log filter: error, warn, info, debug, trace, or a list such as info,classifyd=debug. `ort` is ONNX Runtime.
+    log: String = "info,ort=warn".to_owned(), "CLASSIFYD_LOG";
     /// How log lines are written.
     log_format: LogFormat = LogFormat::Pretty, "CLASSIFYD_LOG_FORMAT";
 }

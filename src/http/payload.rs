@@ -327,7 +327,8 @@ fn read_json(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let payload: JsonPayload<'_> = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        let field = if path == "." { "body" } else { &path };
+        // "." is the whole, "?" a place that the parser did not get to.
+        let field = if path == "." || path == "?" { "body" } else { &path };
         Error::invalid_request(format!("{field}: {}", error.inner()))
     })?;
     deserializer
