@@ -324,6 +324,12 @@ struct JsonPayload<'a> {
 }
 
 fn read_json(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
+    // Serde would also take an array with the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::invalid_request(
+            "body: expected a JSON object, found something else",
+        ));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let payload: JsonPayload<'_> = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -614,7 +620,7 @@ mod tests {
                 "at most 1000 bytes",
             ),
             (json, None, "{".into(), Code::InvalidRequest, "body: EOF"),
-            (json, None, "[]".into(), Code::InvalidRequest, "invalid length 0"),
+            (json, None, "[]".into(), Code::InvalidRequest, "a JSON object"),
             (
                 json,
                 None,
