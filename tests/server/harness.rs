@@ -12,22 +12,22 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 
 /// Root of the repository.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Models that misbehave in chosen ways, see `trainer/examples/fixture_models.rs`.
-pub fn fixture_models() -> PathBuf {
+pub(crate) fn fixture_models() -> PathBuf {
     root().join("tests/fixtures/models")
 }
 
 /// The models that the repository ships.
-pub fn shipped_models() -> PathBuf {
+pub(crate) fn shipped_models() -> PathBuf {
     root().join("models")
 }
 
 /// A folder of models that holds links to some of the fixtures only.
-pub fn some_models(names: &[&str]) -> tempfile::TempDir {
+pub(crate) fn some_models(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in names {
         std::os::unix::fs::symlink(fixture_models().join(name), folder.path().join(name)).unwrap();
@@ -36,7 +36,7 @@ pub fn some_models(names: &[&str]) -> tempfile::TempDir {
 }
 
 /// The command, without what the test's own environment would configure.
-pub fn classifyd() -> Command {
+pub(crate) fn classifyd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_classifyd"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CLASSIFYD_") {
@@ -51,7 +51,7 @@ pub fn classifyd() -> Command {
 }
 
 /// A 4 x 4 picture in one level of grey. Fixtures take white ones as an order to misbehave.
-pub fn square(level: u8) -> Vec<u8> {
+pub(crate) fn square(level: u8) -> Vec<u8> {
     encode(
         &image::GrayImage::from_pixel(4, 4, image::Luma([level])).into(),
         image::ImageFormat::Png,
@@ -59,28 +59,28 @@ pub fn square(level: u8) -> Vec<u8> {
 }
 
 /// A 4 x 4 picture with one white row: the fixture `linear` answers `a`, `b` or `c` for row 0, 1 or 2.
-pub fn white_row(row: u32) -> Vec<u8> {
+pub(crate) fn white_row(row: u32) -> Vec<u8> {
     let picture = image::GrayImage::from_fn(4, 4, |_, y| image::Luma([if y == row { 255 } else { 0 }]));
     encode(&picture.into(), image::ImageFormat::Png)
 }
 
-pub fn encode(picture: &image::DynamicImage, format: image::ImageFormat) -> Vec<u8> {
+pub(crate) fn encode(picture: &image::DynamicImage, format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
-    pub client: Client,
+    pub(crate) address: SocketAddr,
+    pub(crate) client: Client,
     log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
     /// Starts `classifyd serve` on a free port and waits until it is ready.
-    pub fn start(models: &Path, options: &[&str]) -> Self {
+    pub(crate) fn start(models: &Path, options: &[&str]) -> Self {
         let mut child = classifyd()
             .args([
                 "serve",
@@ -124,35 +124,35 @@ impl Server {
         }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn get(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.client.get(self.url(path))
     }
 
-    pub fn post(&self, query: &str) -> RequestBuilder {
+    pub(crate) fn post(&self, query: &str) -> RequestBuilder {
         self.client.post(self.url(&format!("/v1/classify{query}")))
     }
 
     /// Sends one picture as it is.
-    pub fn send_png(&self, query: &str, picture: Vec<u8>) -> RequestBuilder {
+    pub(crate) fn send_png(&self, query: &str, picture: Vec<u8>) -> RequestBuilder {
         self.post(query).header(CONTENT_TYPE, "image/png").body(picture)
     }
 
     /// The label of one picture; fails if there is none.
-    pub async fn label(&self, query: &str, picture: Vec<u8>) -> String {
+    pub(crate) async fn label(&self, query: &str, picture: Vec<u8>) -> String {
         let answer = ok(self.send_png(query, picture).send().await.unwrap()).await;
         answer["results"][0]["label"].as_str().unwrap().to_owned()
     }
 
-    pub async fn metrics(&self) -> Metrics {
+    pub(crate) async fn metrics(&self) -> Metrics {
         Metrics(self.get("/metrics").send().await.unwrap().text().await.unwrap())
     }
 
     /// Waits until a metric has a value.
-    pub async fn wait_for_metric(&self, series: &str, value: f64) {
+    pub(crate) async fn wait_for_metric(&self, series: &str, value: f64) {
         let started = Instant::now();
         loop {
             let found = self.metrics().await.get(series);
@@ -167,7 +167,7 @@ impl Server {
         }
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("kill")
             .args([&format!("-{signal}"), &self.child.id().to_string()])
             .status()
@@ -176,7 +176,7 @@ impl Server {
     }
 
     /// Waits for the process to end by itself.
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -191,7 +191,7 @@ impl Server {
         }
     }
 
-    pub fn log(&self) -> Vec<String> {
+    pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 }
@@ -204,7 +204,7 @@ impl Drop for Server {
 }
 
 /// The answer, which must be a success.
-pub async fn ok(response: Response) -> Value {
+pub(crate) async fn ok(response: Response) -> Value {
     let status = response.status();
     let text = response.text().await.unwrap();
     assert_eq!(status, 200, "{text}");
@@ -212,7 +212,7 @@ pub async fn ok(response: Response) -> Value {
 }
 
 /// The problem document, checked for what every one of them must have.
-pub async fn problem(response: Response) -> Value {
+pub(crate) async fn problem(response: Response) -> Value {
     let status = response.status();
     let headers = response.headers().clone();
     let text = response.text().await.unwrap();
@@ -235,11 +235,11 @@ pub async fn problem(response: Response) -> Value {
 }
 
 /// A scrape.
-pub struct Metrics(pub String);
+pub(crate) struct Metrics(pub(crate) String);
 
 impl Metrics {
     /// The value of a series, written as Prometheus writes it: `name{label="value"}`.
-    pub fn get(&self, series: &str) -> Option<f64> {
+    pub(crate) fn get(&self, series: &str) -> Option<f64> {
         self.0
             .lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
