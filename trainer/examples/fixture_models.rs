@@ -272,7 +272,11 @@ fn main() -> Result<()> {
             "linear, takes a fifth of a second for a white picture",
             busy("slow", 700.0),
         ),
-        Fixture::new("hang", "linear, takes a minute for a white picture", busy("hang", 200_000.0)),
+        Fixture::new(
+            "hang",
+            "linear, takes a minute for a white picture",
+            busy("hang", 200_000.0),
+        ),
     ];
     for fixture in fixtures {
         fixture.write(Path::new(&root))?;

@@ -66,7 +66,9 @@ pub fn augment(batch: &Tensor, rng: &mut impl Rng) -> Tensor {
                 if between(rng, 0.0, 1.0) < 0.5 { amount } else { 0.0 }
             })
             .collect();
-        Tensor::from_slice(&values).view([count, 1, 1, 1]).to_device(device)
+        Tensor::from_slice(&values)
+            .view([count, 1, 1, 1])
+            .to_device(device)
     };
     let stroke = amount(-STRENGTH.stroke, STRENGTH.stroke);
     let blur = amount(0.0, STRENGTH.blur);

@@ -287,7 +287,11 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
             let measured = export::export(&trained, &args.out(), args.compare.as_deref())?;
             print!("{}", measured.test.table());
             for canvas in &measured.canvas {
-                println!("transform {}: accuracy {:.2} %", canvas.transform.name(), 100.0 * canvas.accuracy);
+                println!(
+                    "transform {}: accuracy {:.2} %",
+                    canvas.transform.name(),
+                    100.0 * canvas.accuracy
+                );
             }
             println!("wrote {}", args.out().display());
             Ok(ExitCode::SUCCESS)
@@ -298,7 +302,10 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
 /// The command line as it would be typed in the repository.
 fn command() -> String {
     let arguments = env::args().skip(1).filter(|argument| argument != "--resume");
-    iter::once("trainer".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+    iter::once("trainer".to_owned())
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
@@ -312,7 +319,13 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(url, &args.directory, &mnist.test, args.transform, &measured.scores)?;
+    let remote = evaluate_remote(
+        url,
+        &args.directory,
+        &mnist.test,
+        args.transform,
+        &measured.scores,
+    )?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,
@@ -321,7 +334,11 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     for (at, here, there) in &remote.different {
         println!("test picture {at}: {here} here, {there} over HTTP");
     }
-    Ok(if remote.different.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if remote.different.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {

@@ -82,9 +82,15 @@ pub fn png(picture: &GrayImage) -> Result<Vec<u8>> {
 
 /// Where fetched data is kept: outside the clone, so that clones share it.
 pub fn cache_directory() -> Result<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     set("CLASSIFYD_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("classifyd")))
         .or_else(|| Some(set("HOME")?.join(".cache/classifyd")))
-        .context("none of CLASSIFYD_CACHE, XDG_CACHE_HOME and HOME is set: name the data directory with --data")
+        .context(
+            "none of CLASSIFYD_CACHE, XDG_CACHE_HOME and HOME is set: name the data directory with --data",
+        )
 }

@@ -34,7 +34,10 @@ pub fn npm_package(package: &str, directory: &Path) -> Result<PathBuf> {
     eprintln!("direct download failed ({error:#}); asking npm for the whole package");
     npm(&["pack", "--silent", package], directory)?;
     if !complete.is_file() {
-        bail!("npm pack {package}: expected it to write {}, which it did not", complete.display());
+        bail!(
+            "npm pack {package}: expected it to write {}, which it did not",
+            complete.display()
+        );
     }
     Ok(complete)
 }
@@ -107,11 +110,15 @@ fn http(address: &str, complete: &Path) -> Result<()> {
             .with_context(|| format!("cannot write {}", part.display()))?;
         bar.advance(read as u64);
     }
-    file.sync_all().with_context(|| format!("cannot write {}", part.display()))?;
+    file.sync_all()
+        .with_context(|| format!("cannot write {}", part.display()))?;
     bar.finish();
     let length = fs::metadata(&part).map_or(0, |metadata| metadata.len());
     if total.is_some_and(|total| total != length) {
-        bail!("{}: expected {total:?} bytes, found {length}: run the same command again", part.display());
+        bail!(
+            "{}: expected {total:?} bytes, found {length}: run the same command again",
+            part.display()
+        );
     }
     fs::rename(&part, complete).with_context(|| format!("cannot write {}", complete.display()))
 }

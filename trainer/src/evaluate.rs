@@ -90,7 +90,10 @@ pub fn evaluate(directory: &Path, pictures: &Pictures, transform: Transform) -> 
         || Ok(classifier::open(directory)?),
         |classifier, at| Ok(classifier.scores(&encoded(pictures, transform, at)?)?),
     )?;
-    let confusion = confusion(labels.len(), truth.iter().copied().zip(scores.iter().map(|row| best(row))));
+    let confusion = confusion(
+        labels.len(),
+        truth.iter().copied().zip(scores.iter().map(|row| best(row))),
+    );
     let microseconds = microseconds(&mut classifier, pictures)?;
     Ok(Measurement {
         evaluation: Evaluation::new(labels, confusion, transform, microseconds),
@@ -143,15 +146,25 @@ impl Evaluation {
             self.microseconds,
         );
         let mut line = |name: &str, figures: &Figures, support: usize| {
-            let Figures { precision, recall, f1 } = figures;
+            let Figures {
+                precision,
+                recall,
+                f1,
+            } = figures;
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{name:>12} {precision:>10.4} {recall:>10.4} {f1:>10.4} {support:>8}");
+            let _ = writeln!(
+                text,
+                "{name:>12} {precision:>10.4} {recall:>10.4} {f1:>10.4} {support:>8}"
+            );
         };
         for class in &self.classes {
             line(&class.label, &class.figures, class.support);
         }
         line("macro", &self.macro_average, self.samples);
-        let head = format!("{:>12} {:>10} {:>10} {:>10} {:>8}\n", "label", "precision", "recall", "F1", "pictures");
+        let head = format!(
+            "{:>12} {:>10} {:>10} {:>10} {:>8}\n",
+            "label", "precision", "recall", "F1", "pictures"
+        );
         if let Some(at) = text.find("\n\n") {
             text.insert_str(at + 2, &head);
         }
@@ -191,12 +204,21 @@ pub fn evaluate_remote(
     let address = format!("{}/v1/classify?model={model}", url.trim_end_matches('/'));
     let answers = in_parallel(
         pictures.len(),
-        || Ok(ureq::Agent::from(ureq::config::Config::builder().http_status_as_error(false).build())),
+        || {
+            Ok(ureq::Agent::from(
+                ureq::config::Config::builder()
+                    .http_status_as_error(false)
+                    .build(),
+            ))
+        },
         |agent, at| {
             let picture = encoded(pictures, transform, at)?;
             let answer = ask(agent, &address, transform, &picture)?;
             if answer.version != version {
-                bail!("{address}: expected version {version} of {model}, found version {}", answer.version);
+                bail!(
+                    "{address}: expected version {version} of {model}, found version {}",
+                    answer.version
+                );
             }
             match <[RemoteResult; 1]>::try_from(answer.results) {
                 Ok([result]) => Ok(result.label),
@@ -231,14 +253,21 @@ struct RemoteResult {
 }
 
 fn ask(agent: &ureq::Agent, address: &str, transform: Transform, picture: &[u8]) -> Result<Answer> {
-    let kind = if transform == Transform::Jpeg { "image/jpeg" } else { "image/png" };
+    let kind = if transform == Transform::Jpeg {
+        "image/jpeg"
+    } else {
+        "image/png"
+    };
     let mut answer = agent
         .post(address)
         .content_type(kind)
         .send(picture)
         .with_context(|| format!("cannot reach {address}"))?;
     let status = answer.status();
-    let body = answer.body_mut().read_to_string().with_context(|| format!("cannot read from {address}"))?;
+    let body = answer
+        .body_mut()
+        .read_to_string()
+        .with_context(|| format!("cannot read from {address}"))?;
     if !status.is_success() {
         bail!("{address}: expected an answer, found status {status}: {body}");
     }
@@ -253,7 +282,10 @@ fn name_and_version(directory: &Path) -> Result<(String, String)> {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let parts = name(&path).zip(path.parent().and_then(name));
     let (version, model) = parts.with_context(|| {
-        format!("{}: expected a path that ends with a model's name and version", path.display())
+        format!(
+            "{}: expected a path that ends with a model's name and version",
+            path.display()
+        )
     })?;
     Ok((model, version))
 }
@@ -268,7 +300,9 @@ fn true_labels(labels: &[String], pictures: &Pictures) -> Result<Vec<usize>> {
     let place = |class: &u8| {
         let class = class.to_string();
         labels.iter().position(|label| *label == class).with_context(|| {
-            format!("the data has the class {class}; expected it among the classifier's labels, found {labels:?}")
+            format!(
+                "the data has the class {class}; expected it among the classifier's labels, found {labels:?}"
+            )
         })
     };
     pictures.labels().iter().map(place).collect()

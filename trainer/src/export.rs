@@ -73,7 +73,10 @@ pub struct Measurements {
 /// Writes the model directory `out`, in place of one that may be there. It appears when it is complete and measured.
 pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Result<Measurements> {
     let name = out.file_name().with_context(|| {
-        format!("--out {}: expected a directory to write, such as models/digits/1", out.display())
+        format!(
+            "--out {}: expected a directory to write, such as models/digits/1",
+            out.display()
+        )
     })?;
     let parent = out.parent().unwrap_or(Path::new(""));
     let aside = parent.join(format!(".{}.part", name.to_string_lossy()));
@@ -82,14 +85,22 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
     write_graph(trained, &aside)?;
     write_configs(trained, &aside)?;
 
-    eprintln!("measuring {} test pictures through ONNX Runtime", trained.data.test.len());
+    eprintln!(
+        "measuring {} test pictures through ONNX Runtime",
+        trained.data.test.len()
+    );
     let test = evaluate(&aside, &trained.data.test, Transform::None)?;
     let agreement = agreement(trained, &test.scores)?;
     write_golden(&trained.data.test, &test.scores, &test.evaluation, &aside)?;
     write_serving(trained, Some(&test.evaluation), &aside)?;
     let mut canvas = Vec::new();
     if trained.kind == Kind::Cnn {
-        for transform in [Transform::Canvas, Transform::Jpeg, Transform::Thin, Transform::Thick] {
+        for transform in [
+            Transform::Canvas,
+            Transform::Jpeg,
+            Transform::Thin,
+            Transform::Thick,
+        ] {
             eprintln!("measuring them again, transform {}", transform.name());
             canvas.push(evaluate(&aside, &trained.data.test, transform)?.evaluation);
         }
@@ -106,7 +117,9 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
         test: test.evaluation,
         canvas,
         agreement,
-        bytes: fs::metadata(&graph).with_context(|| format!("cannot read {}", graph.display()))?.len(),
+        bytes: fs::metadata(&graph)
+            .with_context(|| format!("cannot read {}", graph.display()))?
+            .len(),
         parameters: trained.network.parameters(),
         compared,
     };
@@ -129,7 +142,11 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     let side = Dim::Fixed(digits::SIDE as usize);
     let mut graph = Graph::new(&format!("digits-{}", trained.kind.name()));
     graph.describe("pictures of handwritten digits to one logit for each digit");
-    let input = graph.input("pixel_values", ElementType::Float, &[Dim::BATCH, Dim::Fixed(1), side, side]);
+    let input = graph.input(
+        "pixel_values",
+        ElementType::Float,
+        &[Dim::BATCH, Dim::Fixed(1), side, side],
+    );
     trained.network.export(&mut graph, &input, "logits")?;
     let logits = [Dim::BATCH, Dim::Fixed(digits::CLASSES as usize)];
     graph.output("logits", ElementType::Float, &logits);
@@ -144,8 +161,10 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
 
 fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     let classes = 0..digits::CLASSES;
-    let id2label: BTreeMap<String, String> =
-        classes.clone().map(|class| (class.to_string(), class.to_string())).collect();
+    let id2label: BTreeMap<String, String> = classes
+        .clone()
+        .map(|class| (class.to_string(), class.to_string()))
+        .collect();
     let label2id: BTreeMap<String, i64> = classes.map(|class| (class.to_string(), class)).collect();
     let config = json!({
         "id2label": id2label,
@@ -210,7 +229,9 @@ fn write_golden(
         let label = labels.find(|label| **label == class.to_string());
         samples.push(GoldenEntry {
             file,
-            label: label.with_context(|| format!("no label for class {class}"))?.clone(),
+            label: label
+                .with_context(|| format!("no label for class {class}"))?
+                .clone(),
             scores: scores[at].clone(),
         });
     }
@@ -223,11 +244,16 @@ fn write_golden(
 
 /// What to call the data in public: other digits in MNIST's format are not MNIST.
 fn dataset(data: &Mnist) -> &'static str {
-    if data.is_published() { "MNIST" } else { "digits in MNIST's format" }
+    if data.is_published() {
+        "MNIST"
+    } else {
+        "digits in MNIST's format"
+    }
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).with_context(|| format!("cannot write {}", path.display()))?;
+    let text =
+        serde_json::to_string_pretty(value).with_context(|| format!("cannot write {}", path.display()))?;
     write(path, &(text + "\n"))
 }
 

@@ -140,7 +140,11 @@ impl Network {
         for (name, own) in &mut self.weights {
             let new = &weights[name];
             if own.size() != new.size() {
-                bail!("weight `{name}`: expected shape {:?}, found {:?}", own.size(), new.size());
+                bail!(
+                    "weight `{name}`: expected shape {:?}, found {:?}",
+                    own.size(),
+                    new.size()
+                );
             }
             tch::no_grad(|| own.copy_(new));
         }
@@ -193,9 +197,7 @@ impl Network {
                         false,
                     )
                     .relu(),
-                Layer::MaxPool(side) => {
-                    value.max_pool2d([side, side], [side, side], [0, 0], [1, 1], false)
-                }
+                Layer::MaxPool(side) => value.max_pool2d([side, side], [side, side], [0, 0], [1, 1], false),
                 Layer::Flatten => value.flatten(1, -1),
                 Layer::Dense { relu, .. } => {
                     let sum = value.linear(weight("weight"), Some(weight("bias")));
@@ -212,7 +214,13 @@ impl Network {
         let mut value = input.to_owned();
         for (at, layer) in self.layers.iter().enumerate() {
             let last = at + 1 == self.layers.len();
-            let name = |step: &str| if last { output.to_owned() } else { format!("{step}_{at}") };
+            let name = |step: &str| {
+                if last {
+                    output.to_owned()
+                } else {
+                    format!("{step}_{at}")
+                }
+            };
             value = match *layer {
                 Layer::Conv {
                     kernel,
@@ -238,15 +246,22 @@ impl Network {
                     ];
                     graph.node("MaxPool", &[&value], &name("pool"), settings)
                 }
-                Layer::Flatten => {
-                    graph.node("Flatten", &[&value], &name("flat"), vec![Attribute::int("axis", 1)])
-                }
+                Layer::Flatten => graph.node(
+                    "Flatten",
+                    &[&value],
+                    &name("flat"),
+                    vec![Attribute::int("axis", 1)],
+                ),
                 Layer::Dense { relu, .. } => {
                     let weight = format!("{at}.weight");
                     let weight = constant(graph, &weight, &self.weights[&weight])?;
                     let bias = format!("{at}.bias");
                     let bias = constant(graph, &bias, &self.weights[&bias])?;
-                    let sum = if relu { format!("dense_{at}") } else { name("dense") };
+                    let sum = if relu {
+                        format!("dense_{at}")
+                    } else {
+                        name("dense")
+                    };
                     let settings = vec![Attribute::int("transB", 1)];
                     let sum = graph.node("Gemm", &[&value, &weight, &bias], &sum, settings);
                     if relu {

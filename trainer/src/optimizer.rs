@@ -134,7 +134,10 @@ mod tests {
         let mut optimizer = Optimizer::new(rule, weight_decay);
         let input = Tensor::ones([1, 1], (Kind::Float, Device::Cpu));
         for _ in 0..count {
-            network.forward(&input, Mode::Training).sum(Kind::Float).backward();
+            network
+                .forward(&input, Mode::Training)
+                .sum(Kind::Float)
+                .backward();
             optimizer.step(&mut network, 0.1);
         }
         ["0.weight", "0.bias"].map(|name| values(&network.weights()[name]).unwrap()[0])

@@ -49,7 +49,8 @@ impl Bar {
         let bar = stderr().is_terminal().then(|| {
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
             // The template is a constant; if it were wrong, the default style would do.
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style);
             bar.set_prefix(title.to_owned());
             bar.set_position(done);
@@ -101,7 +102,12 @@ impl Bar {
         let mut line = format!("{}: {}", self.title, amount(done));
         if let Some(total) = self.total {
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(1e-3));
-            line += &format!(" of {}, {}/s, {} left", amount(total), amount(rate as u64), HumanDuration(left));
+            line += &format!(
+                " of {}, {}/s, {} left",
+                amount(total),
+                amount(rate as u64),
+                HumanDuration(left)
+            );
         }
         if !message.is_empty() {
             line += &format!(", {message}");

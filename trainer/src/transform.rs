@@ -83,7 +83,12 @@ fn canvas(picture: &GrayImage, rng: &mut ChaCha8Rng) -> Result<GrayImage> {
     imageops::invert(&mut inverted);
     let mut canvas = GrayImage::from_pixel(side, side, Luma([255]));
     imageops::replace(&mut canvas, &inverted, i64::from(x), i64::from(y));
-    Ok(imageops::resize(&canvas, CANVAS_SIDE, CANVAS_SIDE, FilterType::Triangle))
+    Ok(imageops::resize(
+        &canvas,
+        CANVAS_SIDE,
+        CANVAS_SIDE,
+        FilterType::Triangle,
+    ))
 }
 
 /// Each pixel becomes the winner among those at most [`STROKE`] pixels away, first along rows, then along columns.

@@ -52,7 +52,11 @@ pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: u8) -> Res
         );
     }
     if let Some((at, label)) = labels.iter().enumerate().find(|&(_, &label)| label >= classes) {
-        bail!("{}: label {at}: expected 0 to {}, found {label}", label_path.display(), classes - 1);
+        bail!(
+            "{}: label {at}: expected 0 to {}, found {label}",
+            label_path.display(),
+            classes - 1
+        );
     }
     Ok(Pictures {
         height,
@@ -66,9 +70,13 @@ pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: u8) -> Res
 fn header<const AXES: usize>(bytes: &[u8], magic: u32) -> Result<([u32; AXES], &[u8])> {
     let mut rest = bytes;
     let mut next = || -> Result<u32> {
-        let (number, tail) = rest
-            .split_first_chunk::<4>()
-            .with_context(|| format!("expected an IDX header of {} bytes, found {}", 4 + 4 * AXES, bytes.len()))?;
+        let (number, tail) = rest.split_first_chunk::<4>().with_context(|| {
+            format!(
+                "expected an IDX header of {} bytes, found {}",
+                4 + 4 * AXES,
+                bytes.len()
+            )
+        })?;
         rest = tail;
         Ok(u32::from_be_bytes(*number))
     };
@@ -86,7 +94,10 @@ fn header<const AXES: usize>(bytes: &[u8], magic: u32) -> Result<([u32; AXES], &
     // Wide enough for any three axes; a header may say anything.
     let expected: u128 = axes.iter().map(|&axis| u128::from(axis)).product();
     if expected != rest.len() as u128 {
-        bail!("expected {expected} bytes after the header, as it says ({axes:?}), found {}", rest.len());
+        bail!(
+            "expected {expected} bytes after the header, as it says ({axes:?}), found {}",
+            rest.len()
+        );
     }
     Ok((axes, rest))
 }
@@ -127,7 +138,10 @@ mod tests {
         assert_eq!(pictures.get(1).unwrap().dimensions(), (3, 2));
         assert!(pictures.get(2).is_none());
         let (first, second) = pictures.split_at(1);
-        assert_eq!((first.labels(), second.labels()), ([7].as_slice(), [9].as_slice()));
+        assert_eq!(
+            (first.labels(), second.labels()),
+            ([7].as_slice(), [9].as_slice())
+        );
         assert_eq!(second.get(0).unwrap().into_raw(), [6, 7, 8, 9, 10, 11]);
     }
 

@@ -110,8 +110,13 @@ pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
 fn verify(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for file in FILES {
-        let path = idx::find(directory, file.name)
-            .with_context(|| format!("{}: expected the file {}, found none", directory.display(), file.name))?;
+        let path = idx::find(directory, file.name).with_context(|| {
+            format!(
+                "{}: expected the file {}, found none",
+                directory.display(),
+                file.name
+            )
+        })?;
         let found = sum(&idx::read(&path)?);
         if found != file.md5 {
             bail!(
@@ -139,7 +144,10 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
     for entry in package.entries().with_context(broken)? {
         let mut entry = entry.with_context(broken)?;
         let path = entry.path().with_context(broken)?.into_owned();
-        let Some(file) = FILES.iter().find(|file| path.ends_with(Path::new("data").join(file.name))) else {
+        let Some(file) = FILES
+            .iter()
+            .find(|file| path.ends_with(Path::new("data").join(file.name)))
+        else {
             continue;
         };
         if idx::find(directory, file.name).is_some() {
@@ -154,5 +162,8 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Md5::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

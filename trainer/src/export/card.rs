@@ -31,7 +31,11 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
         percent(test),
         test.samples
     )?;
-    writeln!(card, "Made by\n\n```sh\ntrainer fetch mnist\n{}\n```\n", trained.command)?;
+    writeln!(
+        card,
+        "Made by\n\n```sh\ntrainer fetch mnist\n{}\n```\n",
+        trained.command
+    )?;
 
     writeln!(card, "## Measured\n")?;
     writeln!(
@@ -39,9 +43,19 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
         "On the exported files, through ONNX Runtime and the preprocessing that the server uses (`trainer evaluate`).\n"
     )?;
     writeln!(card, "| pictures | accuracy |\n|---|---|")?;
-    writeln!(card, "| the {} official test pictures | **{}** |", test.samples, percent(test))?;
+    writeln!(
+        card,
+        "| the {} official test pictures | **{}** |",
+        test.samples,
+        percent(test)
+    )?;
     for evaluation in &measured.canvas {
-        writeln!(card, "| {} | {} |", describe(evaluation.transform), percent(evaluation))?;
+        writeln!(
+            card,
+            "| {} | {} |",
+            describe(evaluation.transform),
+            percent(evaluation)
+        )?;
     }
     writeln!(card)?;
     writeln!(
@@ -61,16 +75,29 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
         test.microseconds
     )?;
     if let Some((directory, evaluation)) = &measured.compared {
-        let what = if directory.components().any(|part| part.as_os_str() == "digits-mlp") {
+        let what = if directory
+            .components()
+            .any(|part| part.as_os_str() == "digits-mlp")
+        {
             "For comparison, the fully connected 784-128-64-10 network (`--network mlp`: ReLU, Adam at 0.001, batches \
              of 64, 10 epochs, no augmentation, pixels divided by 255)"
         } else {
             "For comparison, another model directory"
         };
-        writeln!(card, "* {what}: {} on the same test pictures.", percent(evaluation))?;
+        writeln!(
+            card,
+            "* {what}: {} on the same test pictures.",
+            percent(evaluation)
+        )?;
     }
-    writeln!(card, "\n| digit | precision | recall | F1 | pictures |\n|---|---|---|---|---|")?;
-    let rows = test.classes.iter().map(|class| (class.label.as_str(), class.figures, class.support));
+    writeln!(
+        card,
+        "\n| digit | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
+    )?;
+    let rows = test
+        .classes
+        .iter()
+        .map(|class| (class.label.as_str(), class.figures, class.support));
     for (label, figures, support) in rows.chain([("macro average", test.macro_average, test.samples)]) {
         writeln!(
             card,
@@ -100,7 +127,11 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
         config.batch_size,
         config.optimizer,
         config.learning_rate,
-        if config.cosine { " (one epoch of warm-up, then a cosine)" } else { "" },
+        if config.cosine {
+            " (one epoch of warm-up, then a cosine)"
+        } else {
+            ""
+        },
         config.weight_decay,
         config.seed,
         if config.augment {
@@ -109,7 +140,11 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
         } else {
             ""
         },
-        if config.average_decay > 0.0 { " The weights are a running average over the steps." } else { "" },
+        if config.average_decay > 0.0 {
+            " The weights are a running average over the steps."
+        } else {
+            ""
+        },
     )?;
     let best = trained.history.iter().max_by(|a, b| {
         let key = |epoch: &crate::training::Epoch| (epoch.validation_accuracy, -epoch.validation_loss);

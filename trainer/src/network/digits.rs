@@ -32,7 +32,11 @@ pub fn cnn() -> Vec<Layer> {
 
 /// The fully connected network of many introductions, for comparison.
 pub fn mlp() -> Vec<Layer> {
-    let dense = |inputs, outputs, relu| Layer::Dense { inputs, outputs, relu };
+    let dense = |inputs, outputs, relu| Layer::Dense {
+        inputs,
+        outputs,
+        relu,
+    };
     let pixels = i64::from(SIDE * SIDE);
     vec![
         Layer::Flatten,

@@ -65,7 +65,9 @@ impl State {
     }
 
     pub(super) fn out_of_patience(&self, patience: u32) -> bool {
-        self.best.as_ref().is_some_and(|best| self.epoch - best.epoch >= patience)
+        self.best
+            .as_ref()
+            .is_some_and(|best| self.epoch - best.epoch >= patience)
     }
 }
 
@@ -159,7 +161,9 @@ impl Run {
 
     /// The weights of the best epoch.
     pub(super) fn best(&self, state: &State) -> Result<Weights> {
-        Ok(read_tensors(&self.path(&best_name(state)?))?.into_iter().collect())
+        Ok(read_tensors(&self.path(&best_name(state)?))?
+            .into_iter()
+            .collect())
     }
 
     fn load(&self) -> Result<Checkpoint> {
@@ -171,7 +175,10 @@ impl Run {
                 Some(("network", rest)) => (0, rest),
                 Some(("average", rest)) => (1, rest),
                 Some(("moments", rest)) => (2, rest),
-                _ => bail!("{}: expected a checkpoint, found a tensor `{name}`", path.display()),
+                _ => bail!(
+                    "{}: expected a checkpoint, found a tensor `{name}`",
+                    path.display()
+                ),
             };
             parts[at.0].insert(at.1.to_owned(), tensor);
         }
@@ -211,7 +218,9 @@ impl Run {
             let ours = name == STATE
                 || name == CONFIG
                 || [".safetensors", ".part"].iter().any(|end| name.ends_with(end))
-                    && ["best-", "checkpoint-"].iter().any(|start| name.starts_with(start));
+                    && ["best-", "checkpoint-"]
+                        .iter()
+                        .any(|start| name.starts_with(start));
             if ours && unwanted(&name) {
                 fs::remove_file(entry.path())
                     .with_context(|| format!("cannot remove {}", entry.path().display()))?;
@@ -230,7 +239,10 @@ fn checkpoint_name(state: &State) -> String {
 }
 
 fn best_name(state: &State) -> Result<String> {
-    let best = state.best.as_ref().context("the run has not completed an epoch")?;
+    let best = state
+        .best
+        .as_ref()
+        .context("the run has not completed an epoch")?;
     Ok(format!("best-{}.safetensors", best.epoch))
 }
 
@@ -245,7 +257,10 @@ fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
 /// Written aside and renamed, so that a file is either complete or not there.
 fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let aside = path.with_extension("part");
-    let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let named: Vec<(&str, &Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
     Tensor::write_safetensors(&named, &aside).with_context(|| format!("cannot write {}", aside.display()))?;
     fs::rename(&aside, path).with_context(|| format!("cannot write {}", path.display()))
 }
