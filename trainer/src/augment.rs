@@ -28,14 +28,14 @@ struct Strength {
 
 /// Chosen on the validation split, see docs/training.md.
 const STRENGTH: Strength = Strength {
-    rotation: 14.0,
-    shear: 0.22,
-    scale: 0.14,
-    shift: 0.05,
-    bend: 0.055,
-    stroke: 0.6,
-    blur: 0.6,
-    gain: 0.5,
+    rotation: 11.0,
+    shear: 0.18,
+    scale: 0.1,
+    shift: 0.035,
+    bend: 0.045,
+    stroke: 0.5,
+    blur: 0.5,
+    gain: 0.4,
 };
 
 /// Control points of the bend on each axis.

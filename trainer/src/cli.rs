@@ -1,5 +1,8 @@
 //! The command line.
 
+// The comments on arguments are shown in a terminal, not rendered.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+
 use std::{
     env, fs, iter,
     path::{Path, PathBuf},
@@ -93,7 +96,7 @@ struct TrainArgs {
     /// The network.
     #[arg(long, default_value = "cnn")]
     network: Kind,
-    /// Passes over the training pictures [default: 30 for cnn, 10 for mlp].
+    /// Passes over the training pictures [default: 24 for cnn, 10 for mlp].
     #[arg(long, value_parser = at_least_one())]
     epochs: Option<u32>,
     /// Pictures in a step [default: 128 for cnn, 64 for mlp].
@@ -274,12 +277,17 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
             eprintln!("interrupted; go on with the same command and --resume");
             Ok(ExitCode::from(INTERRUPTED))
         }
-        Outcome::Finished { network, history } => {
+        Outcome::Finished {
+            network,
+            best,
+            history,
+        } => {
             let trained = Trained {
                 kind: args.network,
                 network: &network,
                 config: &config,
                 history: &history,
+                best,
                 data: &mnist,
                 split: (training.len(), validation.len()),
                 command: &command(),

@@ -5,12 +5,17 @@ use std::{
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::progress::Bar;
+
+/// How long a server may take to accept a connection, and to begin an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What `npm view PACKAGE dist --json` says.
 #[derive(Debug, Deserialize)]
@@ -63,6 +68,19 @@ fn npm(arguments: &[&str], directory: &Path) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{command}`: expected UTF-8 text"))
 }
 
+/// Trusts whom the system trusts, so that it works behind a company's proxy as npm does.
+fn agent() -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .build();
+    ureq::Agent::config_builder()
+        .tls_config(tls)
+        .timeout_connect(Some(TIMEOUT))
+        .timeout_recv_response(Some(TIMEOUT))
+        .build()
+        .into()
+}
+
 /// Fetches `address` into `complete`, through a file with `.part` at its end that a later call goes on with.
 fn http(address: &str, complete: &Path) -> Result<()> {
     let mut part = complete.as_os_str().to_owned();
@@ -70,7 +88,8 @@ fn http(address: &str, complete: &Path) -> Result<()> {
     let part = PathBuf::from(part);
     let have = fs::metadata(&part).map_or(0, |metadata| metadata.len());
 
-    let mut request = ureq::get(address);
+    let agent = agent();
+    let mut request = agent.get(address);
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
     }
@@ -78,7 +97,7 @@ fn http(address: &str, complete: &Path) -> Result<()> {
         // The part is as long as the whole, or longer: nothing can be added to it.
         Err(ureq::Error::StatusCode(416)) => {
             fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?;
-            ureq::get(address).call()
+            agent.get(address).call()
         }
         other => other,
     }
@@ -121,4 +140,85 @@ fn http(address: &str, complete: &Path) -> Result<()> {
         );
     }
     fs::rename(&part, complete).with_context(|| format!("cannot write {}", complete.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader},
+        net::TcpListener,
+        thread::{self, JoinHandle},
+    };
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"0123456789";
+
+    /// Answers one request for each entry: how many bytes of what was asked for it sends before it hangs up. Gives the
+    /// `Range` headers it was sent.
+    fn server(cuts: Vec<usize>) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/file", listener.local_addr().unwrap());
+        let thread = thread::spawn(move || {
+            let answer = |cut: usize| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let head: Vec<String> = lines
+                    .map(Result::unwrap)
+                    .take_while(|line| !line.is_empty())
+                    .collect();
+                let range = head
+                    .iter()
+                    .find_map(|line| Some(line.to_lowercase().strip_prefix("range: ")?.to_owned()));
+                let range = range.unwrap_or_default();
+                let first: usize = range
+                    .trim_matches(|c: char| !c.is_ascii_digit())
+                    .parse()
+                    .unwrap_or(0);
+                let (status, rest) = match CONTENT.get(first..) {
+                    Some([]) | None => ("416 Range Not Satisfiable", CONTENT),
+                    Some(rest) if first > 0 => ("206 Partial Content", rest),
+                    Some(rest) => ("200 OK", rest),
+                };
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    rest.len()
+                )
+                .unwrap();
+                stream.write_all(&rest[..cut.min(rest.len())]).unwrap();
+                range
+            };
+            cuts.into_iter().map(answer).collect()
+        });
+        (address, thread)
+    }
+
+    #[test]
+    fn a_download_that_was_cut_off_is_continued() {
+        let directory = tempfile::tempdir().unwrap();
+        let complete = directory.path().join("file.tgz");
+        let (address, server) = server(vec![4, 99]);
+        assert!(http(&address, &complete).is_err());
+        assert!(!complete.exists());
+        http(&address, &complete).unwrap();
+        assert_eq!(fs::read(&complete).unwrap(), CONTENT);
+        assert_eq!(server.join().unwrap(), ["", "bytes=4-"]);
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing is left over"
+        );
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_continued_is_fetched_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let complete = directory.path().join("file.tgz");
+        fs::write(directory.path().join("file.tgz.part"), [0; 20]).unwrap();
+        let (address, server) = server(vec![99, 99]);
+        http(&address, &complete).unwrap();
+        assert_eq!(fs::read(&complete).unwrap(), CONTENT);
+        assert_eq!(server.join().unwrap(), ["bytes=20-", ""]);
+    }
 }

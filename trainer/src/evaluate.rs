@@ -170,8 +170,11 @@ impl Evaluation {
         }
         text += "\ntrue label by row, given label by column\n";
         let row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
-            let cells: String = cells.map(|cell| format!(" {cell:>5}")).collect();
-            format!("{name:>12}{cells}\n")
+            let mut row = format!("{name:>12}");
+            for cell in cells {
+                let _ = write!(row, " {cell:>5}");
+            }
+            row + "\n"
         };
         text += &row("", &mut self.classes.iter().map(|class| class.label.clone()));
         for (class, counts) in self.classes.iter().zip(&self.confusion) {

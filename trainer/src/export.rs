@@ -2,15 +2,11 @@
 
 mod card;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use classifier::{
-    bundle::{CONFIG, MODEL, Measured, PREPROCESSOR_CONFIG, SERVING, Serving},
+    bundle::{CONFIG, MODEL, Measured, PREPROCESSOR_CONFIG, SERVING},
     golden::{GOLDEN, GoldenEntry, GoldenFile},
 };
 use serde::Serialize;
@@ -22,7 +18,7 @@ use crate::{
     digits::Kind,
     evaluate::{Evaluation, evaluate},
     network::{Network, digits, values},
-    onnx::{Dim, ElementType, Graph, Model},
+    onnx::{Dim, ElementType, Graph, Model, metadata},
     training::{Config, Epoch, probabilities},
     transform::Transform,
 };
@@ -45,6 +41,8 @@ pub struct Trained<'a> {
     pub config: &'a Config,
     /// How the epochs went.
     pub history: &'a [Epoch],
+    /// The epoch that the weights are from, counted from 1.
+    pub best: u32,
     /// What it was trained on and is measured on.
     pub data: &'a Mnist,
     /// How many pictures the weights were found with, and how many chose the epoch.
@@ -67,7 +65,16 @@ pub struct Measurements {
     /// Numbers found by training.
     pub parameters: usize,
     /// Another model directory on the same test pictures.
-    pub compared: Option<(PathBuf, Evaluation)>,
+    pub compared: Option<Compared>,
+}
+
+/// Another model directory.
+#[derive(Debug)]
+pub struct Compared {
+    /// Name of its network, if its graph says so.
+    pub network: Option<String>,
+    /// The test pictures as published.
+    pub test: Evaluation,
 }
 
 /// Writes the model directory `out`, in place of one that may be there. It appears when it is complete and measured.
@@ -106,10 +113,10 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
         }
     }
     let compared = match compare {
-        Some(directory) => {
-            let evaluation = evaluate(directory, &trained.data.test, Transform::None)?.evaluation;
-            Some((directory.to_path_buf(), evaluation))
-        }
+        Some(directory) => Some(Compared {
+            network: metadata(&directory.join(MODEL))?.remove("network"),
+            test: evaluate(directory, &trained.data.test, Transform::None)?.evaluation,
+        }),
         None => None,
     };
     let graph = aside.join(MODEL);
@@ -176,19 +183,26 @@ fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     write_serving(trained, None, directory)
 }
 
+/// What we have to say in `serving.toml`; see [`classifier::bundle::Serving`].
+#[derive(Debug, Serialize)]
+struct Serving {
+    output: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<Measured>,
+}
+
 fn write_serving(trained: &Trained<'_>, test: Option<&Evaluation>, directory: &Path) -> Result<()> {
     let serving = Serving {
-        output: Some("logits".to_owned()),
+        output: "logits",
         measured: test.map(|test| Measured {
             dataset: dataset(trained.data).to_owned(),
             split: "test".to_owned(),
             samples: test.samples as u64,
             accuracy: test.accuracy,
         }),
-        ..Serving::default()
     };
-    let text = toml::to_string(&serving).context("cannot write serving.toml")?;
-    write(&directory.join(SERVING), &text)
+    let toml = toml::to_string(&serving).context("cannot write serving.toml")?;
+    write(&directory.join(SERVING), &toml)
 }
 
 /// Compares ONNX Runtime's scores with libtorch's on every test picture.

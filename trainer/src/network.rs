@@ -25,7 +25,7 @@ pub type Weights = BTreeMap<String, Tensor>;
 /// One step of a network, on pictures of `[batch, channels, height, width]` or rows of `[batch, features]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
-    /// Convolution without bias, batch normalisation, ReLU. Exported as one biased convolution and a ReLU.
+    /// Convolution without bias, batch normalisation, `Relu`. Exported as one biased convolution and a `Relu`.
     Conv {
         /// Channels in.
         inputs: i64,
@@ -48,7 +48,7 @@ pub enum Layer {
         inputs: i64,
         /// Features out.
         outputs: i64,
-        /// Followed by a ReLU.
+        /// Followed by a `Relu`.
         relu: bool,
     },
 }
@@ -116,6 +116,7 @@ impl Network {
     }
 
     /// A copy that shares no memory with this network and records no gradients.
+    #[must_use]
     pub fn frozen(&self) -> Self {
         Self {
             layers: self.layers.clone(),
@@ -289,7 +290,7 @@ impl Network {
 
 /// Running statistics are measured; everything else is trained.
 fn is_trainable(name: &str) -> bool {
-    !name.ends_with(".mean") && !name.ends_with(".variance")
+    !["mean", "variance"].contains(&name.rsplit('.').next().unwrap_or_default())
 }
 
 /// Copies that share no memory with `weights` and record no gradients.

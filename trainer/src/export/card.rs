@@ -1,8 +1,8 @@
 //! The model card.
 
-use std::fmt::Write as _;
+use std::fmt::{Result, Write as _};
 
-use super::{Measurements, Trained, dataset};
+use super::{Compared, Measurements, Trained, dataset};
 use crate::{
     data::mnist::FILES,
     digits::Kind,
@@ -16,33 +16,55 @@ use crate::{
 pub(super) fn text(trained: &Trained<'_>, measured: &Measurements) -> String {
     let mut card = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut card, trained, measured);
+    let _ = head(&mut card, trained, measured)
+        .and_then(|()| quality(&mut card, measured))
+        .and_then(|()| classes(&mut card, &measured.test))
+        .and_then(|()| data(&mut card, trained))
+        .and_then(|()| training(&mut card, trained));
+    limits(&mut card, trained.kind);
     card
 }
 
-fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> std::fmt::Result {
-    let dataset = dataset(trained.data);
-    let test = &measured.test;
-    let percent = |evaluation: &Evaluation| format!("{:.2} %", 100.0 * evaluation.accuracy);
+fn percent(evaluation: &Evaluation) -> String {
+    format!("{:.2} %", 100.0 * evaluation.accuracy)
+}
+
+fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Result {
     writeln!(card, "# Handwritten digits ({})\n", trained.kind.name())?;
     writeln!(
         card,
-        "Tells which digit, 0 to 9, a picture shows. {} on the {} test pictures of {dataset}.\n",
-        percent(test),
-        test.samples
+        "Tells which digit, 0 to 9, a picture shows. {} right on the {} test pictures of {}.\n",
+        percent(&measured.test),
+        measured.test.samples,
+        dataset(trained.data)
     )?;
+<<<<<<< HEAD
     writeln!(
         card,
         "Made by\n\n```sh\ntrainer fetch mnist\n{}\n```\n",
         trained.command
     )?;
+=======
+    writeln!(card, "Made by\n\n```sh")?;
+    if trained.data.is_published() {
+        writeln!(card, "trainer fetch mnist")?;
+    }
+    if measured.compared.as_ref().is_some_and(is_mlp) {
+        writeln!(card, "trainer train digits --network mlp")?;
+    }
+    writeln!(card, "{}\n```\n", trained.command)
+}
+>>>>>>> refs/heads/trainer
 
+fn quality(card: &mut String, measured: &Measurements) -> Result {
+    let test = &measured.test;
     writeln!(card, "## Measured\n")?;
     writeln!(
         card,
         "On the exported files, through ONNX Runtime and the preprocessing that the server uses (`trainer evaluate`).\n"
     )?;
     writeln!(card, "| pictures | accuracy |\n|---|---|")?;
+<<<<<<< HEAD
     writeln!(
         card,
         "| the {} official test pictures | **{}** |",
@@ -58,9 +80,25 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
         )?;
     }
     writeln!(card)?;
+=======
+>>>>>>> refs/heads/trainer
     writeln!(
         card,
-        "* ONNX Runtime and libtorch agree on every test picture: largest difference in a probability {:.1e}.",
+        "| the {} test pictures | **{}** |",
+        test.samples,
+        percent(test)
+    )?;
+    for evaluation in &measured.canvas {
+        writeln!(
+            card,
+            "| {} | {} |",
+            describe(evaluation.transform),
+            percent(evaluation)
+        )?;
+    }
+    writeln!(
+        card,
+        "\n* ONNX Runtime and libtorch agree on every test picture: largest difference in a probability {:.1e}.",
         measured.agreement
     )?;
     writeln!(
@@ -71,9 +109,10 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
     writeln!(
         card,
         "* {:.0} microseconds a picture (the graph, batch of 1, one thread, median of 1000 runs on the machine that \
-         trained it).",
+         exported it).",
         test.microseconds
     )?;
+<<<<<<< HEAD
     if let Some((directory, evaluation)) = &measured.compared {
         let what = if directory
             .components()
@@ -90,6 +129,31 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
             percent(evaluation)
         )?;
     }
+=======
+    match &measured.compared {
+        Some(compared) if is_mlp(compared) => writeln!(
+            card,
+            "* For comparison, the fully connected 784-128-64-10 network of many introductions (`--network mlp`: ReLU, \
+             Adam at 0.001, batches of 64, 10 epochs, no augmentation, pixels divided by 255): {} on the same test \
+             pictures.",
+            percent(&compared.test)
+        ),
+        Some(compared) => writeln!(
+            card,
+            "* For comparison, the network `{}`: {} on the same test pictures.",
+            compared.network.as_deref().unwrap_or("unknown"),
+            percent(&compared.test)
+        ),
+        None => Ok(()),
+    }
+}
+
+fn is_mlp(compared: &Compared) -> bool {
+    compared.network.as_deref() == Some(Kind::Mlp.name())
+}
+
+fn classes(card: &mut String, test: &Evaluation) -> Result {
+>>>>>>> refs/heads/trainer
     writeln!(
         card,
         "\n| digit | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
@@ -105,20 +169,29 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
             figures.precision, figures.recall, figures.f1
         )?;
     }
+    Ok(())
+}
 
-    writeln!(card, "\n## Data\n")?;
+fn data(card: &mut String, trained: &Trained<'_>) -> Result {
     let (training, validation) = trained.split;
     writeln!(
         card,
-        "{dataset}. Trained on the first {training} training pictures; the last {validation} chose the epoch. \
-         The test pictures were used for nothing but the figures above. MD5 sums of the files used:\n"
+        "\n## Data\n\n{}. Trained on the first {training} training pictures; the last {validation} chose the epoch. The \
+         test pictures were used for nothing but the figures above. MD5 sums of the files:\n",
+        dataset(trained.data)
     )?;
     for (file, sum) in FILES.iter().zip(&trained.data.sums) {
         writeln!(card, "* `{}` {sum}", file.name)?;
     }
+    Ok(())
+}
 
-    writeln!(card, "\n## Network and training\n")?;
-    writeln!(card, "{}\n", layers(&trained.kind.layers()))?;
+fn training(card: &mut String, trained: &Trained<'_>) -> Result {
+    writeln!(
+        card,
+        "\n## Network and training\n\n{}\n",
+        layers(&trained.kind.layers())
+    )?;
     let config = trained.config;
     writeln!(
         card,
@@ -146,36 +219,28 @@ fn write(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> s
             ""
         },
     )?;
-    let best = trained.history.iter().max_by(|a, b| {
-        let key = |epoch: &crate::training::Epoch| (epoch.validation_accuracy, -epoch.validation_loss);
-        key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
-    });
-    if let Some(best) = best {
-        writeln!(
-            card,
-            "Epoch {} of {} was kept, the best on the validation pictures.",
-            best.epoch,
-            trained.history.len()
-        )?;
-    }
+    writeln!(
+        card,
+        "The weights of epoch {} of {} were kept, the best on the validation pictures.",
+        trained.best,
+        trained.history.len()
+    )
+}
 
-    writeln!(card, "\n## Use and limits\n")?;
-    if trained.kind == Kind::Cnn {
-        writeln!(
-            card,
-            "One digit on a plain background, dark on light or light on dark, of any size and anywhere in the picture: \
-             the preprocessing finds the ink and frames it as MNIST's digits are framed. The digit must be the only \
-             ink; several digits, ruled paper, shadows or photographs of surroundings mislead it. Something that is no \
-             digit still gets the label of one, often with a high score. Trained on digits written by Americans about \
-             1990: a 1 with a long upstroke or a crossed 7 as written elsewhere are rarer there."
-        )?;
-    } else {
-        writeln!(
-            card,
-            "Kept for comparison. Reads pictures framed as MNIST's are: light ink on dark, 28 x 28 pixels, centred."
-        )?;
-    }
-    Ok(())
+fn limits(card: &mut String, kind: Kind) {
+    *card += "\n## Use and limits\n\n";
+    *card += match kind {
+        Kind::Cnn => {
+            "One digit on a plain background, dark on light or light on dark, of any size and anywhere in the picture: the \
+             preprocessing finds the ink and frames it as MNIST's digits are framed. The digit must be the only ink; \
+             several digits, ruled paper, shadows and things in the background mislead it. A picture without a digit \
+             still gets the label of one, often with a high score. MNIST's digits were written in the United States \
+             around 1990: a 1 with a long upstroke or a crossed 7 is rare among them.\n"
+        }
+        Kind::Mlp => {
+            "Kept for comparison. Reads pictures framed as MNIST's are: light ink on dark, 28 x 28 pixels, centred.\n"
+        }
+    };
 }
 
 fn describe(transform: Transform) -> &'static str {
@@ -184,9 +249,11 @@ fn describe(transform: Transform) -> &'static str {
         Transform::Canvas => {
             "dark on light, at a random place of a canvas 2 to 4 times as wide, scaled to 280 x 280 (`--transform canvas`)"
         }
-        Transform::Jpeg => "the same as JPEG of quality 50 (`jpeg`)",
-        Transform::Thin => "the same with strokes 3 of 280 pixels thinner on every side (`thin`)",
-        Transform::Thick => "the same with strokes 3 of 280 pixels thicker on every side (`thick`)",
+        Transform::Jpeg => "the same as JPEG of quality 50 (`--transform jpeg`)",
+        Transform::Thin => "the same with strokes 2 of 280 pixels thinner on every side (`--transform thin`)",
+        Transform::Thick => {
+            "the same with strokes 2 of 280 pixels thicker on every side (`--transform thick`)"
+        }
     }
 }
 
@@ -199,15 +266,18 @@ fn layers(layers: &[Layer]) -> String {
                 kernel,
                 stride,
                 ..
-            } => format!("convolution {kernel} x {kernel} to {outputs} channels, stride {stride}"),
+            } => {
+                format!("convolution {kernel} x {kernel} to {outputs} channels, stride {stride}, batch normalisation, ReLU")
+            }
             Layer::MaxPool(side) => format!("maximum of {side} x {side}"),
             Layer::Flatten => "flatten".to_owned(),
-            Layer::Dense { outputs, .. } => format!("fully connected to {outputs}"),
+            Layer::Dense { outputs, relu, .. } => {
+                format!("fully connected to {outputs}{}", if relu { ", ReLU" } else { "" })
+            }
         })
         .collect();
     format!(
-        "Input {side} x {side}, one channel; {}. Convolutions are followed by batch normalisation (part of them in the \
-         exported graph) and ReLU.",
+        "Input {side} x {side}, one channel; {}. In the exported graph, batch normalisation is part of the convolutions.",
         steps.join("; "),
         side = digits::SIDE,
     )
