@@ -118,11 +118,7 @@ fn obtain(
 /// Compares the MD5 sums of the files with the published ones.
 fn verify(directory: &Path, files: &[File]) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-<<<<<<< HEAD
-    for file in FILES {
-=======
     for file in files {
->>>>>>> refs/heads/trainer
         let path = idx::find(directory, file.name).with_context(|| {
             format!(
                 "{}: expected the file {}, found none",
@@ -157,11 +153,7 @@ fn unpack(archive: &Path, directory: &Path, files: &[File]) -> Result<()> {
     for entry in package.entries().with_context(broken)? {
         let mut entry = entry.with_context(broken)?;
         let path = entry.path().with_context(broken)?.into_owned();
-<<<<<<< HEAD
-        let Some(file) = FILES
-=======
         let Some(file) = files
->>>>>>> refs/heads/trainer
             .iter()
             .find(|file| path.ends_with(Path::new("data").join(file.name)))
         else {
@@ -179,12 +171,6 @@ fn unpack(archive: &Path, directory: &Path, files: &[File]) -> Result<()> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-<<<<<<< HEAD
-    Md5::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-=======
     let mut hexadecimal = String::new();
     for byte in Md5::digest(bytes) {
         // Writing to a string cannot fail.
@@ -297,5 +283,4 @@ mod tests {
             "{error}"
         );
     }
->>>>>>> refs/heads/trainer
 }

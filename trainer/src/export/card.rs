@@ -38,13 +38,6 @@ fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Re
         measured.test.samples,
         dataset(trained.data)
     )?;
-<<<<<<< HEAD
-    writeln!(
-        card,
-        "Made by\n\n```sh\ntrainer fetch mnist\n{}\n```\n",
-        trained.command
-    )?;
-=======
     writeln!(card, "Made by\n\n```sh")?;
     if trained.data.is_published() {
         writeln!(card, "trainer fetch mnist")?;
@@ -54,7 +47,6 @@ fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Re
     }
     writeln!(card, "{}\n```\n", trained.command)
 }
->>>>>>> refs/heads/trainer
 
 fn quality(card: &mut String, measured: &Measurements) -> Result {
     let test = &measured.test;
@@ -64,24 +56,6 @@ fn quality(card: &mut String, measured: &Measurements) -> Result {
         "On the exported files, through ONNX Runtime and the preprocessing that the server uses (`trainer evaluate`).\n"
     )?;
     writeln!(card, "| pictures | accuracy |\n|---|---|")?;
-<<<<<<< HEAD
-    writeln!(
-        card,
-        "| the {} official test pictures | **{}** |",
-        test.samples,
-        percent(test)
-    )?;
-    for evaluation in &measured.canvas {
-        writeln!(
-            card,
-            "| {} | {} |",
-            describe(evaluation.transform),
-            percent(evaluation)
-        )?;
-    }
-    writeln!(card)?;
-=======
->>>>>>> refs/heads/trainer
     writeln!(
         card,
         "| the {} test pictures | **{}** |",
@@ -112,24 +86,6 @@ fn quality(card: &mut String, measured: &Measurements) -> Result {
          exported it).",
         test.microseconds
     )?;
-<<<<<<< HEAD
-    if let Some((directory, evaluation)) = &measured.compared {
-        let what = if directory
-            .components()
-            .any(|part| part.as_os_str() == "digits-mlp")
-        {
-            "For comparison, the fully connected 784-128-64-10 network (`--network mlp`: ReLU, Adam at 0.001, batches \
-             of 64, 10 epochs, no augmentation, pixels divided by 255)"
-        } else {
-            "For comparison, another model directory"
-        };
-        writeln!(
-            card,
-            "* {what}: {} on the same test pictures.",
-            percent(evaluation)
-        )?;
-    }
-=======
     match &measured.compared {
         Some(compared) if is_mlp(compared) => writeln!(
             card,
@@ -153,7 +109,6 @@ fn is_mlp(compared: &Compared) -> bool {
 }
 
 fn classes(card: &mut String, test: &Evaluation) -> Result {
->>>>>>> refs/heads/trainer
     writeln!(
         card,
         "\n| digit | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
