@@ -96,7 +96,7 @@ struct TrainArgs {
     /// The network.
     #[arg(long, default_value = "cnn")]
     network: Kind,
-    /// Passes over the training pictures [default: 24 for cnn, 10 for mlp].
+    /// Passes over the training pictures [default: 20 for cnn, 10 for mlp].
     #[arg(long, value_parser = at_least_one())]
     epochs: Option<u32>,
     /// Pictures in a step [default: 128 for cnn, 64 for mlp].

@@ -51,7 +51,7 @@ impl Kind {
         match self {
             Self::Cnn => Config {
                 network,
-                epochs: 24,
+                epochs: 20,
                 batch_size: 128,
                 learning_rate: 3e-3,
                 cosine: true,
