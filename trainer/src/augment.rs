@@ -111,3 +111,38 @@ fn between(rng: &mut impl Rng, low: f32, high: f32) -> f32 {
 fn normal(rng: &mut impl Rng) -> f32 {
     StandardNormal.sample(rng)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
+    use tch::Device;
+
+    use super::*;
+    use crate::network::values;
+
+    fn augmented(batch: &Tensor, seed: u64) -> Vec<f32> {
+        let result = augment(batch, &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_eq!(result.size(), batch.size());
+        values(&result).unwrap()
+    }
+
+    #[test]
+    fn ink_stays_ink_and_changes_with_the_seed() {
+        let batch = Tensor::zeros([4, 1, 28, 28], (Kind::Float, Device::Cpu));
+        assert!(
+            augmented(&batch, 1).iter().all(|&value| value == 0.0),
+            "nothing comes of nothing"
+        );
+
+        let _ = batch.narrow(2, 8, 12).narrow(3, 12, 4).fill_(1.0);
+        let one = augmented(&batch, 1);
+        assert_eq!(one, augmented(&batch, 1));
+        assert_ne!(one, augmented(&batch, 2));
+        assert!(one.iter().all(|value| (0.0..=1.0).contains(value)));
+        for picture in one.chunks(28 * 28) {
+            let ink: f32 = picture.iter().sum();
+            assert!((24.0..96.0).contains(&ink), "48 pixels became {ink}");
+        }
+        assert_ne!(one[..784], one[784..1568], "each picture changes in its own way");
+    }
+}

@@ -345,3 +345,50 @@ fn microseconds(classifier: &mut Classifier, pictures: &Pictures) -> Result<f64>
     times.sort_by(f64::total_cmp);
     Ok(times[TIMED_RUNS / 2])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_the_confusion_matrix() {
+        let labels = ["cat", "dog", "owl"].map(str::to_owned).to_vec();
+        // Truth and answer: 3 cats of 4 found, 1 called a dog; both dogs found; the owl called a cat.
+        let pairs = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 1), (1, 1), (2, 0)];
+        let confusion = confusion(3, pairs.into_iter());
+        assert_eq!(confusion, [[3, 1, 0], [0, 2, 0], [1, 0, 0]]);
+        let evaluation = Evaluation::new(labels, confusion, Transform::None, 1.0);
+        let close =
+            |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, {expected}");
+        assert_eq!(evaluation.samples, 7);
+        close(evaluation.accuracy, 5.0 / 7.0);
+        let [cat, dog, owl] = evaluation.classes.as_slice() else {
+            panic!("three classes")
+        };
+        assert_eq!([cat.support, dog.support, owl.support], [4, 2, 1]);
+        close(cat.figures.precision, 0.75);
+        close(cat.figures.recall, 0.75);
+        close(dog.figures.precision, 2.0 / 3.0);
+        close(dog.figures.recall, 1.0);
+        close(dog.figures.f1, 0.8);
+        assert_eq!(owl.figures, Figures::default(), "nothing was called an owl");
+        close(evaluation.macro_average.recall, (0.75 + 1.0) / 3.0);
+        let table = evaluation.table();
+        assert!(table.contains("accuracy 71.43 %"), "{table}");
+        assert!(
+            table.contains("         dog     0.6667     1.0000     0.8000        2\n"),
+            "{table}"
+        );
+        assert!(table.contains("         owl     1     0     0\n"), "{table}");
+    }
+
+    #[test]
+    fn the_directory_names_the_model_and_its_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("digits/3");
+        std::fs::create_dir_all(&path).unwrap();
+        let expected = ("digits".to_owned(), "3".to_owned());
+        assert_eq!(name_and_version(&path).unwrap(), expected);
+        assert_eq!(name_and_version(&path.join("../3/.")).unwrap(), expected);
+    }
+}

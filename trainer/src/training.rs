@@ -327,3 +327,47 @@ fn learning_rate(config: &Config, steps_an_epoch: usize, done: usize) -> f64 {
 fn average_decay(decay: f64, steps: i64) -> f64 {
     decay.min((1 + steps) as f64 / (10 + steps) as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digits;
+
+    #[test]
+    fn the_learning_rate_rises_for_an_epoch_and_falls_to_nothing() {
+        let config = Config {
+            epochs: 10,
+            learning_rate: 0.5,
+            ..digits::Kind::Cnn.config()
+        };
+        let rate = |done| learning_rate(&config, 100, done);
+        assert!(rate(0) > 0.0 && rate(0) < 0.01);
+        assert!((rate(99) - 0.5).abs() < 1e-12);
+        assert!((rate(100) - 0.5).abs() < 1e-12);
+        assert!((rate(550) - 0.25).abs() < 1e-12, "half way down");
+        assert!(rate(999) > 0.0 && rate(999) < 1e-5);
+        assert!((0..900).all(|done| rate(done + 100) < rate(done + 99) || done == 0));
+
+        let constant = digits::Kind::Mlp.config();
+        assert!((learning_rate(&constant, 100, 0) - constant.learning_rate).abs() < 1e-12);
+        assert!((learning_rate(&constant, 100, 999) - constant.learning_rate).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_epoch_visits_every_picture_once_in_an_order_of_its_own() {
+        let first = order(1, 0, 100);
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<i64>>());
+        assert_eq!(first, order(1, 0, 100));
+        assert_ne!(first, order(1, 1, 100));
+        assert_ne!(first, order(2, 0, 100));
+    }
+
+    #[test]
+    fn an_average_of_nothing_follows_at_once() {
+        assert!(average_decay(0.0, 1).abs() < 1e-12);
+        assert!(average_decay(0.998, 1) < 0.2);
+        assert!((average_decay(0.998, 100_000) - 0.998).abs() < 1e-12);
+    }
+}

@@ -216,7 +216,7 @@ fn answer_three(listener: &TcpListener) {
 
 #[test]
 fn a_stopped_run_ends_where_one_left_alone_ends() {
-    let work = Work::new(3000);
+    let work = Work::new(1200);
     // Augmentation and averaging are part of what must be resumed, so this is the cnn.
     let train = "train digits --epochs 2 --batch-size 10 --threads 1";
     work.succeed(&format!("{train} --run alone --out alone/1"));
