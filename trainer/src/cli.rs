@@ -309,9 +309,12 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
 
 /// The command line as it would be typed in the repository.
 fn command() -> String {
-    let arguments = env::args().skip(1).filter(|argument| argument != "--resume");
+    let arguments = env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned());
+    let lasting = arguments.filter(|argument| argument != "--resume" && argument != "--restart");
     iter::once("trainer".to_owned())
-        .chain(arguments)
+        .chain(lasting)
         .collect::<Vec<_>>()
         .join(" ")
 }
