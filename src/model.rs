@@ -8,8 +8,8 @@ use classifier::{Bundle, BundleError, Limits as ImageLimits, output};
 use futures_util::future::try_join_all;
 use tower::Service;
 
-use crate::batch::{Limits, Submission};
-use crate::cpu::Pool;
+use crate::batch::{Limits, Priority, Submission};
+use crate::cpu::{self, Pool};
 use crate::engine::{Engine, Job, JobService, LaneSettings, Plan};
 use crate::error::Error;
 use crate::metrics::{Metrics, ModelMetrics};
@@ -31,6 +31,8 @@ pub struct Model {
     /// Its metrics.
     pub metrics: ModelMetrics,
     image_limits: ImageLimits,
+    /// Its own, so that large pictures for one model do not hold up another.
+    pool: Pool,
     engine: Engine,
     service: JobService,
 }
@@ -84,6 +86,7 @@ impl Model {
             version: version.to_string(),
             max_batch: settings.limits.max_weight,
             image_limits: settings.image_limits,
+            pool: Pool::new(cpu::available(), settings.limits.capacity as usize),
             service: engine.service(),
             metrics: model_metrics,
             bundle,
@@ -119,11 +122,11 @@ impl Model {
         &self,
         pictures: Vec<Bytes>,
         field: impl Fn(usize) -> String,
+        priority: Priority,
         deadline: tokio::time::Instant,
-        pool: &Pool,
     ) -> Result<Classified, Error> {
         let started = Instant::now();
-        let decoding = self.decode(pictures, field, pool);
+        let decoding = self.decode(pictures, field);
         let rows = tokio::time::timeout_at(deadline, decoding)
             .await
             .map_err(|_| Error::deadline())??;
@@ -136,6 +139,8 @@ impl Model {
             .call(Submission {
                 weight: rows.len() as u32,
                 input: Job { rows },
+                bucket: 0,
+                priority,
                 deadline,
             })
             .await?;
@@ -168,12 +173,11 @@ impl Model {
         &self,
         pictures: Vec<Bytes>,
         field: impl Fn(usize) -> String,
-        pool: &Pool,
     ) -> Result<Vec<Vec<f32>>, Error> {
         let rows = pictures.into_iter().enumerate().map(|(at, picture)| {
             let field = &field;
             async move {
-                self.decode_one(picture, pool)
+                self.decode_one(picture)
                     .await?
                     .map_err(|error| Error::image(&field(at), &error))
             }
@@ -181,11 +185,7 @@ impl Model {
         try_join_all(rows).await
     }
 
-    async fn decode_one(
-        &self,
-        picture: Bytes,
-        pool: &Pool,
-    ) -> Result<Result<Vec<f32>, classifier::ImageError>, Error> {
+    async fn decode_one(&self, picture: Bytes) -> Result<Result<Vec<f32>, classifier::ImageError>, Error> {
         let header = match Header::read(&picture, &self.image_limits) {
             Ok(header) => header,
             Err(error) => return Ok(Err(error)),
@@ -198,7 +198,7 @@ impl Model {
         let preprocessor = preprocessor.clone();
         let limits = self.image_limits;
         let decode = move || image::decode(&picture, &limits).and_then(|decoded| preprocessor.apply(decoded));
-        Ok(pool.run(decode).await?)
+        Ok(self.pool.run(decode).await?)
     }
 
     /// Refuses what waits and interrupts what runs.
@@ -231,6 +231,8 @@ impl Model {
             self.service.clone().call(Submission {
                 weight: rows.len() as u32,
                 input: Job { rows: rows.to_vec() },
+                bucket: 0,
+                priority: Priority::Normal,
                 deadline,
             })
         });

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::batch::Limits;
 use crate::catalog::{self, Catalog, Found};
 use crate::config::Config;
-use crate::cpu::{self, Pool};
+use crate::cpu;
 use crate::engine::LaneSettings;
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::{self, App};
@@ -69,7 +69,6 @@ pub async fn serve(config: Config) -> Result<(), StartupError> {
     };
     let cpus = cpu::available();
     let app = Arc::new(App {
-        pool: Pool::new(cpus, config.queue_capacity as usize),
         draining: Draining::default(),
         catalog,
         metrics,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Error;
+use super::{Error, Priority};
 
 /// What a caller hands in.
 #[derive(Debug, Clone)]
@@ -14,6 +14,10 @@ pub struct Submission<I> {
     pub input: I,
     /// Part of a batch's weight that it takes, at least 1.
     pub weight: u32,
+    /// Only requests of one bucket run together: texts of about one length, say. 0 where all may.
+    pub bucket: u32,
+    /// Who goes first.
+    pub priority: Priority,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }

@@ -11,6 +11,7 @@
 //! * Several workers may share one queue, one for each lane. A worker is a plain future; a lane that blocks while it runs
 //!   drives its worker on a thread of its own, so that a batch costs no hop between threads.
 //! * A queue that is full refuses at once, instead of blocking: [`BatchService`] is always ready.
+//! * Requests have a priority and a bucket; a batch holds one bucket, see [`Priority`] and [`Submission`].
 //! * Every request has an absolute deadline. One that expires is answered at its deadline whatever the workers do; it and
 //!   one whose caller has gone are not computed. When every member of a running batch has gone, [`Batch::on_abandoned`]
 //!   tells the inner service.
@@ -29,7 +30,7 @@ pub use error::{Error, Refusal};
 pub use future::ResponseFuture;
 pub use layer::BatchLayer;
 pub use message::{Answer, Batch, Submission};
-pub use policy::Limits;
+pub use policy::{Limits, Priority};
 pub use service::{BatchService, Queue};
 pub use worker::Worker;
 

@@ -18,11 +18,28 @@ pub struct Limits {
     pub max_wait: Duration,
 }
 
+/// Who goes first. Within a priority, whoever came first.
+///
+/// The order is strict: under lasting overload a low request waits until its deadline. In a full queue a request takes the
+/// place of the youngest ones of a lower priority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// What a request has that does not say.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
 /// A request that waits.
 #[derive(Debug)]
 pub(super) struct Waiting<M> {
     pub(super) id: u64,
     pub(super) weight: u32,
+    pub(super) bucket: u32,
+    pub(super) priority: Priority,
     pub(super) queued: Instant,
     pub(super) deadline: Instant,
     pub(super) message: M,
@@ -39,11 +56,12 @@ pub(super) enum Taken<M> {
     Nothing,
 }
 
-/// Requests in the order in which they came.
+/// Requests by priority, and then in the order in which they came.
 #[derive(Debug)]
 pub(super) struct WaitingList<M> {
     limits: Limits,
-    list: VecDeque<Waiting<M>>,
+    /// High, normal, low.
+    queues: [VecDeque<Waiting<M>>; 3],
     weight: u32,
 }
 
@@ -51,7 +69,7 @@ impl<M> WaitingList<M> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            list: VecDeque::new(),
+            queues: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
             weight: 0,
         }
     }
@@ -62,51 +80,77 @@ impl<M> WaitingList<M> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.queues.iter().all(VecDeque::is_empty)
     }
 
-    /// Whether a request of this weight would be taken.
-    pub(super) fn admit(&self, weight: u32) -> Result<(), Refusal> {
+    /// Adds a request, or says why not. What it takes the place of is moved to `displaced`.
+    pub(super) fn push(
+        &mut self,
+        waiting: Waiting<M>,
+        displaced: &mut Vec<Waiting<M>>,
+    ) -> Result<(), Refusal> {
         let Limits {
             max_weight, capacity, ..
         } = self.limits;
+        let weight = waiting.weight;
         if weight > max_weight {
             return Err(Refusal::TooLarge { weight, max_weight });
         }
-        if self.weight.saturating_add(weight) > capacity {
+        // Queues from here on hold lower priorities.
+        let lower = match waiting.priority {
+            Priority::High => 1,
+            Priority::Normal => 2,
+            Priority::Low => 3,
+        };
+        let needed = (self.weight + weight).saturating_sub(capacity);
+        let below: u32 = self.queues[lower..]
+            .iter()
+            .flatten()
+            .map(|waiting| waiting.weight)
+            .sum();
+        if needed > 0 && needed > below {
             return Err(Refusal::Full { capacity });
         }
+        while self.weight + weight > capacity {
+            let Some(youngest) = self.queues[lower..].iter_mut().rev().find_map(VecDeque::pop_back) else {
+                break;
+            };
+            self.weight -= youngest.weight;
+            displaced.push(youngest);
+        }
+        self.weight += weight;
+        self.queues[lower - 1].push_back(waiting);
         Ok(())
     }
 
-    /// Adds a request that was admitted.
-    pub(super) fn push(&mut self, waiting: Waiting<M>) {
-        self.weight += waiting.weight;
-        self.list.push_back(waiting);
-    }
-
-    /// Takes the requests for one batch, oldest first, as many as fit. Those whose deadline has passed are moved to
-    /// `expired` instead. With `flush`, `max_wait` does not count.
+    /// Takes the requests for one batch: the first to go, and those of its bucket that fit beside it, in their order.
+    /// Those whose deadline has passed are moved to `expired` instead. With `flush`, `max_wait` does not count.
     pub(super) fn take(&mut self, now: Instant, flush: bool, expired: &mut Vec<Waiting<M>>) -> Taken<M> {
         if !flush && let Some(at) = self.not_before(now) {
             return Taken::NotBefore(at);
         }
-        let mut batch = Vec::new();
+        let mut batch: Vec<Waiting<M>> = Vec::new();
         let mut room = self.limits.max_weight;
-        while let Some(first) = self.list.front() {
-            let is_expired = first.deadline <= now;
-            if !is_expired && first.weight > room {
-                break;
-            }
-            let Some(waiting) = self.list.pop_front() else {
-                break;
-            };
-            self.weight -= waiting.weight;
-            if is_expired {
-                expired.push(waiting);
-            } else {
-                room -= waiting.weight;
-                batch.push(waiting);
+        'queues: for queue in &mut self.queues {
+            let mut at = 0;
+            while let Some(next) = queue.get(at) {
+                let is_expired = next.deadline <= now;
+                if !is_expired && batch.first().is_some_and(|first| first.bucket != next.bucket) {
+                    at += 1;
+                    continue;
+                }
+                if !is_expired && next.weight > room {
+                    // Nobody of its own bucket may overtake it, or a heavy request would wait for ever.
+                    break 'queues;
+                }
+                let Some(next) = queue.remove(at) else { break };
+                self.weight -= next.weight;
+                if is_expired {
+                    expired.push(next);
+                } else {
+                    room -= next.weight;
+                    batch.push(next);
+                }
             }
         }
         if batch.is_empty() {
@@ -116,27 +160,35 @@ impl<M> WaitingList<M> {
         }
     }
 
-    /// When the batch at the front has waited long enough, if that is still to come.
+    /// When the oldest request has waited long enough, if that is still to come and there is no full batch.
     fn not_before(&self, now: Instant) -> Option<Instant> {
         if self.limits.max_wait.is_zero() || self.weight >= self.limits.max_weight {
             return None;
         }
-        let at = self.list.front()?.queued + self.limits.max_wait;
+        let oldest = self
+            .queues
+            .iter()
+            .filter_map(VecDeque::front)
+            .map(|first| first.queued)
+            .min()?;
+        let at = oldest + self.limits.max_wait;
         (at > now).then_some(at)
     }
 
     /// Takes out one request.
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiting<M>> {
-        let at = self.list.iter().position(|waiting| waiting.id == id)?;
-        let waiting = self.list.remove(at)?;
-        self.weight -= waiting.weight;
-        Some(waiting)
+        let removed = self.queues.iter_mut().find_map(|queue| {
+            let at = queue.iter().position(|waiting| waiting.id == id)?;
+            queue.remove(at)
+        })?;
+        self.weight -= removed.weight;
+        Some(removed)
     }
 
     /// Takes out all.
     pub(super) fn drain(&mut self) -> Vec<Waiting<M>> {
         self.weight = 0;
-        self.list.drain(..).collect()
+        self.queues.iter_mut().flat_map(|queue| queue.drain(..)).collect()
     }
 }
 
@@ -144,95 +196,192 @@ impl<M> WaitingList<M> {
 mod tests {
     use super::*;
 
-    fn list(max_weight: u32, capacity: u32, max_wait_ms: u64) -> WaitingList<&'static str> {
-        WaitingList::new(Limits {
+    struct List {
+        list: WaitingList<&'static str>,
+        start: Instant,
+        next_id: u64,
+    }
+
+    /// What a test says of a request; the rest has defaults.
+    struct Ask {
+        weight: u32,
+        timeout_ms: u64,
+        bucket: u32,
+        priority: Priority,
+    }
+
+    const ONE: Ask = Ask {
+        weight: 1,
+        timeout_ms: 1000,
+        bucket: 0,
+        priority: Priority::Normal,
+    };
+
+    fn weighing(weight: u32) -> Ask {
+        Ask { weight, ..ONE }
+    }
+
+    fn of(priority: Priority) -> Ask {
+        Ask { priority, ..ONE }
+    }
+
+    fn list(max_weight: u32, capacity: u32, max_wait_ms: u64) -> List {
+        let limits = Limits {
             max_weight,
             capacity,
             max_wait: Duration::from_millis(max_wait_ms),
-        })
-    }
-
-    fn push(
-        list: &mut WaitingList<&'static str>,
-        name: &'static str,
-        weight: u32,
-        queued: Instant,
-        timeout_ms: u64,
-    ) {
-        list.admit(weight).unwrap();
-        list.push(Waiting {
-            id: list.list.len() as u64,
-            weight,
-            queued,
-            deadline: queued + Duration::from_millis(timeout_ms),
-            message: name,
-        });
-    }
-
-    /// Names of the batch, names of the expired.
-    fn take(list: &mut WaitingList<&'static str>, now: Instant) -> (Vec<&'static str>, Vec<&'static str>) {
-        let mut expired = Vec::new();
-        let names = |waiting: Vec<Waiting<&'static str>>| waiting.into_iter().map(|w| w.message).collect();
-        let batch = match list.take(now, false, &mut expired) {
-            Taken::Batch(batch) => names(batch),
-            Taken::NotBefore(_) | Taken::Nothing => Vec::new(),
         };
-        (batch, names(expired))
+        List {
+            list: WaitingList::new(limits),
+            start: Instant::now(),
+            next_id: 0,
+        }
+    }
+
+    impl List {
+        /// Names of those that it displaced.
+        fn push(&mut self, name: &'static str, ask: Ask) -> Result<Vec<&'static str>, Refusal> {
+            let mut displaced = Vec::new();
+            let waiting = Waiting {
+                id: self.next_id,
+                weight: ask.weight,
+                bucket: ask.bucket,
+                priority: ask.priority,
+                queued: self.start,
+                deadline: self.start + Duration::from_millis(ask.timeout_ms),
+                message: name,
+            };
+            self.next_id += 1;
+            self.list.push(waiting, &mut displaced)?;
+            Ok(names(displaced))
+        }
+
+        /// Names of the batch, names of the expired.
+        fn take(&mut self, after_ms: u64) -> (Vec<&'static str>, Vec<&'static str>) {
+            let mut expired = Vec::new();
+            let now = self.start + Duration::from_millis(after_ms);
+            let batch = match self.list.take(now, false, &mut expired) {
+                Taken::Batch(batch) => names(batch),
+                Taken::NotBefore(_) | Taken::Nothing => Vec::new(),
+            };
+            (batch, names(expired))
+        }
+    }
+
+    fn names(waiting: Vec<Waiting<&'static str>>) -> Vec<&'static str> {
+        waiting.into_iter().map(|waiting| waiting.message).collect()
     }
 
     #[test]
     fn a_batch_is_as_full_as_its_weight_allows_and_keeps_the_order() {
-        let now = Instant::now();
         let mut list = list(4, 100, 0);
         for (name, weight) in [("a", 1), ("b", 2), ("c", 2), ("d", 1)] {
-            push(&mut list, name, weight, now, 1000);
+            list.push(name, weighing(weight)).unwrap();
         }
         // d would fit beside a and b, but must not overtake c.
-        assert_eq!(take(&mut list, now), (vec!["a", "b"], vec![]));
-        assert_eq!(take(&mut list, now), (vec!["c", "d"], vec![]));
-        assert_eq!(list.weight(), 0);
+        assert_eq!(list.take(0).0, ["a", "b"]);
+        assert_eq!(list.take(0).0, ["c", "d"]);
+        assert_eq!(list.list.weight(), 0);
     }
 
     #[test]
     fn what_can_never_fit_and_what_does_not_fit_now_are_refused() {
         let mut list = list(4, 6, 0);
+        let too_large = Refusal::TooLarge {
+            weight: 5,
+            max_weight: 4,
+        };
+        assert_eq!(list.push("x", weighing(5)), Err(too_large));
+        list.push("a", weighing(4)).unwrap();
+        assert_eq!(list.push("x", weighing(3)), Err(Refusal::Full { capacity: 6 }));
+        assert_eq!(list.push("b", weighing(2)), Ok(vec![]));
+    }
+
+    #[test]
+    fn higher_priorities_go_first_and_each_in_its_order() {
+        let mut list = list(2, 100, 0);
+        for (name, priority) in [
+            ("low 1", Priority::Low),
+            ("normal 1", Priority::Normal),
+            ("high 1", Priority::High),
+            ("normal 2", Priority::Normal),
+            ("high 2", Priority::High),
+        ] {
+            list.push(name, of(priority)).unwrap();
+        }
+        assert_eq!(list.take(0).0, ["high 1", "high 2"]);
+        assert_eq!(list.take(0).0, ["normal 1", "normal 2"]);
+        assert_eq!(list.take(0).0, ["low 1"]);
+    }
+
+    #[test]
+    fn in_a_full_queue_the_youngest_of_the_lowest_priority_makes_room() {
+        let mut list = list(4, 4, 0);
+        for (name, priority) in [
+            ("low 1", Priority::Low),
+            ("low 2", Priority::Low),
+            ("normal 1", Priority::Normal),
+            ("normal 2", Priority::Normal),
+        ] {
+            list.push(name, of(priority)).unwrap();
+        }
+        let full = Err(Refusal::Full { capacity: 4 });
+        assert_eq!(list.push("low 3", of(Priority::Low)), full);
+        assert_eq!(list.push("normal 3", of(Priority::Normal)), Ok(vec!["low 2"]));
+        let heavy = Ask {
+            weight: 3,
+            ..of(Priority::High)
+        };
         assert_eq!(
-            list.admit(5),
-            Err(Refusal::TooLarge {
-                weight: 5,
-                max_weight: 4
-            })
+            list.push("high", heavy),
+            Ok(vec!["low 1", "normal 3", "normal 2"])
         );
-        push(&mut list, "a", 4, Instant::now(), 1000);
-        assert_eq!(list.admit(3), Err(Refusal::Full { capacity: 6 }));
-        assert_eq!(list.admit(2), Ok(()));
+        assert_eq!(
+            list.push("high 2", weighing(4)),
+            full,
+            "nobody is displaced in vain"
+        );
+        assert_eq!(list.take(0).0, ["high", "normal 1"]);
+    }
+
+    #[test]
+    fn a_batch_holds_one_bucket_and_the_oldest_decides_which() {
+        let mut list = list(3, 100, 0);
+        for (name, bucket) in [("a", 64), ("b", 128), ("c", 64), ("d", 128), ("e", 64), ("f", 64)] {
+            list.push(name, Ask { bucket, ..ONE }).unwrap();
+        }
+        assert_eq!(list.take(0).0, ["a", "c", "e"]);
+        assert_eq!(list.take(0).0, ["b", "d"]);
+        assert_eq!(list.take(0).0, ["f"]);
     }
 
     #[test]
     fn expired_requests_take_no_room_in_a_batch() {
-        let now = Instant::now();
         let mut list = list(2, 100, 0);
-        push(&mut list, "late", 2, now, 10);
-        push(&mut list, "a", 1, now, 1000);
-        push(&mut list, "later", 1, now, 20);
-        push(&mut list, "b", 1, now, 1000);
-        let later = now + Duration::from_millis(50);
-        assert_eq!(take(&mut list, later), (vec!["a", "b"], vec!["late", "later"]));
+        let late = |weight, timeout_ms| Ask {
+            weight,
+            timeout_ms,
+            ..ONE
+        };
+        list.push("late", late(2, 10)).unwrap();
+        list.push("a", ONE).unwrap();
+        list.push("later", late(1, 20)).unwrap();
+        list.push("b", ONE).unwrap();
+        assert_eq!(list.take(50), (vec!["a", "b"], vec!["late", "later"]));
     }
 
     #[test]
     fn max_wait_holds_a_batch_back_until_it_is_full_or_old() {
-        let now = Instant::now();
         let mut list = list(2, 100, 5);
-        push(&mut list, "a", 1, now, 1000);
-        let held = list.take(now, false, &mut Vec::new());
-        assert!(matches!(held, Taken::NotBefore(at) if at == now + Duration::from_millis(5)));
-        assert_eq!(take(&mut list, now + Duration::from_millis(5)).0, ["a"], "old");
-        push(&mut list, "b", 1, now, 1000);
-        push(&mut list, "c", 1, now, 1000);
-        assert_eq!(take(&mut list, now).0, ["b", "c"], "full");
-        push(&mut list, "d", 1, now, 1000);
-        let flushed = list.take(now, true, &mut Vec::new());
+        list.push("a", ONE).unwrap();
+        let held = list.list.take(list.start, false, &mut Vec::new());
+        assert!(matches!(held, Taken::NotBefore(at) if at == list.start + Duration::from_millis(5)));
+        assert_eq!(list.take(5).0, ["a"], "old");
+        list.push("b", ONE).unwrap();
+        list.push("c", ONE).unwrap();
+        assert_eq!(list.take(0).0, ["b", "c"], "full");
+        list.push("d", ONE).unwrap();
+        let flushed = list.list.take(list.start, true, &mut Vec::new());
         assert!(
             matches!(flushed, Taken::Batch(batch) if batch.len() == 1),
             "flushed"
@@ -241,13 +390,12 @@ mod tests {
 
     #[test]
     fn a_removed_request_gives_its_room_back() {
-        let now = Instant::now();
         let mut list = list(4, 4, 0);
-        push(&mut list, "a", 2, now, 1000);
-        push(&mut list, "b", 2, now, 1000);
-        assert!(list.admit(1).is_err());
-        assert_eq!(list.remove(0).map(|waiting| waiting.message), Some("a"));
-        assert_eq!(list.admit(2), Ok(()));
-        assert!(list.remove(0).is_none(), "once");
+        list.push("a", weighing(2)).unwrap();
+        list.push("b", weighing(2)).unwrap();
+        assert!(list.push("x", ONE).is_err());
+        assert_eq!(list.list.remove(0).map(|waiting| waiting.message), Some("a"));
+        assert_eq!(list.push("c", weighing(2)), Ok(vec![]));
+        assert!(list.list.remove(0).is_none(), "once");
     }
 }

@@ -18,6 +18,7 @@ struct Shared<I, O, E> {
     state: Mutex<State<I, O, E>>,
     /// Weight that waits, for whoever must not touch the lock.
     depth: AtomicU32,
+    capacity: u32,
 }
 
 struct State<I, O, E> {
@@ -72,6 +73,7 @@ impl<I, O, E> Queue<I, O, E> {
                 closed: false,
             }),
             depth: AtomicU32::new(0),
+            capacity: limits.capacity,
         }))
     }
 
@@ -141,13 +143,9 @@ impl<I, O, E> Queue<I, O, E> {
     }
 
     fn push(&self, submission: Submission<I>) -> Result<Ticket<I, O, E>, Refusal> {
-        let Submission {
-            input,
-            weight,
-            deadline,
-        } = submission;
         let (answer, answered) = oneshot::channel();
         let queued = Instant::now();
+        let mut displaced = Vec::new();
         let (id, worker) = {
             let mut state = self.lock();
             if state.closed {
@@ -156,21 +154,32 @@ impl<I, O, E> Queue<I, O, E> {
             if state.workers == 0 {
                 return Err(Refusal::Unavailable);
             }
-            let weight = weight.max(1);
-            state.waiting.admit(weight)?;
             let id = state.take_id();
-            state.waiting.push(Waiting {
+            let waiting = Waiting {
                 id,
-                weight,
+                weight: submission.weight.max(1),
+                bucket: submission.bucket,
+                priority: submission.priority,
                 queued,
-                deadline,
-                message: Message { input, answer },
-            });
+                deadline: submission.deadline,
+                message: Message {
+                    input: submission.input,
+                    answer,
+                },
+            };
+            state.waiting.push(waiting, &mut displaced)?;
             self.publish_depth(&state);
             (id, state.idle.pop())
         };
         if let Some((_, waker)) = worker {
             waker.wake();
+        }
+        let capacity = self.0.capacity;
+        for waiting in displaced {
+            let _ = waiting
+                .message
+                .answer
+                .send(Err(Refusal::Full { capacity }.into()));
         }
         Ok(Ticket {
             queue: self.clone(),

@@ -76,6 +76,8 @@ fn submit_with(
     task::spawn(queue.service().call(Submission {
         input,
         weight,
+        bucket: 0,
+        priority: Priority::Normal,
         deadline,
     }))
 }
@@ -202,6 +204,33 @@ async fn a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() {
     let mut taken = submit(&bench.queue, 9);
     assert_pending!(taken.poll());
     answer.send_response(ok(&[0, 1, 2, 3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_full_queue_a_low_request_is_refused_for_a_high_one() {
+    let mut bench = bench(LIMITS);
+    let ask = |input, priority| {
+        task::spawn(bench.queue.service().call(Submission {
+            input,
+            weight: 4,
+            bucket: 0,
+            priority,
+            deadline: Instant::now() + Duration::from_secs(10),
+        }))
+    };
+    let mut low = ask(1, Priority::Low);
+    let normal = ask(2, Priority::Normal);
+    assert_pending!(low.poll());
+    let high = ask(3, Priority::High);
+    assert!(low.is_woken());
+    assert_eq!(
+        assert_ready_err!(low.poll()),
+        Error::Refused(Refusal::Full { capacity: 8 })
+    );
+    bench.handle.allow(1);
+    let (batch, _answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [3], "before the normal one");
+    drop((normal, high));
 }
 
 #[tokio::test(start_paused = true)]
@@ -471,6 +500,8 @@ async fn as_a_layer_it_answers_every_one_of_many_callers() {
             let answer = service.call(Submission {
                 input,
                 weight: 1,
+                bucket: 0,
+                priority: Priority::Normal,
                 deadline,
             });
             assert_eq!(answer.await.unwrap().output, input * 10);

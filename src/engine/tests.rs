@@ -7,7 +7,7 @@ use tokio::time::Instant as TokioInstant;
 use tower::Service;
 
 use super::*;
-use crate::batch::{Error, Submission};
+use crate::batch::{Error, Priority, Submission};
 use crate::metrics::Metrics;
 
 /// One output a row: its first number. The first number also says what goes wrong.
@@ -94,6 +94,8 @@ impl Fixture {
                 rows: vec![vec![first]],
             },
             weight: 1,
+            bucket: 0,
+            priority: Priority::Normal,
             deadline: TokioInstant::now() + timeout,
         };
         let answer = self.engine.service().call(submission).await?;
@@ -169,6 +171,8 @@ async fn jobs_of_several_rows_get_their_own_outputs() {
     let submission = Submission {
         input: job,
         weight: 3,
+        bucket: 0,
+        priority: Priority::Normal,
         deadline: TokioInstant::now() + Duration::from_secs(10),
     };
     let answer = fixture.engine.service().call(submission).await.unwrap();

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::App;
-use super::payload::{self, Form, Input, Options, Payload};
+use super::payload::{self, Form, Input, Options, Payload, RequestPriority};
 use crate::error::{Code, Error, Problem};
 use crate::model::{Classified, Model, Timing};
 
@@ -78,6 +78,8 @@ pub struct ClassifyRequest {
     /// Shortens the server's time limit, in milliseconds.
     #[schema(minimum = 1, example = 500)]
     timeout_ms: Option<u64>,
+    /// Who goes first when requests wait.
+    priority: Option<RequestPriority>,
 }
 
 /// The body of a request in the multipart form.
@@ -93,6 +95,8 @@ pub struct ClassifyForm {
     top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
     timeout_ms: Option<u64>,
+    /// Who goes first when requests wait.
+    priority: Option<RequestPriority>,
 }
 
 /// Classify one or more inputs.
@@ -139,7 +143,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         None => app.catalog.for_images()?,
     };
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
-    let classified = run(&app, model, payload, deadline).await.inspect_err(|error| {
+    let classified = run(model, payload, deadline).await.inspect_err(|error| {
         app.metrics
             .rejected
             .with_label_values(&[model.name.as_str(), error.code.as_str()])
@@ -148,8 +152,12 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     respond(model, &classified, top_k)
 }
 
-async fn run(app: &App, model: &Model, payload: Payload, deadline: Instant) -> Result<Classified, Error> {
-    let Payload { form, inputs, .. } = payload;
+async fn run(model: &Model, payload: Payload, deadline: Instant) -> Result<Classified, Error> {
+    let Payload {
+        form,
+        inputs,
+        options,
+    } = payload;
     if inputs.len() > model.max_batch as usize {
         return Err(Error::new(
             Code::TooManyInputs,
@@ -166,7 +174,8 @@ async fn run(app: &App, model: &Model, payload: Payload, deadline: Instant) -> R
     });
     let pictures: Vec<Bytes> = pictures.collect::<Result<_, _>>()?;
     let field = |at| form.image_field(at);
-    model.classify(pictures, field, deadline, &app.pool).await
+    let priority = options.priority.unwrap_or_default().into();
+    model.classify(pictures, field, priority, deadline).await
 }
 
 fn not_a_picture(model: &Model, form: Form, at: usize) -> Error {

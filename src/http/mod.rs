@@ -21,7 +21,6 @@ use utoipa_axum::routes;
 
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::cpu::Pool;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
@@ -35,8 +34,6 @@ pub struct App {
     pub catalog: Catalog,
     /// The metrics.
     pub metrics: Metrics,
-    /// Where pictures that are not small are decoded.
-    pub pool: Pool,
     /// Whether the server is on its way out.
     pub draining: Draining,
 }

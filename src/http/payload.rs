@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,10 +13,11 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, timeout_at};
 
+use crate::batch::Priority;
 use crate::error::{Code, Error};
 
 /// What may stand in the query, in JSON and in a multipart form alike.
@@ -32,6 +34,40 @@ pub struct Options {
     /// Shortens the server's time limit, in milliseconds.
     #[param(minimum = 1, example = 500)]
     pub timeout_ms: Option<u64>,
+    /// Who goes first when requests wait. Default: normal.
+    #[param(inline)]
+    pub priority: Option<RequestPriority>,
+}
+
+/// Who goes first when requests wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestPriority {
+    /// Before all others.
+    High,
+    /// As usual.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+impl From<RequestPriority> for Priority {
+    fn from(priority: RequestPriority) -> Self {
+        match priority {
+            RequestPriority::High => Self::High,
+            RequestPriority::Normal => Self::Normal,
+            RequestPriority::Low => Self::Low,
+        }
+    }
+}
+
+impl FromStr for RequestPriority {
+    type Err = serde::de::value::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
+    }
 }
 
 impl Options {
@@ -42,7 +78,7 @@ impl Options {
         };
         let options: Self = serde_urlencoded::from_str(query).map_err(|error| {
             Error::invalid_request(format!(
-                "query: expected model, top_k or timeout_ms, found {query:?}: {error}"
+                "query: expected model, top_k, timeout_ms or priority, found {query:?}: {error}"
             ))
         })?;
         options.check()
@@ -76,6 +112,7 @@ impl Options {
             model: one("model", self.model, other.model)?,
             top_k: one("top_k", self.top_k, other.top_k)?,
             timeout_ms: one("timeout_ms", self.timeout_ms, other.timeout_ms)?,
+            priority: one("priority", self.priority, other.priority)?,
         })
     }
 
@@ -282,9 +319,10 @@ async fn read_multipart(boundary: String, bytes: Bytes) -> Result<(Options, Vec<
             "model" => set_once(&mut options.model, &name, text(&name, content)?)?,
             "top_k" => set_once(&mut options.top_k, &name, number(&name, content)?)?,
             "timeout_ms" => set_once(&mut options.timeout_ms, &name, number(&name, content)?)?,
+            "priority" => set_once(&mut options.priority, &name, priority(&name, content)?)?,
             _ => {
                 return Err(Error::invalid_request(format!(
-                    "body: expected the parts image, text, model, top_k and timeout_ms, found {name:?}"
+                    "body: expected the parts image, text, model, top_k, timeout_ms and priority, found {name:?}"
                 )));
             }
         }
@@ -301,12 +339,19 @@ fn set_once<T>(option: &mut Option<T>, name: &str, value: T) -> Result<(), Error
     Ok(())
 }
 
-fn number<T: std::str::FromStr>(name: &str, content: Bytes) -> Result<T, Error> {
+fn number<T: FromStr>(name: &str, content: Bytes) -> Result<T, Error> {
     let written = text(name, content)?;
     written
         .trim()
         .parse()
         .map_err(|_| Error::invalid_request(format!("{name}: expected a whole number, found {written:?}")))
+}
+
+fn priority(name: &str, content: Bytes) -> Result<RequestPriority, Error> {
+    let written = text(name, content)?;
+    written.trim().parse().map_err(|_| {
+        Error::invalid_request(format!("{name}: expected high, normal or low, found {written:?}"))
+    })
 }
 
 /// The JSON form.
@@ -319,6 +364,8 @@ struct JsonPayload<'a> {
     top_k: Option<u32>,
     #[serde(default)]
     timeout_ms: Option<u64>,
+    #[serde(default)]
+    priority: Option<RequestPriority>,
     #[serde(borrow)]
     inputs: JsonInputs<'a>,
 }
@@ -344,6 +391,7 @@ fn read_json(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
         model: payload.model,
         top_k: payload.top_k,
         timeout_ms: payload.timeout_ms,
+        priority: payload.priority,
     };
     let inputs = payload
         .inputs
@@ -719,6 +767,20 @@ mod tests {
                 form(&[("top_k", "many")]),
                 Code::InvalidRequest,
                 "top_k: expected a whole number",
+            ),
+            (
+                json,
+                None,
+                r#"{"inputs": "a", "priority": "urgent"}"#.into(),
+                Code::InvalidRequest,
+                "priority: unknown variant `urgent`",
+            ),
+            (
+                multipart,
+                None,
+                form(&[("priority", "urgent")]),
+                Code::InvalidRequest,
+                "priority: expected high, normal or low",
             ),
             (
                 multipart,
