@@ -1,2 +1,3 @@
 //! x
 pub mod batch;
+pub mod bench;
