@@ -1,4 +1,4 @@
-"""Writes the model directories and the inputs of the comparison into benches/models/.
+"""Writes the model directories and the inputs of the comparison, into benches/models/ and benches/inputs/.
 
 mlp: 784-128-64-10, takes microseconds. resnet18: ResNet-18 of 224 x 224, batch normalisation folded into the
 convolutions, takes milliseconds. Both have random weights: what they answer means nothing, what they cost is real.
@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 BENCHES = pathlib.Path(__file__).resolve().parent
 MODELS = BENCHES / "models"
-INPUTS = BENCHES / "models" / "inputs"
+INPUTS = BENCHES / "inputs"
 
 
 class Graph:
