@@ -1,3 +1,37 @@
-//! x
+//! classifyd serves ONNX classifiers over HTTP.
+//!
+//! The way of one request: [`http::server`] accepts the connection, [`http::observe`] gives the request an id,
+//! [`http::classify`] reads it in one of three forms, [`model`] decodes its pictures (the small ones in place, the others
+//! in [`cpu::Pool`]) and submits the rows to the model's [`batch`] queue; a lane of the [`engine`] takes what waits, runs
+//! it, and answers; [`model`] turns outputs into scores, and [`http::classify`] writes them.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`cli`], [`config`] | what the operator says |
+//! | [`startup`], [`shutdown`] | the order in which things come and go |
+//! | [`catalog`], [`model`] | which models there are, and one of them running |
+//! | [`batch`] | the tower layer; knows neither HTTP nor models |
+//! | [`engine`] | threads that own sessions |
+//! | [`cpu`] | how many CPUs there are, and the pool for decoding |
+//! | [`http`] | what a client sees |
+//! | [`error`] | every reason for which a request can fail |
+//! | [`metrics`], [`telemetry`] | what the operator sees |
+//! | [`bench`] | the load generator; knows nothing of the server
+//! | [`classify`], [`check`] | the commands that need no server |
+
 pub mod batch;
 pub mod bench;
+pub mod catalog;
+pub mod check;
+pub mod classify;
+pub mod cli;
+pub mod config;
+pub mod cpu;
+pub mod engine;
+pub mod error;
+pub mod http;
+pub mod metrics;
+pub mod model;
+pub mod shutdown;
+pub mod startup;
+pub mod telemetry;

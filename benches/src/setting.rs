@@ -23,6 +23,8 @@ pub struct Load {
     pub connections: &'static [usize],
     /// A run takes milliseconds: too long for an async worker.
     pub heavy: bool,
+    /// Whether peers can serve it: framing ink as the digits want it is done in the `classifier` crate alone.
+    pub peers: bool,
 }
 
 /// The loads that `make bench` knows.
@@ -73,6 +75,7 @@ impl Load {
             input,
             connections,
             heavy,
+            peers: name != "digits",
         })
     }
 }

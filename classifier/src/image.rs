@@ -684,7 +684,14 @@ impl Pixels {
         Self::new(width, height, 1, data)
     }
 
+    /// First to the width, then to the height: Pillow's order, in which levels are rounded between the two.
     fn resize(self, width: u32, height: u32, resample: Resample) -> Result<Self, ImageError> {
+        let rows = self.height;
+        self.resize_once(width, rows, resample)?
+            .resize_once(width, height, resample)
+    }
+
+    fn resize_once(self, width: u32, height: u32, resample: Resample) -> Result<Self, ImageError> {
         if (self.width, self.height) == (width, height) {
             return Ok(self);
         }

@@ -53,6 +53,19 @@ fn sigmoid(x: f32) -> f32 {
     }
 }
 
+/// Positions of the `k` highest scores, at least one, the highest first; equal scores keep their order.
+pub fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    let k = k.clamp(1, order.len().max(1));
+    let descending = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k - 1, descending);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(descending);
+    order
+}
+
 /// A label and how sure the classifier is of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
@@ -74,23 +87,14 @@ pub struct Prediction {
 impl Prediction {
     /// The `k` best of `scores`, at least one. `scores` and `labels` have the same length, which is not zero.
     pub fn from_scores(scores: &[f32], labels: &[String], k: usize) -> Self {
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        let k = k.clamp(1, order.len().max(1));
-        let descending = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
-        if k < order.len() {
-            order.select_nth_unstable_by(k - 1, descending);
-            order.truncate(k);
+        let score = |index: usize| Score {
+            index,
+            label: labels[index].clone(),
+            score: scores[index],
+        };
+        Self {
+            top: top_k(scores, k).into_iter().map(score).collect(),
         }
-        order.sort_unstable_by(descending);
-        let top = order
-            .into_iter()
-            .map(|index| Score {
-                index,
-                label: labels[index].clone(),
-                score: scores[index],
-            })
-            .collect();
-        Self { top }
     }
 
     /// The label with the highest score.

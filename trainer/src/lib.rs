@@ -1,4 +1,17 @@
 //! Makes the classifiers that classifyd serves: fetches the published data, trains, exports a model directory and
 //! measures it through the `classifier` crate, the one that serves it.
 
+pub mod augment;
+pub mod cli;
+pub mod data;
+pub mod digits;
+pub mod download;
+pub mod evaluate;
+pub mod export;
+pub mod network;
 pub mod onnx;
+pub mod optimizer;
+pub mod parallel;
+pub mod progress;
+pub mod training;
+pub mod transform;

@@ -5,4 +5,4 @@ mod graph;
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod proto;
 
-pub use graph::{Attribute, Dim, ElementType, Graph, IR_VERSION, Model, OPSET_VERSION};
+pub use graph::{Attribute, Dim, ElementType, Graph, IR_VERSION, Model, OPSET_VERSION, metadata};

@@ -1,5 +1,7 @@
 //! The committed model directories of `examples/fixture_models.rs` load in ONNX Runtime and do what they are for.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     io::Cursor,
     path::PathBuf,

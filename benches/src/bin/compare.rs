@@ -200,6 +200,9 @@ impl Bench<'_> {
             // Each round begins with another server, so that none is always behind the same one.
             for index in 0..subjects.len() {
                 let subject = &subjects[(round + index) % subjects.len()];
+                if subject.is_peer() && !load.peers {
+                    continue;
+                }
                 let mut running: Option<Running> = None;
                 for &connections in load.connections {
                     let launch = subject.launch(load, connections, self.cores);

@@ -62,7 +62,7 @@ impl ElementType {
 pub struct Attribute(AttributeProto);
 
 impl Attribute {
-    fn new(name: &str, kind: AttributeType) -> AttributeProto {
+    fn empty(name: &str, kind: AttributeType) -> AttributeProto {
         AttributeProto {
             name: Some(name.to_owned()),
             r#type: Some(kind as i32),
@@ -74,7 +74,7 @@ impl Attribute {
     pub fn int(name: &str, value: i64) -> Self {
         Self(AttributeProto {
             i: Some(value),
-            ..Self::new(name, AttributeType::Int)
+            ..Self::empty(name, AttributeType::Int)
         })
     }
 
@@ -82,7 +82,7 @@ impl Attribute {
     pub fn ints(name: &str, values: &[i64]) -> Self {
         Self(AttributeProto {
             ints: values.to_vec(),
-            ..Self::new(name, AttributeType::Ints)
+            ..Self::empty(name, AttributeType::Ints)
         })
     }
 
@@ -90,7 +90,7 @@ impl Attribute {
     pub fn float(name: &str, value: f32) -> Self {
         Self(AttributeProto {
             f: Some(value),
-            ..Self::new(name, AttributeType::Float)
+            ..Self::empty(name, AttributeType::Float)
         })
     }
 
@@ -98,7 +98,7 @@ impl Attribute {
     pub fn scalar_tensor(name: &str, value: f32) -> Self {
         Self(AttributeProto {
             t: Some(tensor("", ElementType::Float, &[1], value.to_le_bytes().to_vec())),
-            ..Self::new(name, AttributeType::Tensor)
+            ..Self::empty(name, AttributeType::Tensor)
         })
     }
 
@@ -106,7 +106,7 @@ impl Attribute {
     pub fn graph(name: &str, body: Graph) -> Self {
         Self(AttributeProto {
             g: Some(body.0),
-            ..Self::new(name, AttributeType::Graph)
+            ..Self::empty(name, AttributeType::Graph)
         })
     }
 }
@@ -198,6 +198,17 @@ impl Graph {
             ..NodeProto::default()
         });
     }
+}
+
+/// The `metadata_props` of the file at `path`.
+pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let model = ModelProto::decode(bytes.as_slice())
+        .with_context(|| format!("{}: expected an ONNX model", path.display()))?;
+    let pairs = model.metadata_props.into_iter();
+    Ok(pairs
+        .map(|pair| (pair.key.unwrap_or_default(), pair.value.unwrap_or_default()))
+        .collect())
 }
 
 /// A graph with what a file carries beside it.

@@ -1,0 +1,57 @@
+# Everything that a person needs. `make help` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+LISTEN ?= 127.0.0.1:8080
+ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so.1.31.1
+export ORT_DYLIB_PATH
+
+BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
+
+.PHONY: help setup setup-trainer serve test train fmt fmt-check lint openapi clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Fetch ONNX Runtime into .onnxruntime/
+	@scripts/setup-onnxruntime.sh
+
+setup-trainer: ## Fetch libtorch for the trainer into the user's cache
+	@scripts/setup-libtorch.sh >/dev/null
+
+serve: setup ## Build and start the server on LISTEN (127.0.0.1:8080)
+	@cargo build --release
+	@echo
+	@echo "When the server says that it is ready, classify a handwritten digit in another terminal:"
+	@echo
+	@echo "  curl -H 'Content-Type: image/png' --data-binary @models/digits/1/golden/7_0.png http://$(LISTEN)/v1/classify"
+	@echo
+	@exec $(BINARY) serve --listen $(LISTEN)
+
+# Cargo's own build folder of the trainer is the same one; only libtorch's place has to be told.
+TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
+
+test: setup ## Run every test that needs no root; fetches libtorch and MNIST once
+	cargo test --workspace --exclude trainer
+	$(TRAINER) cargo test -p trainer
+	$(TRAINER) scripts/test-mnist-over-http.sh
+
+train: setup ## Train the digit classifier and write models/digits/1
+	$(TRAINER) cargo run --release -p trainer -- train digits
+
+fmt: ## Format the code
+	cargo fmt --all
+
+fmt-check: ## Fail if the code is not formatted
+	cargo fmt --all --check
+
+lint: ## Fail on any warning
+	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
+	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
+
+openapi: setup ## Write openapi/openapi.json from the code
+	cargo run --quiet -- openapi > openapi/openapi.json
+
+clean: ## Remove what was built here
+	cargo clean

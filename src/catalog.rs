@@ -1,0 +1,211 @@
+//! Name and version -> running model.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use classifier::{Bundle, BundleError};
+
+use crate::error::{Code, Error};
+use crate::model::Model;
+
+/// A model directory that was found: the highest version of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Name of the folder.
+    pub name: String,
+    /// Name of the folder in it, a positive integer.
+    pub version: u64,
+    /// `models/<name>/<version>`.
+    pub directory: PathBuf,
+}
+
+/// Finds the highest version of each model in `models/<name>/<version>/`.
+///
+/// Names that begin with a dot are left out, and so are folders without a version, with a warning.
+pub fn find(models: &Path) -> Result<Vec<Found>, BundleError> {
+    let mut found = Vec::new();
+    for (name, directory) in folders(models)? {
+        let highest = folders(&directory)?
+            .into_iter()
+            .filter_map(|(version, directory)| Some((parse_version(&version)?, directory)))
+            .max_by_key(|(version, _)| *version);
+        match highest {
+            Some((version, directory)) => found.push(Found {
+                name,
+                version,
+                directory,
+            }),
+            None => tracing::warn!(
+                directory = %directory.display(),
+                "left out: expected a version (a positive integer) as a folder, found none"
+            ),
+        }
+    }
+    Ok(found)
+}
+
+/// `1`, not `01` or `+1`: one version has one name.
+fn parse_version(name: &str) -> Option<u64> {
+    let version: u64 = name.parse().ok()?;
+    (version > 0 && version.to_string() == name).then_some(version)
+}
+
+/// Name and path of each folder in a folder, sorted by name.
+fn folders(parent: &Path) -> Result<BTreeMap<String, PathBuf>, BundleError> {
+    let unreadable = |error: std::io::Error| BundleError {
+        file: parent.to_path_buf(),
+        key: None,
+        expected: "a readable folder".into(),
+        found: error.to_string(),
+    };
+    let mut folders = BTreeMap::new();
+    for entry in fs::read_dir(parent).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if !name.starts_with('.') && path.is_dir() {
+            folders.insert(name.to_owned(), path);
+        }
+    }
+    Ok(folders)
+}
+
+/// Opens every model that is found; all mistakes are reported, not only the first.
+pub fn open(models: &Path) -> Result<Vec<(Found, Bundle)>, Vec<BundleError>> {
+    let found = find(models).map_err(|error| vec![error])?;
+    if found.is_empty() {
+        return Err(vec![BundleError {
+            file: models.to_path_buf(),
+            key: None,
+            expected: "at least one model as <name>/<version>/model.onnx".into(),
+            found: "none".into(),
+        }]);
+    }
+    let mut opened = Vec::new();
+    let mut errors = Vec::new();
+    for found in found {
+        match Bundle::open(&found.directory) {
+            Ok(bundle) => opened.push((found, bundle)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        Ok(opened)
+    } else {
+        Err(errors)
+    }
+}
+
+/// The models that are served.
+#[derive(Debug)]
+pub struct Catalog {
+    models: BTreeMap<String, Model>,
+    default_image_model: Option<String>,
+}
+
+impl Catalog {
+    /// A catalog of these models. A default must be one of them.
+    pub fn new(models: Vec<Model>, default_image_model: Option<String>) -> Result<Self, String> {
+        let models: BTreeMap<String, Model> = models
+            .into_iter()
+            .map(|model| (model.name.clone(), model))
+            .collect();
+        let catalog = Self {
+            models,
+            default_image_model,
+        };
+        match &catalog.default_image_model {
+            Some(name) if !catalog.models.contains_key(name) => Err(format!(
+                "default_image_model: expected one of the loaded models ({}), found {name:?}",
+                catalog.names()
+            )),
+            _ => Ok(catalog),
+        }
+    }
+
+    /// All models, sorted by name.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.models.values()
+    }
+
+    /// The model of this name.
+    pub fn get(&self, name: &str) -> Result<&Model, Error> {
+        self.models.get(name).ok_or_else(|| {
+            Error::new(
+                Code::ModelNotFound,
+                format!("model: expected one of {}, found {name:?}", self.names()),
+            )
+        })
+    }
+
+    /// The model that a request without a name means: the only one, or the default.
+    pub fn for_images(&self) -> Result<&Model, Error> {
+        if let Some(name) = &self.default_image_model {
+            return self.get(name);
+        }
+        let mut models = self.models.values();
+        match (models.next(), models.next()) {
+            (Some(model), None) => Ok(model),
+            _ => Err(Error::new(
+                Code::ModelRequired,
+                format!("model: expected one of {}, found none", self.names()),
+            )),
+        }
+    }
+
+    fn names(&self) -> String {
+        self.models
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// Takes no more requests, and waits until the lanes of all models have finished those that they have.
+    pub fn join(&self) {
+        for model in self.models.values() {
+            model.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_version_is_found_by_number() {
+        let models = tempfile::tempdir().unwrap();
+        for folder in [
+            "a/2",
+            "a/10",
+            "a/9",
+            "a/latest",
+            "a/011",
+            "b/1",
+            ".hidden/1",
+            "empty",
+            "c/0",
+        ] {
+            fs::create_dir_all(models.path().join(folder)).unwrap();
+        }
+        fs::write(models.path().join("README.md"), "not a model").unwrap();
+        let found: Vec<(String, u64)> = find(models.path())
+            .unwrap()
+            .into_iter()
+            .map(|found| (found.name, found.version))
+            .collect();
+        assert_eq!(found, [("a".to_owned(), 10), ("b".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_folder_without_models_is_an_error() {
+        let models = tempfile::tempdir().unwrap();
+        let errors = open(models.path()).unwrap_err();
+        assert_eq!(errors[0].found, "none");
+        let errors = open(&models.path().join("missing")).unwrap_err();
+        assert_eq!(errors[0].expected, "a readable folder");
+    }
+}

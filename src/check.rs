@@ -1,0 +1,56 @@
+//! `classifyd check`: proves model directories without serving them.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use classifier::runtime::library;
+use classifier::{Bundle, Classifier, SessionOptions, bundle};
+
+use crate::catalog;
+use crate::cli::CheckArgs;
+
+/// Checks every model directory, and fails if one of them is not as it should be.
+pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
+    library::load(args.onnxruntime.as_deref())?;
+    let mut checked = 0;
+    let mut failed = 0;
+    for directory in &args.directories {
+        let directories = if directory.join(bundle::MODEL).exists() {
+            vec![directory.clone()]
+        } else {
+            catalog::find(directory)?
+                .into_iter()
+                .map(|found| found.directory)
+                .collect()
+        };
+        ensure!(
+            !directories.is_empty(),
+            "{}: expected a model directory, or <name>/<version> folders of them, found none",
+            directory.display()
+        );
+        for directory in directories {
+            checked += 1;
+            match check(&directory) {
+                Ok(what) => println!("ok      {}: {what}", directory.display()),
+                Err(error) => {
+                    failed += 1;
+                    println!("FAILED  {error}");
+                }
+            }
+        }
+    }
+    ensure!(failed == 0, "{failed} of {checked} model directories failed");
+    Ok(())
+}
+
+fn check(directory: &Path) -> Result<String, classifier::Error> {
+    let bundle = Bundle::open(directory)?;
+    let labels = bundle.labels.len();
+    let [a, b, c] = bundle.preprocessor.shape();
+    let mut classifier = Classifier::new(bundle, &SessionOptions::default())?;
+    let golden = match classifier.check_golden()? {
+        (0, _) => "no golden samples".to_owned(),
+        (samples, difference) => format!("{samples} golden samples reproduced to {difference:.1e}"),
+    };
+    Ok(format!("input [{a}, {b}, {c}], {labels} labels, {golden}"))
+}

@@ -1,0 +1,78 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Settings;
+
+/// Serves ONNX classifiers over HTTP: POST an image, get labels with scores.
+#[derive(Debug, Parser)]
+#[command(name = "classifyd", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the models of a folder over HTTP.
+    Serve(Box<ServeArgs>),
+    /// Classify files on the command line, without a server.
+    Classify(ClassifyArgs),
+    /// Prove model directories: load each, run its golden samples.
+    Check(CheckArgs),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// File with the same keys as the options below, in TOML. Options and environment are stronger.
+    #[arg(long, env = "CLASSIFYD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print the effective configuration as TOML, and exit.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Every key of the configuration.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Options of `classify`.
+#[derive(Debug, Args)]
+pub struct ClassifyArgs {
+    /// Pictures; `-` is standard input. What names no file is taken as a text.
+    #[arg(required = true, value_name = "FILE|TEXT")]
+    pub inputs: Vec<String>,
+    /// Folder of the models.
+    #[arg(long, env = "CLASSIFYD_MODELS", default_value = "models")]
+    pub models: PathBuf,
+    /// Name of the model. Needed where the folder holds several.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// How many labels to print for each input.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: u32,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
+    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Folders of models, or single model directories.
+    #[arg(required = true)]
+    pub directories: Vec<PathBuf>,
+    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
+    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
+    pub onnxruntime: Option<PathBuf>,
+}

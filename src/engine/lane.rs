@@ -1,0 +1,214 @@
+//! One lane: a session and the thread that runs it.
+
+use std::any::Any;
+use std::future::{Ready, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use classifier::{BundleError, RunError, Session};
+use tower::Service;
+
+use super::JobQueue;
+use crate::batch::Batch;
+use crate::metrics::ModelMetrics;
+
+/// The rows of one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// At least one; each as long as a row of the model's input.
+    pub rows: Vec<Vec<f32>>,
+}
+
+/// Ends the run that it was made for.
+pub type Interrupt = Box<dyn FnOnce() + Send>;
+
+/// What a lane runs: a [`Session`], or in tests something that fails in a chosen way.
+pub trait Backend {
+    /// Runs the rows of all jobs in one batch and gives the outputs, one row of labels after the other. Calls
+    /// `watch` with the means to interrupt the run.
+    fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError>;
+}
+
+impl Backend for Session {
+    fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError> {
+        let rows = jobs.iter().flat_map(|job| &job.rows).map(Vec::as_slice);
+        Session::run(self, rows, |interrupt| {
+            watch(Box::new(move || interrupt.interrupt()))
+        })
+    }
+}
+
+/// Why a lane gave no outputs for a job.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LaneError {
+    /// The run failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The run panicked.
+    #[error("the run panicked: {0}")]
+    Panicked(String),
+    /// The session could not be loaded again after a failure.
+    #[error("the session could not be loaded again: {0}")]
+    Lost(String),
+}
+
+/// Runs batches in a backend, and gets a new backend when one has failed.
+pub(super) struct Lane<B, L> {
+    backend: Option<B>,
+    load: L,
+    labels: usize,
+    metrics: ModelMetrics,
+}
+
+impl<B, L> Lane<B, L>
+where
+    B: Backend,
+    L: Fn() -> Result<B, BundleError>,
+{
+    pub(super) fn new(labels: usize, metrics: ModelMetrics, load: L) -> Self {
+        Self {
+            backend: None,
+            load,
+            labels,
+            metrics,
+        }
+    }
+
+    /// The backend, loaded if there is none.
+    fn backend(&mut self) -> Result<&mut B, BundleError> {
+        let backend = match self.backend.take() {
+            Some(backend) => backend,
+            None => (self.load)()?,
+        };
+        Ok(self.backend.insert(backend))
+    }
+
+    fn run_batch(&mut self, batch: &Batch<Job>) -> Result<Vec<Result<Vec<f32>, LaneError>>, LaneError> {
+        let watch = |interrupt: Interrupt| batch.on_abandoned(interrupt);
+        let jobs = &batch.inputs;
+        match self.run(jobs, &watch) {
+            Ok(outputs) => Ok(self.split(jobs, &outputs)),
+            // One input is at fault: each job alone, so that only the guilty one fails.
+            Err(LaneError::Run(RunError::InvalidInput(_) | RunError::RowLength { .. })) if jobs.len() > 1 => {
+                Ok(jobs
+                    .iter()
+                    .map(|job| self.run(std::slice::from_ref(job), &watch))
+                    .collect())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, LaneError> {
+        let Some(backend) = &mut self.backend else {
+            return Err(LaneError::Lost("a run before this one failed".into()));
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| backend.run(jobs, watch)))
+            .map_err(|panic| LaneError::Panicked(panic_message(panic.as_ref())))
+            .and_then(|result| result.map_err(LaneError::Run));
+        match &result {
+            Ok(_) | Err(LaneError::Run(RunError::Interrupted)) => {}
+            Err(error) => {
+                self.metrics.inference_failures.inc();
+                tracing::error!(%error, rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>(), "a run failed");
+                let input_at_fault = matches!(
+                    error,
+                    LaneError::Run(RunError::InvalidInput(_) | RunError::RowLength { .. })
+                );
+                if !input_at_fault {
+                    // What a failed run leaves behind in a session is unknown.
+                    self.backend = None;
+                }
+            }
+        }
+        result
+    }
+
+    fn split(&self, jobs: &[Job], outputs: &[f32]) -> Vec<Result<Vec<f32>, LaneError>> {
+        let mut rest = outputs;
+        jobs.iter()
+            .map(|job| {
+                let (own, others) = rest
+                    .split_at_checked(job.rows.len() * self.labels)
+                    .ok_or_else(|| RunError::Failed("the run gave too few outputs".into()))?;
+                rest = others;
+                Ok(own.to_vec())
+            })
+            .collect()
+    }
+}
+
+impl<B, L> Service<Batch<Job>> for Lane<B, L>
+where
+    B: Backend,
+    L: Fn() -> Result<B, BundleError>,
+{
+    type Response = Vec<Result<Vec<f32>, LaneError>>;
+    type Error = LaneError;
+    type Future = Ready<Result<Self::Response, LaneError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LaneError>> {
+        let loaded = self.backend().map(|_| ());
+        Poll::Ready(loaded.map_err(|error| LaneError::Lost(error.to_string())))
+    }
+
+    /// Blocks: a lane has its thread for itself.
+    fn call(&mut self, batch: Batch<Job>) -> Self::Future {
+        self.metrics.batch_size.observe(f64::from(batch.weight));
+        ready(self.run_batch(&batch))
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into())
+}
+
+/// How long a lane whose session cannot be loaded waits before it tries again: at first, and at most.
+const RELOAD_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The whole life of a lane's thread: load, warm, say so through `ready`, run batches until the queue is closed.
+pub(super) fn drive<B, L>(
+    mut lane: Lane<B, L>,
+    queue: &JobQueue,
+    runtime: &tokio::runtime::Handle,
+    warm: impl Fn(&mut B) -> Result<Duration, RunError>,
+    ready: &mpsc::Sender<Result<Duration, BundleError>>,
+) where
+    B: Backend,
+    L: Fn() -> Result<B, BundleError>,
+{
+    let warmed = lane.backend().and_then(|backend| {
+        warm(backend).map_err(|error| BundleError {
+            file: classifier::bundle::MODEL.into(),
+            key: None,
+            expected: "a graph that runs".into(),
+            found: error.to_string(),
+        })
+    });
+    let failed = warmed.is_err();
+    let mut ready = Some((ready, warmed));
+    let mut delay = RELOAD_DELAYS.0;
+    loop {
+        // Registered before the lane is called ready: from then on the queue takes jobs.
+        let worker = (!failed).then(|| queue.worker(&mut lane));
+        if let Some((ready, warmed)) = ready.take() {
+            // Whoever starts the lane waits for this, so the receiver is there.
+            let _ = ready.send(warmed);
+        }
+        let Some(worker) = worker else { return };
+        let started = std::time::Instant::now();
+        let Err(error) = runtime.block_on(worker) else {
+            return;
+        };
+        if started.elapsed() > RELOAD_DELAYS.1 {
+            delay = RELOAD_DELAYS.0;
+        }
+        tracing::error!(%error, retry_in = ?delay, "a lane is down");
+        std::thread::sleep(delay);
+        delay = (delay * 2).min(RELOAD_DELAYS.1);
+    }
+}

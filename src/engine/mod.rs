@@ -1,0 +1,165 @@
+//! Runs classifiers: each lane is a named thread that owns one session and drives one worker of the model's queue.
+//!
+//! A lane's thread is where the batch is formed, run and answered, so a batch costs no hop between threads beyond the
+//! one from the request to the lane and back.
+
+mod lane;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use classifier::{Bundle, BundleError, RunError, Session, SessionOptions};
+
+pub use self::lane::{Backend, Interrupt, Job, LaneError};
+use self::lane::{Lane, drive};
+pub use self::plan::{LaneSettings, Plan};
+use crate::batch::{BatchService, Limits, Queue};
+use crate::metrics::ModelMetrics;
+
+/// The queue of a model, as the engine and those who submit to it see it.
+pub type JobQueue = Queue<Job, Vec<f32>, LaneError>;
+/// Hands [`Job`]s to a model's lanes.
+pub type JobService = BatchService<Job, Vec<f32>, LaneError>;
+
+/// The running lanes of one model.
+#[derive(Debug)]
+pub struct Engine {
+    queue: JobQueue,
+    plan: Plan,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Loads and warms a session for every lane, and starts the lanes. Blocks until all are ready.
+    ///
+    /// Must be called within a tokio runtime, which then provides the lanes with timers.
+    pub fn start(
+        name: &str,
+        bundle: &Bundle,
+        settings: LaneSettings,
+        limits: Limits,
+        metrics: &ModelMetrics,
+    ) -> Result<Self, BundleError> {
+        let threads = settings.threads.unwrap_or(1);
+        let options = SessionOptions { threads };
+        let load = {
+            let bundle = bundle.clone();
+            move || Session::load(&bundle, &options)
+        };
+        let warm_rows = blank_rows(bundle, limits.max_weight);
+        let warm = move |session: &mut Session| warm_up(session, &warm_rows);
+        Self::start_with(name, bundle.labels.len(), settings, limits, metrics, load, warm)
+    }
+
+    fn start_with<B, L, W>(
+        name: &str,
+        labels: usize,
+        settings: LaneSettings,
+        limits: Limits,
+        metrics: &ModelMetrics,
+        load: L,
+        warm: W,
+    ) -> Result<Self, BundleError>
+    where
+        B: Backend + Send + 'static,
+        L: Fn() -> Result<B, BundleError> + Clone + Send + 'static,
+        W: Fn(&mut B) -> Result<Duration, RunError> + Clone + Send + 'static,
+    {
+        let queue = JobQueue::new(limits);
+        let mut threads = Vec::new();
+        let start_lane = |index: usize| {
+            let (ready, started) = mpsc::channel();
+            let lane = Lane::new(labels, metrics.clone(), load.clone());
+            let (queue, warm, runtime) = (queue.clone(), warm.clone(), tokio::runtime::Handle::current());
+            let thread = std::thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .spawn(move || drive(lane, &queue, &runtime, warm, &ready))
+                .map_err(|error| thread_failed(name, error.to_string()))?;
+            // A lane that panics while it starts drops its end of the channel.
+            let run_time = started
+                .recv()
+                .map_err(|_| thread_failed(name, "its lane ended while it started".into()))??;
+            Ok::<_, BundleError>((thread, run_time))
+        };
+        let (first, run_time) = start_lane(0)?;
+        threads.push(first);
+        let plan = Plan::new(settings, run_time, crate::cpu::available());
+        for index in 1..plan.lanes {
+            match start_lane(index) {
+                Ok((thread, _)) => threads.push(thread),
+                Err(error) => {
+                    queue.close();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Self {
+            queue,
+            plan,
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Where jobs are submitted.
+    pub fn service(&self) -> JobService {
+        self.queue.service()
+    }
+
+    /// The queue that the lanes serve.
+    pub fn queue(&self) -> &JobQueue {
+        &self.queue
+    }
+
+    /// How many lanes and threads there are, and why.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Takes no more jobs, and waits until the lanes have finished those that they have.
+    pub fn join(&self) {
+        self.queue.close();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a lane ended with a panic");
+            }
+        }
+    }
+}
+
+fn thread_failed(name: &str, found: String) -> BundleError {
+    BundleError {
+        file: name.into(),
+        key: None,
+        expected: "a lane to start".into(),
+        found,
+    }
+}
+
+/// As many rows of zeros as the largest batch has.
+fn blank_rows(bundle: &Bundle, count: u32) -> Vec<Vec<f32>> {
+    let length = bundle.preprocessor.shape().iter().product();
+    vec![vec![0.0; length]; count as usize]
+}
+
+/// Runs the smallest and the largest batch, so that the first request meets allocated memory, and gives the time of a
+/// run with one row: the median of a few.
+fn warm_up(session: &mut Session, rows: &[Vec<f32>]) -> Result<Duration, RunError> {
+    let run = |session: &mut Session, count: usize| {
+        let started = Instant::now();
+        let rows = rows.iter().take(count).map(Vec::as_slice);
+        session.run(rows, |_| {}).map(|_| started.elapsed())
+    };
+    run(session, rows.len())?;
+    run(session, 1)?;
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        times.push(run(session, 1)?);
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
+}

@@ -1,0 +1,191 @@
+//! Lanes whose backend fails in chosen ways: who is hurt, and that the next request works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::time::Instant as TokioInstant;
+use tower::Service;
+
+use super::*;
+use crate::batch::{Error, Submission};
+use crate::metrics::Metrics;
+
+/// One output a row: its first number. The first number also says what goes wrong.
+struct Faulty {
+    generation: usize,
+}
+
+const PANIC: f32 = -1.0;
+const FAIL: f32 = -2.0;
+const INVALID: f32 = -3.0;
+const HANG: f32 = -4.0;
+const GENERATION: f32 = -5.0;
+
+impl Backend for Faulty {
+    fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError> {
+        let firsts: Vec<f32> = jobs.iter().flat_map(|job| &job.rows).map(|row| row[0]).collect();
+        assert!(!firsts.contains(&PANIC), "asked to panic");
+        if firsts.contains(&FAIL) {
+            return Err(RunError::Failed("asked to fail".into()));
+        }
+        if firsts.contains(&INVALID) {
+            return Err(RunError::InvalidInput("asked to refuse".into()));
+        }
+        if firsts.contains(&HANG) {
+            let (interrupt, interrupted) = mpsc::channel();
+            watch(Box::new(move || {
+                let _ = interrupt.send(());
+            }));
+            let end = interrupted.recv_timeout(Duration::from_secs(20));
+            assert!(end.is_ok(), "a run that nobody waits for was never interrupted");
+            return Err(RunError::Interrupted);
+        }
+        let value = |first: f32| {
+            if first == GENERATION {
+                self.generation as f32
+            } else {
+                first
+            }
+        };
+        Ok(firsts.into_iter().map(value).collect())
+    }
+}
+
+struct Fixture {
+    engine: Engine,
+    loads: Arc<AtomicUsize>,
+    metrics: ModelMetrics,
+}
+
+fn start(max_weight: u32) -> Fixture {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&loads);
+    let load = move || {
+        let generation = counter.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(Faulty { generation })
+    };
+    let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
+    let limits = Limits {
+        max_weight,
+        capacity: 100,
+        max_wait: Duration::ZERO,
+    };
+    let settings = LaneSettings {
+        lanes: Some(1),
+        threads: None,
+    };
+    let warm = |_: &mut Faulty| Ok(Duration::ZERO);
+    let engine = Engine::start_with("faulty", 1, settings, limits, &metrics, load, warm).unwrap();
+    Fixture {
+        engine,
+        loads,
+        metrics,
+    }
+}
+
+impl Fixture {
+    async fn ask(&self, first: f32) -> Result<Vec<f32>, Error<LaneError>> {
+        self.ask_for(first, Duration::from_secs(10)).await
+    }
+
+    async fn ask_for(&self, first: f32, timeout: Duration) -> Result<Vec<f32>, Error<LaneError>> {
+        let submission = Submission {
+            input: Job {
+                rows: vec![vec![first]],
+            },
+            weight: 1,
+            deadline: TokioInstant::now() + timeout,
+        };
+        let answer = self.engine.service().call(submission).await?;
+        Ok(answer.output)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_hurts_its_batch_alone_and_the_lane_is_rebuilt() {
+    let fixture = start(1);
+    let error = fixture.ask(PANIC).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Inner(LaneError::Panicked(message)) if message.contains("asked to panic")),
+        "{error}"
+    );
+    assert_eq!(fixture.ask(GENERATION).await.unwrap(), [2.0], "a new session");
+    assert_eq!(fixture.metrics.inference_failures.get(), 1);
+    fixture.engine.join();
+}
+
+#[tokio::test]
+async fn a_failed_run_gets_a_new_session() {
+    let fixture = start(1);
+    let error = fixture.ask(FAIL).await.unwrap_err();
+    assert_eq!(
+        error,
+        Error::Inner(LaneError::Run(RunError::Failed("asked to fail".into())))
+    );
+    assert_eq!(fixture.ask(7.0).await.unwrap(), [7.0]);
+    assert_eq!(fixture.loads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_input_at_fault_fails_alone_in_its_batch() {
+    let fixture = start(8);
+    // The hanging run holds the lane until the others wait together.
+    let hang = fixture.ask_for(HANG, Duration::from_millis(50));
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::join!(fixture.ask(1.0), fixture.ask(INVALID), fixture.ask(3.0))
+    };
+    let (_, (first, invalid, third)) = tokio::join!(hang, others);
+    assert_eq!(first.unwrap(), [1.0]);
+    assert_eq!(third.unwrap(), [3.0]);
+    let refused = RunError::InvalidInput("asked to refuse".into());
+    assert_eq!(invalid.unwrap_err(), Error::Inner(LaneError::Run(refused)));
+    assert_eq!(
+        fixture.loads.load(Ordering::SeqCst),
+        1,
+        "the session was not at fault"
+    );
+}
+
+#[tokio::test]
+async fn a_hanging_run_is_answered_at_its_deadline_and_interrupted() {
+    let fixture = start(1);
+    let started = Instant::now();
+    let error = fixture
+        .ask_for(HANG, Duration::from_millis(100))
+        .await
+        .unwrap_err();
+    assert_eq!(error, Error::Expired);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(fixture.ask(7.0).await.unwrap(), [7.0], "the lane is free again");
+}
+
+#[tokio::test]
+async fn jobs_of_several_rows_get_their_own_outputs() {
+    let fixture = start(8);
+    let job = Job {
+        rows: vec![vec![1.0], vec![2.0], vec![3.0]],
+    };
+    let submission = Submission {
+        input: job,
+        weight: 3,
+        deadline: TokioInstant::now() + Duration::from_secs(10),
+    };
+    let answer = fixture.engine.service().call(submission).await.unwrap();
+    assert_eq!(answer.output, [1.0, 2.0, 3.0]);
+    assert_eq!(answer.batch_weight, 3);
+}
+
+#[tokio::test]
+async fn a_lane_that_cannot_load_is_an_error_of_the_start() {
+    let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
+    let limits = Limits {
+        max_weight: 1,
+        capacity: 1,
+        max_wait: Duration::ZERO,
+    };
+    let load = || -> Result<Faulty, BundleError> { Err(thread_failed("faulty", "no such file".into())) };
+    let warm = |_: &mut Faulty| Ok(Duration::ZERO);
+    let started = Engine::start_with("faulty", 1, LaneSettings::default(), limits, &metrics, load, warm);
+    assert_eq!(started.unwrap_err().found, "no such file");
+}

@@ -1,0 +1,259 @@
+//! One error for all that a client can be told, and its rendering as a problem document (RFC 9457).
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use classifier::{ImageError, RunError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::batch::{self, Refusal};
+use crate::cpu::PoolError;
+use crate::engine::LaneError;
+
+/// The reasons for which a request can be refused or fail. The one place that lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Malformed request: unknown key, wrong type, broken JSON or multipart.
+    InvalidRequest,
+    /// No model was named, and several could be meant.
+    ModelRequired,
+    /// No model of this name is loaded.
+    ModelNotFound,
+    /// No such route.
+    NotFound,
+    /// The route does not take this method.
+    MethodNotAllowed,
+    /// The body is longer than the limit.
+    PayloadTooLarge,
+    /// More inputs in one request than a batch may hold.
+    TooManyInputs,
+    /// The content type is none that the model takes.
+    UnsupportedMediaType,
+    /// The picture cannot be decoded.
+    InvalidImage,
+    /// The picture has more pixels than the limit.
+    ImageTooLarge,
+    /// The text cannot be used.
+    InvalidText,
+    /// The model's queue is full.
+    QueueFull,
+    /// The server is shutting down.
+    Draining,
+    /// No lane of the model is running.
+    ModelUnavailable,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// A fault of the server.
+    Internal,
+}
+
+impl Code {
+    /// As it stands in the `code` member and in the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::ModelRequired => "model_required",
+            Self::ModelNotFound => "model_not_found",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::TooManyInputs => "too_many_inputs",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::InvalidImage => "invalid_image",
+            Self::ImageTooLarge => "image_too_large",
+            Self::InvalidText => "invalid_text",
+            Self::QueueFull => "queue_full",
+            Self::Draining => "draining",
+            Self::ModelUnavailable => "model_unavailable",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest | Self::ModelRequired => StatusCode::BAD_REQUEST,
+            Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PayloadTooLarge | Self::TooManyInputs => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidImage | Self::ImageTooLarge | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::QueueFull | Self::Draining | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request is malformed",
+            Self::ModelRequired => "The request must name a model",
+            Self::ModelNotFound => "There is no such model",
+            Self::NotFound => "There is no such route",
+            Self::MethodNotAllowed => "The route does not take this method",
+            Self::PayloadTooLarge => "The body is too long",
+            Self::TooManyInputs => "There are too many inputs",
+            Self::UnsupportedMediaType => "The content type is not supported",
+            Self::InvalidImage => "The picture cannot be decoded",
+            Self::ImageTooLarge => "The picture is too large",
+            Self::InvalidText => "The text cannot be used",
+            Self::QueueFull => "The server is busy",
+            Self::Draining => "The server is shutting down",
+            Self::ModelUnavailable => "The model is not running",
+            Self::DeadlineExceeded => "The deadline has passed",
+            Self::Internal => "The server failed",
+        }
+    }
+
+    /// Seconds after which to try again, where that makes sense.
+    pub fn retry_after(self) -> Option<&'static str> {
+        match self {
+            // A queue drains in milliseconds, but the header knows only seconds.
+            Self::QueueFull | Self::Draining => Some("1"),
+            // The first reload of a lane comes after a second, the next ones later.
+            Self::ModelUnavailable => Some("5"),
+            _ => None,
+        }
+    }
+}
+
+/// An error on its way to the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", code.as_str())]
+pub struct Error {
+    /// The reason.
+    pub code: Code,
+    /// Which field, what was expected, what came.
+    pub detail: String,
+}
+
+/// `application/problem+json`, as RFC 9457 defines it, with `code` and `request_id` beside its own members.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem<'a> {
+    /// `urn:classifyd:error:` and the code.
+    #[schema(example = "urn:classifyd:error:invalid_image")]
+    pub r#type: String,
+    /// The code in words.
+    #[schema(example = "The picture cannot be decoded")]
+    pub title: &'a str,
+    /// The HTTP status.
+    #[schema(example = 422)]
+    pub status: u16,
+    /// Which field, what was expected, what came.
+    #[schema(example = "body: the png picture cannot be decoded: unexpected end of file")]
+    pub detail: &'a str,
+    /// The reason, for programs.
+    pub code: Code,
+    /// As in the `X-Request-Id` header.
+    #[schema(example = "5f0c1d2e00000001")]
+    pub request_id: &'a str,
+}
+
+impl Error {
+    /// An error with this reason.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    /// Malformed request.
+    pub fn invalid_request(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// A fault of ours: logged in full, while the client gets the request id alone.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "internal error");
+        Self::new(
+            Code::Internal,
+            "the cause is in the server's log under this request id",
+        )
+    }
+
+    /// A picture that cannot be used, in this field of the request.
+    pub fn image(field: &str, error: &ImageError) -> Self {
+        let code = match error {
+            ImageError::TooLarge { .. } => Code::ImageTooLarge,
+            ImageError::Empty | ImageError::UnknownFormat { .. } | ImageError::Malformed { .. } => {
+                Code::InvalidImage
+            }
+        };
+        Self::new(code, format!("{field}: {error}"))
+    }
+
+    /// The deadline passed.
+    pub fn deadline() -> Self {
+        Self::new(
+            Code::DeadlineExceeded,
+            "no answer was ready by the deadline of the request (timeout_ms, or the server's request_timeout)",
+        )
+    }
+
+    /// The document that the client gets.
+    pub fn problem<'a>(&'a self, request_id: &'a str) -> Problem<'a> {
+        Problem {
+            r#type: format!("urn:classifyd:error:{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id,
+        }
+    }
+}
+
+impl From<batch::Error<LaneError>> for Error {
+    fn from(error: batch::Error<LaneError>) -> Self {
+        match error {
+            batch::Error::Refused(Refusal::TooLarge { weight, max_weight }) => Self::new(
+                Code::TooManyInputs,
+                format!("inputs: expected at most {max_weight}, found {weight}"),
+            ),
+            batch::Error::Refused(Refusal::Full { capacity }) => Self::new(
+                Code::QueueFull,
+                format!("{capacity} inputs wait already, which is as many as may"),
+            ),
+            batch::Error::Refused(Refusal::Closed) => Self::draining(),
+            batch::Error::Refused(Refusal::Unavailable) | batch::Error::Inner(LaneError::Lost(_)) => {
+                Self::new(
+                    Code::ModelUnavailable,
+                    "no lane of the model is running; one is started again when its session can be loaded",
+                )
+            }
+            batch::Error::Expired => Self::deadline(),
+            batch::Error::Inner(LaneError::Run(RunError::Interrupted)) => Self::draining(),
+            batch::Error::Inner(error) => Self::internal(error),
+        }
+    }
+}
+
+impl Error {
+    fn draining() -> Self {
+        Self::new(
+            Code::Draining,
+            "the server is shutting down; send the request to another one",
+        )
+    }
+}
+
+impl From<PoolError> for Error {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Full => Self::new(Code::QueueFull, "too many pictures wait to be decoded"),
+            PoolError::Panicked => Self::internal("decoding panicked"),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    /// Status and the error itself, out of which [`crate::http::observe`] writes the body: it knows the request id.
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,227 @@
+//! `POST /v1/classify`.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use classifier::output;
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::App;
+use super::payload::{self, Form, Input, Options, Payload};
+use crate::error::{Code, Error, Problem};
+use crate::model::{Classified, Model, Timing};
+
+/// Labels for each input where the request does not say.
+const DEFAULT_TOP_K: u32 = 5;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// The answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Classification<'a> {
+    /// Name of the model that answered.
+    #[schema(example = "digits")]
+    model: &'a str,
+    /// Its version.
+    #[schema(example = "1")]
+    version: &'a str,
+    /// One entry for each input, in their order.
+    results: Vec<Labelled<'a>>,
+}
+
+/// The labels of one input.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Labelled<'a> {
+    /// The label with the highest score.
+    #[schema(example = "7")]
+    label: &'a str,
+    /// Its score, between 0 and 1.
+    #[schema(example = 0.9991)]
+    score: f32,
+    /// The best labels, best first.
+    top: Vec<Scored<'a>>,
+}
+
+/// A label with its score.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct Scored<'a> {
+    /// The label.
+    #[schema(example = "7")]
+    label: &'a str,
+    /// Between 0 and 1.
+    #[schema(example = 0.9991)]
+    score: f32,
+}
+
+/// The body of a request in the JSON form.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "documents what payload::read_json reads")]
+pub struct ClassifyRequest {
+    /// Name of the model.
+    #[schema(example = "digits")]
+    model: Option<String>,
+    /// One input, or a list of them: a text, `{"text": "..."}` or `{"image": "<base64 or data: URI>"}`.
+    #[schema(value_type = Object, example = json!([{"image": "iVBORw0KGgo..."}]))]
+    inputs: serde_json::Value,
+    /// How many labels to list for each input, best first.
+    #[schema(minimum = 1, example = 3)]
+    top_k: Option<u32>,
+    /// Shortens the server's time limit, in milliseconds.
+    #[schema(minimum = 1, example = 500)]
+    timeout_ms: Option<u64>,
+}
+
+/// The body of a request in the multipart form.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "documents what payload::read_multipart reads")]
+pub struct ClassifyForm {
+    /// An encoded picture; may be repeated.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    image: Vec<Vec<u8>>,
+    /// Name of the model.
+    model: Option<String>,
+    /// How many labels to list for each input, best first.
+    top_k: Option<u32>,
+    /// Shortens the server's time limit, in milliseconds.
+    timeout_ms: Option<u64>,
+}
+
+/// Classify one or more inputs.
+///
+/// Send a picture as it is, with its content type; or several as multipart/form-data; or JSON.
+#[utoipa::path(
+    post,
+    path = "/v1/classify",
+    tag = "classify",
+    params(Options),
+    request_body(content(
+        (Vec<u8> = "image/png"),
+        (Vec<u8> = "image/jpeg"),
+        (Vec<u8> = "image/webp"),
+        (Vec<u8> = "image/gif"),
+        (Vec<u8> = "image/bmp"),
+        (ClassifyForm = "multipart/form-data"),
+        (ClassifyRequest = "application/json"),
+    )),
+    responses(
+        (status = 200, description = "Labels with scores.", body = Classification<'_>),
+        (status = 400, description = "`invalid_request`, `model_required`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 404, description = "`model_not_found`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 413, description = "`payload_too_large`, `too_many_inputs`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_image`, `image_too_large`, `invalid_text`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 500, description = "`internal`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 503, description = "`queue_full`, `draining`, `model_unavailable`; with Retry-After", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 504, description = "`deadline_exceeded`", body = Problem<'_>, content_type = "application/problem+json"),
+    )
+)]
+pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
+    let arrived = Instant::now();
+    let longest = app.config.request_timeout.0;
+    let (parts, body) = request.into_parts();
+    let options = Options::from_query(parts.uri.query())?;
+    let max_body = app.config.max_body.as_u64();
+    let body_deadline = arrived + options.timeout(longest);
+    let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
+    // The body may have asked for less time than the query.
+    let deadline = arrived + payload.options.timeout(longest);
+    let model = match &payload.options.model {
+        Some(name) => app.catalog.get(name)?,
+        None => app.catalog.for_images()?,
+    };
+    let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
+    let classified = run(&app, model, payload, deadline).await.inspect_err(|error| {
+        app.metrics
+            .rejected
+            .with_label_values(&[model.name.as_str(), error.code.as_str()])
+            .inc();
+    })?;
+    respond(model, &classified, top_k)
+}
+
+async fn run(app: &App, model: &Model, payload: Payload, deadline: Instant) -> Result<Classified, Error> {
+    let Payload { form, inputs, .. } = payload;
+    if inputs.len() > model.max_batch as usize {
+        return Err(Error::new(
+            Code::TooManyInputs,
+            format!(
+                "inputs: expected at most {}, found {}",
+                model.max_batch,
+                inputs.len()
+            ),
+        ));
+    }
+    let pictures = inputs.into_iter().enumerate().map(|(at, input)| match input {
+        Input::Image(picture) => Ok(picture),
+        Input::Text(_) => Err(not_a_picture(model, form, at)),
+    });
+    let pictures: Vec<Bytes> = pictures.collect::<Result<_, _>>()?;
+    let field = |at| form.image_field(at);
+    model.classify(pictures, field, deadline, &app.pool).await
+}
+
+fn not_a_picture(model: &Model, form: Form, at: usize) -> Error {
+    let field = form.text_field(at);
+    let detail = format!(
+        "{field}: expected a picture, which is what model {:?} takes, found a text",
+        model.name
+    );
+    match form {
+        Form::Raw => Error::new(Code::UnsupportedMediaType, detail),
+        Form::Multipart | Form::Json => Error::invalid_request(detail),
+    }
+}
+
+fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Response, Error> {
+    let labels = &model.bundle.labels;
+    let results = classified.scores.iter().map(|scores| {
+        let top = output::top_k(scores, top_k as usize);
+        let scored = |&at: &usize| Scored {
+            label: &labels[at],
+            score: scores[at],
+        };
+        let best = top[0];
+        model.metrics.predictions[best].inc();
+        Labelled {
+            label: &labels[best],
+            score: scores[best],
+            top: top.iter().map(scored).collect(),
+        }
+    });
+    let classification = Classification {
+        model: &model.name,
+        version: &model.version,
+        results: results.collect(),
+    };
+    let body = serde_json::to_vec(&classification).map_err(Error::internal)?;
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.timing)) {
+        headers.insert(SERVER_TIMING, timing);
+    }
+    Ok(response)
+}
+
+/// Milliseconds of each stage, as browsers show them.
+fn server_timing(timing: &Timing) -> String {
+    let mut text = String::with_capacity(64);
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    let _ = write!(
+        text,
+        "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
+        milliseconds(timing.decode),
+        milliseconds(timing.queue),
+        milliseconds(timing.inference)
+    );
+    text
+}

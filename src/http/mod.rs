@@ -1,0 +1,105 @@
+//! What a client sees.
+
+pub mod classify;
+pub mod models;
+pub mod observe;
+pub mod payload;
+pub mod probes;
+pub mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{OriginalUri, State};
+use axum::http::Method;
+use axum::response::IntoResponse;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::cpu::Pool;
+use crate::error::{Code, Error};
+use crate::metrics::Metrics;
+use crate::shutdown::Draining;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct App {
+    /// The effective configuration.
+    pub config: Config,
+    /// The models.
+    pub catalog: Catalog,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// Where pictures that are not small are decoded.
+    pub pool: Pool,
+    /// Whether the server is on its way out.
+    pub draining: Draining,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "classifyd",
+    description = "Classifies images with ONNX models. POST an image to /v1/classify, get labels with scores.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
+struct Document;
+
+/// A route exists here or not at all: what is not documented is not served.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(classify::classify))
+        .routes(routes!(models::list))
+        .routes(routes!(models::show))
+        .routes(routes!(probes::livez))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::metrics))
+        .routes(routes!(openapi))
+}
+
+/// The OpenAPI document of all routes.
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+/// The whole HTTP side: routes, and around them the layers that every request passes.
+pub fn router(app: Arc<App>) -> Router {
+    let layers = ServiceBuilder::new()
+        // Outermost: it must see every response, those to unknown routes and panics included, to give it a request id,
+        // to count it and to write the body of an error.
+        .layer(observe::ObserveLayer::new(Arc::clone(&app)))
+        .map_response(IntoResponse::into_response)
+        // Inside, so that a handler that panics is one failed request with an id, and not a broken connection.
+        .layer(CatchPanicLayer::custom(observe::panicked));
+    let (router, _) = routes().split_for_parts();
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(layers)
+        .with_state(app)
+}
+
+async fn not_found(OriginalUri(uri): OriginalUri) -> Error {
+    let detail = format!("expected a path of GET /openapi.json, found {:?}", uri.path());
+    Error::new(Code::NotFound, detail)
+}
+
+async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Error {
+    let detail = format!(
+        "{method} is not a method of {:?}; the Allow header lists them",
+        uri.path()
+    );
+    Error::new(Code::MethodNotAllowed, detail)
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "meta", responses(
+    (status = 200, description = "The OpenAPI document.", content_type = "application/json", body = serde_json::Value)
+))]
+async fn openapi(State(_): State<Arc<App>>) -> axum::Json<utoipa::openapi::OpenApi> {
+    axum::Json(document())
+}

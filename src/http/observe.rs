@@ -1,0 +1,237 @@
+//! Around every request: its id, its metrics, and the body of its error.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::response::{IntoResponse, Response};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use super::App;
+use crate::error::Error;
+
+/// Names a request in the answer and in the log.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct ObserveLayer {
+    app: Arc<App>,
+}
+
+impl ObserveLayer {
+    /// Counts in the metrics of this app.
+    pub fn new(app: Arc<App>) -> Self {
+        Self { app }
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
+            inner,
+            app: Arc::clone(&self.app),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Observe<S> {
+    inner: S,
+    app: Arc<App>,
+}
+
+impl<S> Service<Request> for Observe<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = ObserveFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let seen = Seen {
+            started: Instant::now(),
+            request_id: request_id(request.headers()),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            method: method_label(request.method()),
+        };
+        ObserveFuture {
+            inner: self.inner.call(request),
+            app: Arc::clone(&self.app),
+            seen: Some(seen),
+        }
+    }
+}
+
+/// What is kept of a request until its response is there.
+struct Seen {
+    started: Instant,
+    request_id: HeaderValue,
+    route: Option<MatchedPath>,
+    method: &'static str,
+}
+
+pin_project! {
+    /// See the module.
+    pub struct ObserveFuture<F> {
+        #[pin]
+        inner: F,
+        app: Arc<App>,
+        seen: Option<Seen>,
+    }
+}
+
+impl<F> Future for ObserveFuture<F>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match ready!(this.inner.poll(cx)) {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if let Some(seen) = this.seen.take() {
+            finish(this.app, seen, &mut response);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+fn finish(app: &App, seen: Seen, response: &mut Response) {
+    let Seen {
+        started,
+        request_id,
+        route,
+        method,
+    } = seen;
+    if let Some(error) = response.extensions_mut().remove::<Error>() {
+        write_problem(&error, &request_id, response);
+    }
+    let status = response.status();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let seconds = started.elapsed().as_secs_f64();
+    app.metrics
+        .http_requests
+        .with_label_values(&[route, method, status.as_str()])
+        .inc();
+    app.metrics
+        .http_duration
+        .with_label_values(&[route])
+        .observe(seconds);
+    tracing::debug!(
+        method,
+        route,
+        status = status.as_u16(),
+        milliseconds = seconds * 1000.0,
+        request_id = request_id.to_str().unwrap_or_default(),
+        "request"
+    );
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, request_id);
+    if app.draining.has_started() {
+        // Clients that keep connections open leave before they are closed under them.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+fn write_problem(error: &Error, request_id: &HeaderValue, response: &mut Response) {
+    let problem = error.problem(request_id.to_str().unwrap_or_default());
+    // A struct of strings and numbers always serialises.
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    *response.body_mut() = Body::from(body);
+    let headers = response.headers_mut();
+    // What was computed for the empty body.
+    headers.remove(axum::http::header::CONTENT_LENGTH);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = error.code.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
+}
+
+/// The response to a request whose handler panicked.
+pub fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Error::internal(format!("a handler panicked: {message}")).into_response()
+}
+
+/// The client's id if it is short and plain, so that it cannot break a log line; else one that no other request has.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    match headers.get(X_REQUEST_ID) {
+        Some(id) if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain) => id.clone(),
+        _ => new_request_id(),
+    }
+}
+
+fn new_request_id() -> HeaderValue {
+    /// Differs from process to process.
+    static PROCESS: LazyLock<u32> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()) as u32);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let id = (u64::from(*PROCESS) << 32) | u64::from(COUNT.fetch_add(1, Ordering::Relaxed));
+    // Hexadecimal digits are always a valid header.
+    HeaderValue::try_from(format!("{id:016x}")).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// Methods as a label: a client must not be able to make new series.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_for(sent: &'static str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static(sent));
+        request_id(&headers).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_plain_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_for("abc-1.2_3"), "abc-1.2_3");
+        for bad in ["", "with space", "quote\"", "semi;colon"] {
+            assert_ne!(id_for(bad), bad);
+        }
+    }
+
+    #[test]
+    fn new_request_ids_differ() {
+        assert_ne!(new_request_id(), new_request_id());
+    }
+}

@@ -1,0 +1,48 @@
+//! `/livez`, `/readyz` and `/metrics`: they touch no queue, no lane and no lock that a run can hold.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use crate::error::{Code, Error, Problem};
+
+/// Whether the process is alive.
+#[utoipa::path(get, path = "/livez", tag = "probes", responses(
+    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "alive\n")
+))]
+pub async fn livez() -> &'static str {
+    "alive\n"
+}
+
+/// Whether new traffic is welcome.
+#[utoipa::path(get, path = "/readyz", tag = "probes", responses(
+    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "ready\n"),
+    (status = 503, description = "`draining`, `model_unavailable`", body = Problem<'_>, content_type = "application/problem+json"),
+))]
+pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
+    if app.draining.has_started() {
+        return Err(Error::new(Code::Draining, "the server is shutting down"));
+    }
+    match app.catalog.models().find(|model| !model.is_available()) {
+        Some(model) => Err(Error::new(
+            Code::ModelUnavailable,
+            format!("no lane of model {:?} is running", model.name),
+        )),
+        None => Ok("ready\n"),
+    }
+}
+
+/// The metrics in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "probes", responses(
+    (status = 200, description = "The metrics.", body = String, content_type = "text/plain; version=0.0.4")
+))]
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
+    for model in app.catalog.models() {
+        app.metrics.set_queue_depth(&model.name, model.queue_depth());
+    }
+    let text = app.metrics.render().map_err(Error::internal)?;
+    Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}

@@ -1,0 +1,166 @@
+//! Every Prometheus metric, declared once, in a registry of its own.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Buckets for whole requests and their stages, in seconds: from a digit on an idle machine to a deadline.
+const SECONDS: [f64; 16] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    1.0, 5.0, 30.0,
+];
+
+/// Buckets for batch sizes, in inputs.
+const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// The metrics of the process.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// HTTP requests, by route, method and status.
+    pub http_requests: IntCounterVec,
+    /// Seconds from a request's head to its response's head, by route.
+    pub http_duration: HistogramVec,
+    /// Requests that were refused or given up, by model and reason.
+    pub rejected: IntCounterVec,
+    stage_duration: HistogramVec,
+    batch_size: HistogramVec,
+    queue_depth: IntGaugeVec,
+    inference_failures: IntCounterVec,
+    predictions: IntCounterVec,
+    model_info: IntGaugeVec,
+}
+
+/// The metrics of one model, looked up once.
+#[derive(Debug, Clone)]
+pub struct ModelMetrics {
+    /// Seconds from encoded picture to row.
+    pub decode: Histogram,
+    /// Seconds in the queue.
+    pub queue: Histogram,
+    /// Seconds in the batch that ran.
+    pub inference: Histogram,
+    /// Seconds from outputs to labels.
+    pub postprocess: Histogram,
+    /// Inputs in each batch.
+    pub batch_size: Histogram,
+    /// Runs that failed.
+    pub inference_failures: IntCounter,
+    /// Predictions of each label, in their order.
+    pub predictions: Vec<IntCounter>,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let metrics = Self {
+            http_requests: counter(
+                "classifyd_http_requests_total",
+                "HTTP requests answered.",
+                &["route", "method", "status"],
+            )?,
+            http_duration: histogram(
+                "classifyd_http_request_duration_seconds",
+                "Time from a request's head to its response's head.",
+                &["route"],
+                &SECONDS,
+            )?,
+            stage_duration: histogram(
+                "classifyd_stage_duration_seconds",
+                "Time that a classification spends in each stage.",
+                &["model", "stage"],
+                &SECONDS,
+            )?,
+            batch_size: histogram(
+                "classifyd_batch_size",
+                "Inputs in each batch.",
+                &["model"],
+                &SIZES,
+            )?,
+            queue_depth: gauge(
+                "classifyd_queue_depth",
+                "Inputs that wait for a lane.",
+                &["model"],
+            )?,
+            rejected: counter(
+                "classifyd_rejected_total",
+                "Classifications refused or given up, by the code of the problem.",
+                &["model", "reason"],
+            )?,
+            inference_failures: counter(
+                "classifyd_inference_failures_total",
+                "Runs that failed.",
+                &["model"],
+            )?,
+            predictions: counter(
+                "classifyd_predictions_total",
+                "Inputs for which this label had the highest score.",
+                &["model", "label"],
+            )?,
+            model_info: gauge(
+                "classifyd_model_info",
+                "1 for each loaded model.",
+                &["model", "version", "provider"],
+            )?,
+            registry: registry.clone(),
+        };
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        Ok(metrics)
+    }
+
+    /// The metrics of a model with these labels.
+    pub fn model(&self, name: &str, labels: &[String]) -> ModelMetrics {
+        let stage = |stage| self.stage_duration.with_label_values(&[name, stage]);
+        ModelMetrics {
+            decode: stage("decode"),
+            queue: stage("queue"),
+            inference: stage("inference"),
+            postprocess: stage("postprocess"),
+            batch_size: self.batch_size.with_label_values(&[name]),
+            inference_failures: self.inference_failures.with_label_values(&[name]),
+            predictions: labels
+                .iter()
+                .map(|label| self.predictions.with_label_values(&[name, label]))
+                .collect(),
+        }
+    }
+
+    /// Says that a model is loaded.
+    pub fn set_model_info(&self, name: &str, version: &str, provider: &str) {
+        self.model_info
+            .with_label_values(&[name, version, provider])
+            .set(1);
+    }
+
+    /// Takes over the depth of a queue; called when the metrics are read.
+    pub fn set_queue_depth(&self, name: &str, depth: u32) {
+        self.queue_depth.with_label_values(&[name]).set(i64::from(depth));
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}

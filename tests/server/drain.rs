@@ -1,0 +1,111 @@
+//! How the server ends.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Server, ok, problem, some_models, square, white_row};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
+    let models = some_models(&["slow"]);
+    let mut server = Server::start(models.path(), &["--lanes", "1", "--drain-delay", "0s"]);
+    let in_flight: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(server.send_png("", square(255)).send()))
+        .collect();
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
+        .await;
+    server.signal("TERM");
+    for request in in_flight {
+        ok(request.await.unwrap().unwrap()).await;
+    }
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[tokio::test]
+async fn during_the_drain_delay_the_server_is_not_ready_but_still_serves() {
+    let models = some_models(&["linear"]);
+    let mut server = Server::start(models.path(), &["--drain-delay", "800ms"]);
+    assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
+    server.signal("TERM");
+    let started = Instant::now();
+    loop {
+        let response = server.get("/readyz").send().await.unwrap();
+        if response.status() == 503 {
+            assert_eq!(
+                response.headers()["connection"],
+                "close",
+                "clients are asked to leave"
+            );
+            assert_eq!(problem(response).await["code"], "draining");
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_millis(700));
+    }
+    assert_eq!(server.get("/livez").send().await.unwrap().status(), 200);
+    assert_eq!(server.label("", white_row(1)).await, "b");
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+    assert!(
+        started.elapsed() >= Duration::from_millis(700),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn sigint_does_not_wait_for_load_balancers() {
+    let models = some_models(&["linear"]);
+    let mut server = Server::start(models.path(), &["--drain-delay", "1m"]);
+    server.signal("INT");
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_the_drain_delay_short() {
+    let models = some_models(&["linear"]);
+    let mut server = Server::start(models.path(), &["--drain-delay", "1m"]);
+    server.signal("TERM");
+    while server.get("/readyz").send().await.unwrap().status() == 200 {}
+    server.signal("TERM");
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_does_not_finish_within_grace_is_failed_with_draining() {
+    let models = some_models(&["hang"]);
+    let options = [
+        "--lanes",
+        "1",
+        "--max-batch",
+        "1",
+        "--drain-delay",
+        "0s",
+        "--grace",
+        "300ms",
+    ];
+    let mut server = Server::start(models.path(), &options);
+    let running = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
+        .await;
+    let waiting = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 1.0)
+        .await;
+    server.signal("TERM");
+    for request in [running, waiting] {
+        assert_eq!(problem(request.await.unwrap().unwrap()).await["code"], "draining");
+    }
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_is_kept_open_does_not_hold_up_the_end() {
+    let models = some_models(&["linear"]);
+    let mut server = Server::start(models.path(), &["--drain-delay", "0s"]);
+    // The client keeps its connection for a next request.
+    assert_eq!(server.label("", white_row(1)).await, "b");
+    server.signal("TERM");
+    assert_eq!(server.wait(Duration::from_secs(3)).code(), Some(0));
+}

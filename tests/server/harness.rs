@@ -1,0 +1,247 @@
+//! Starts the binary and talks to it.
+
+use std::io::{BufRead, BufReader, Cursor};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::Value;
+
+/// Root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Models that misbehave in chosen ways, see `trainer/examples/fixture_models.rs`.
+pub(crate) fn fixture_models() -> PathBuf {
+    root().join("tests/fixtures/models")
+}
+
+/// The models that the repository ships.
+pub(crate) fn shipped_models() -> PathBuf {
+    root().join("models")
+}
+
+/// A folder of models that holds links to some of the fixtures only.
+pub(crate) fn some_models(names: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        std::os::unix::fs::symlink(fixture_models().join(name), folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+/// The command, without what the test's own environment would configure.
+pub(crate) fn classifyd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_classifyd"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CLASSIFYD_") {
+            command.env_remove(name);
+        }
+    }
+    command.env(
+        "ORT_DYLIB_PATH",
+        root().join(".onnxruntime/libonnxruntime.so.1.31.1"),
+    );
+    command
+}
+
+/// A 4 x 4 picture in one level of grey. Fixtures take white ones as an order to misbehave.
+pub(crate) fn square(level: u8) -> Vec<u8> {
+    encode(
+        &image::GrayImage::from_pixel(4, 4, image::Luma([level])).into(),
+        image::ImageFormat::Png,
+    )
+}
+
+/// A 4 x 4 picture with one white row: the fixture `linear` answers `a`, `b` or `c` for row 0, 1 or 2.
+pub(crate) fn white_row(row: u32) -> Vec<u8> {
+    let picture = image::GrayImage::from_fn(4, 4, |_, y| image::Luma([if y == row { 255 } else { 0 }]));
+    encode(&picture.into(), image::ImageFormat::Png)
+}
+
+pub(crate) fn encode(picture: &image::DynamicImage, format: image::ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// A running server.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) client: Client,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Starts `classifyd serve` on a free port and waits until it is ready.
+    pub(crate) fn start(models: &Path, options: &[&str]) -> Self {
+        let mut child = classifyd()
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--log-format",
+                "json",
+                "--models",
+            ])
+            .arg(models)
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let parsed: Value = serde_json::from_str(&line).unwrap_or_default();
+                if parsed["message"] == "ready" {
+                    let address = parsed["address"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .parse::<SocketAddr>();
+                    let _ = ready.send(address.unwrap());
+                }
+                lines.lock().unwrap().push(line);
+            }
+        });
+        let Ok(address) = is_ready.recv_timeout(Duration::from_secs(60)) else {
+            let _ = child.kill();
+            panic!("the server did not become ready: {:#?}", log.lock().unwrap());
+        };
+        Self {
+            child,
+            address,
+            client: Client::new(),
+            log,
+        }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(self.url(path))
+    }
+
+    pub(crate) fn post(&self, query: &str) -> RequestBuilder {
+        self.client.post(self.url(&format!("/v1/classify{query}")))
+    }
+
+    /// Sends one picture as it is.
+    pub(crate) fn send_png(&self, query: &str, picture: Vec<u8>) -> RequestBuilder {
+        self.post(query).header(CONTENT_TYPE, "image/png").body(picture)
+    }
+
+    /// The label of one picture; fails if there is none.
+    pub(crate) async fn label(&self, query: &str, picture: Vec<u8>) -> String {
+        let answer = ok(self.send_png(query, picture).send().await.unwrap()).await;
+        answer["results"][0]["label"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        Metrics(self.get("/metrics").send().await.unwrap().text().await.unwrap())
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) async fn wait_for_metric(&self, series: &str, value: f64) {
+        let started = Instant::now();
+        loop {
+            let found = self.metrics().await.get(series);
+            if found == Some(value) {
+                return;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{series}: expected {value}, found {found:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                started.elapsed() < limit,
+                "the server did not end: {:#?}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The answer, which must be a success.
+pub(crate) async fn ok(response: Response) -> Value {
+    let status = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The problem document, checked for what every one of them must have.
+pub(crate) async fn problem(response: Response) -> Value {
+    let status = response.status();
+    let headers = response.headers().clone();
+    let text = response.text().await.unwrap();
+    assert_eq!(
+        headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap()),
+        Some("application/problem+json"),
+        "{status}: {text}"
+    );
+    let problem: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    assert_eq!(problem["request_id"], headers["x-request-id"].to_str().unwrap());
+    assert!(
+        problem["title"].is_string() && problem["detail"].is_string(),
+        "{text}"
+    );
+    let code = problem["code"].as_str().unwrap();
+    assert_eq!(problem["type"], format!("urn:classifyd:error:{code}"));
+    assert_eq!(status == 503, headers.contains_key("retry-after"), "{text}");
+    problem
+}
+
+/// A scrape.
+pub(crate) struct Metrics(pub(crate) String);
+
+impl Metrics {
+    /// The value of a series, written as Prometheus writes it: `name{label="value"}`.
+    pub(crate) fn get(&self, series: &str) -> Option<f64> {
+        self.0
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+}

@@ -1,0 +1,10 @@
+//! The real binary, started as an operator starts it and asked as a client asks it.
+
+mod answers;
+mod commands;
+mod drain;
+mod harness;
+mod observability;
+mod overload;
+mod refusals;
+mod startup;

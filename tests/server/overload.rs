@@ -1,0 +1,170 @@
+//! More work than the server can do, and clients that do not wait.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Server, ok, problem, some_models, square, white_row};
+
+/// One lane that takes one picture at a time, and has room for two that wait.
+const NARROW: &[&str] = &["--lanes", "1", "--max-batch", "1", "--queue-capacity", "2"];
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_works_again_when_there_is_room() {
+    let models = some_models(&["slow"]);
+    let server = Server::start(models.path(), NARROW);
+    let slow = || tokio::spawn(server.send_png("", square(255)).send());
+    // One runs, two wait.
+    let first = slow();
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
+        .await;
+    let waiting = [slow(), slow()];
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 2.0)
+        .await;
+
+    let started = Instant::now();
+    let refused = problem(server.send_png("", square(255)).send().await.unwrap()).await;
+    assert_eq!(refused["code"], "queue_full");
+    assert!(
+        started.elapsed() < Duration::from_millis(150),
+        "a run takes 200 ms: {:?}",
+        started.elapsed()
+    );
+    let rejected = server
+        .metrics()
+        .await
+        .get("classifyd_rejected_total{model=\"slow\",reason=\"queue_full\"}");
+    assert_eq!(rejected, Some(1.0));
+
+    ok(first.await.unwrap().unwrap()).await;
+    for waiting in waiting {
+        ok(waiting.await.unwrap().unwrap()).await;
+    }
+    assert_eq!(server.label("", white_row(1)).await, "b");
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_while_the_lane_is_busy() {
+    let models = some_models(&["hang"]);
+    let server = Server::start(models.path(), NARROW);
+    let started = Instant::now();
+    let expired = problem(
+        server
+            .send_png("?timeout_ms=300", square(255))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(expired["code"], "deadline_exceeded");
+    let elapsed = started.elapsed();
+    assert!(
+        elapsed >= Duration::from_millis(300) && elapsed < Duration::from_secs(2),
+        "{elapsed:?}"
+    );
+    // The run would have gone on for a minute; it was interrupted, for nobody waited for it.
+    assert_eq!(server.label("?timeout_ms=5000", square(0)).await, "a");
+}
+
+#[tokio::test]
+async fn a_request_that_expires_in_the_queue_is_answered_and_never_run() {
+    let models = some_models(&["slow"]);
+    let server = Server::start(models.path(), NARROW);
+    let first = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
+        .await;
+    let expired = problem(
+        server
+            .send_png("?timeout_ms=20", square(255))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(expired["code"], "deadline_exceeded");
+    ok(first.await.unwrap().unwrap()).await;
+    assert_eq!(server.label("", white_row(1)).await, "b");
+    assert_eq!(
+        server
+            .metrics()
+            .await
+            .get("classifyd_batch_size_count{model=\"slow\"}"),
+        Some(2.0),
+        "the first and the last"
+    );
+}
+
+#[tokio::test]
+async fn work_of_a_client_that_has_gone_is_not_done() {
+    let models = some_models(&["hang"]);
+    let server = Server::start(models.path(), NARROW);
+    let running = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
+        .await;
+    let waiting = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 1.0)
+        .await;
+    // Both clients close their connections.
+    waiting.abort();
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 0.0)
+        .await;
+    running.abort();
+    // The run would take a minute: that the next request is answered shows that it was ended.
+    assert_eq!(server.label("?timeout_ms=10000", square(0)).await, "a");
+}
+
+#[tokio::test]
+async fn what_waits_together_runs_together() {
+    let models = some_models(&["slow"]);
+    let server = Server::start(models.path(), &["--lanes", "1"]);
+    let first = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
+        .await;
+    let waiting: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(server.send_png("", white_row(1)).send()))
+        .collect();
+    ok(first.await.unwrap().unwrap()).await;
+    for waiting in waiting {
+        assert_eq!(
+            ok(waiting.await.unwrap().unwrap()).await["results"][0]["label"],
+            "b"
+        );
+    }
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.get("classifyd_batch_size_sum{model=\"slow\"}"), Some(9.0));
+    let batches = metrics.get("classifyd_batch_size_count{model=\"slow\"}").unwrap();
+    assert!(batches < 9.0, "{batches} batches for 9 pictures");
+}
+
+#[tokio::test]
+async fn probes_answer_while_every_lane_is_busy_and_the_queue_is_full() {
+    let models = some_models(&["hang"]);
+    let server = Server::start(models.path(), NARROW);
+    let mut busy = vec![tokio::spawn(server.send_png("", square(255)).send())];
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
+        .await;
+    for _ in 0..2 {
+        busy.push(tokio::spawn(server.send_png("", square(255)).send()));
+    }
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 2.0)
+        .await;
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let response = server
+            .get(path)
+            .timeout(Duration::from_secs(2))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+    }
+    for request in busy {
+        request.abort();
+    }
+}

@@ -1,0 +1,231 @@
+//! What keeps the server from starting, and what it says then.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::harness::{classifyd, fixture_models, root, shipped_models};
+
+/// Runs the command and gives its exit code and all that it wrote.
+fn run(options: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let started = Instant::now();
+    let output = classifyd()
+        .args(options)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{options:?} took {:?}",
+        started.elapsed()
+    );
+    let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), text)
+}
+
+fn fails(options: &[&str], variables: &[(&str, &str)], parts: &[&str]) {
+    let (code, text) = run(options, variables);
+    assert_eq!(code, Some(1), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "expected {part:?} in: {text}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_library_that_is_missing_or_broken_is_told_with_where_it_was_looked_for() {
+    let models = fixture_models();
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--models",
+        models.to_str().unwrap(),
+    ];
+    let missing = [("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so")];
+    fails(
+        &serve,
+        &missing,
+        &[
+            "/nowhere/libonnxruntime.so (named by ORT_DYLIB_PATH)",
+            "No such file",
+            "make setup",
+        ],
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("libonnxruntime.so");
+    fs::write(&broken, "not a library").unwrap();
+    let named = [&serve[..], &["--onnxruntime", broken.to_str().unwrap()]].concat();
+    fails(
+        &named,
+        &[],
+        &[broken.to_str().unwrap(), "named by --onnxruntime", "make setup"],
+    );
+
+    // A library that is none of ONNX Runtime: any other that is there.
+    let other = fs::read_to_string("/proc/self/maps").unwrap();
+    let other = other
+        .split_whitespace()
+        .find(|word| word.contains("libc.so"))
+        .unwrap()
+        .to_owned();
+    let named = [&serve[..], &["--onnxruntime", &other]].concat();
+    fails(&named, &[], &[&other, "OrtGetApiBase"]);
+}
+
+#[test]
+fn without_a_name_the_library_is_looked_for_in_the_usual_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let executable = folder.path().join("bin/classifyd");
+    fs::create_dir_all(executable.parent().unwrap()).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_classifyd"), &executable).unwrap();
+    let check = || {
+        let mut command = std::process::Command::new(&executable);
+        command.arg("check").arg(fixture_models().join("linear/1"));
+        command.env_remove("ORT_DYLIB_PATH").output().unwrap()
+    };
+    let output = check();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for place in [
+        "/bin: no libonnxruntime.so",
+        "/lib: no",
+        "/.onnxruntime: no",
+        "the system's loader path",
+    ] {
+        assert!(text.contains(place), "expected {place:?} in: {text}");
+    }
+    let library = root().join(".onnxruntime/libonnxruntime.so.1.31.1");
+    for place in ["bin", "lib", ".onnxruntime"] {
+        let place = folder.path().join(place);
+        fs::create_dir_all(&place).unwrap();
+        let link = place.join("libonnxruntime.so.1.31.1");
+        std::os::unix::fs::symlink(&library, &link).unwrap();
+        let output = check();
+        assert!(output.status.success(), "{place:?}: {output:?}");
+        fs::remove_file(link).unwrap();
+    }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_told_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classifyd.toml");
+    let config = ["serve", "--config", file.to_str().unwrap()];
+    for (text, part) in [
+        ("listn = \"127.0.0.1:1\"", "listn"),
+        ("grace = 5", "grace"),
+        ("[server]\nlisten = 1", "server"),
+    ] {
+        fs::write(&file, text).unwrap();
+        fails(&config, &[], &["classifyd.toml", part]);
+    }
+    fails(
+        &["serve", "--config", "/nowhere.toml"],
+        &[],
+        &["/nowhere.toml", "No such file"],
+    );
+    let (code, text) = run(&["serve", "--queue-capacity", "many"], &[]);
+    assert_eq!(code, Some(2), "{text}");
+    let (code, text) = run(&["serve"], &[("CLASSIFYD_GRACE", "soon")]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("250ms or 5s"), "{text}");
+}
+
+#[test]
+fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classifyd.toml");
+    fs::write(&file, "queue_capacity = 100\ngrace = \"7s\"\nlanes = 3\n").unwrap();
+    let options = [
+        "serve",
+        "--print-config",
+        "--lanes",
+        "5",
+        "--config",
+        file.to_str().unwrap(),
+    ];
+    let (code, printed) = run(&options, &[("CLASSIFYD_LANES", "4"), ("CLASSIFYD_GRACE", "8s")]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "lanes = 5",
+        "grace = \"8s\"",
+        "queue_capacity = 100",
+        "listen = \"127.0.0.1:8080\"",
+    ] {
+        assert!(
+            printed.lines().any(|found| found == line),
+            "expected {line} in:\n{printed}"
+        );
+    }
+}
+
+#[test]
+fn a_model_that_does_not_reproduce_its_trainers_scores_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(
+        &shipped_models().join("digits/1"),
+        &folder.path().join("digits/1"),
+    );
+    let file = folder.path().join("digits/1/preprocessor_config.json");
+    let config = fs::read_to_string(&file).unwrap();
+    // The kind of drift that is hard to see: another mean than in training.
+    assert!(config.contains("0.1307"), "{config}");
+    fs::write(&file, config.replace("0.1307", "0.5")).unwrap();
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--models",
+        folder.path().to_str().unwrap(),
+    ];
+    fails(&serve, &[], &["golden.json", "expected a score of", "found"]);
+}
+
+#[test]
+fn a_broken_model_directory_is_told_with_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&fixture_models().join("linear"), &folder.path().join("linear"));
+    fs::write(folder.path().join("linear/1/model.onnx"), "not ONNX").unwrap();
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--models",
+        folder.path().to_str().unwrap(),
+    ];
+    fails(&serve, &[], &["linear/1/model.onnx", "expected an ONNX graph"]);
+    fails(
+        &["serve", "--models", "/nowhere"],
+        &[],
+        &["/nowhere", "readable folder"],
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let models = fixture_models();
+    let serve = [
+        "serve",
+        "--listen",
+        &address,
+        "--models",
+        models.to_str().unwrap(),
+    ];
+    fails(&serve, &[], &["cannot listen on", &address, "in use"]);
+}

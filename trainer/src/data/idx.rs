@@ -1,0 +1,176 @@
+//! The IDX format of MNIST and its relatives: a big-endian header, then bytes.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use flate2::read::GzDecoder;
+
+use super::Pictures;
+
+/// Third byte: unsigned bytes. Fourth byte: number of axes.
+const IMAGES_MAGIC: u32 = 0x0000_0803;
+const LABELS_MAGIC: u32 = 0x0000_0801;
+
+/// Finds the file `name` in `directory`, as it is or with `.gz` at its end.
+pub fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    [name.to_owned(), format!("{name}.gz")]
+        .into_iter()
+        .map(|name| directory.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The content of a file, unpacked if its name ends with `.gz`.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if path.extension().is_none_or(|extension| extension != "gz") {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    GzDecoder::new(bytes.as_slice())
+        .read_to_end(&mut unpacked)
+        .with_context(|| format!("{}: expected a gzip file", path.display()))?;
+    Ok(unpacked)
+}
+
+/// Puts the contents of an image file and a label file together. `classes` is one more than the largest label.
+pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: u8) -> Result<Pictures> {
+    let (path, bytes) = images;
+    let ([count, height, width], pixels) =
+        header(bytes, IMAGES_MAGIC).with_context(|| path.display().to_string())?;
+    let (label_path, bytes) = labels;
+    let ([label_count], labels) =
+        header(bytes, LABELS_MAGIC).with_context(|| label_path.display().to_string())?;
+    if count != label_count {
+        bail!(
+            "{}: expected {count} labels, one for each picture of {}, found {label_count}",
+            label_path.display(),
+            path.display()
+        );
+    }
+    if let Some((at, label)) = labels.iter().enumerate().find(|&(_, &label)| label >= classes) {
+        bail!(
+            "{}: label {at}: expected 0 to {}, found {label}",
+            label_path.display(),
+            classes - 1
+        );
+    }
+    Ok(Pictures {
+        height,
+        width,
+        pixels: pixels.to_vec(),
+        labels: labels.to_vec(),
+    })
+}
+
+/// The lengths of the axes, and the bytes behind them.
+fn header<const AXES: usize>(bytes: &[u8], magic: u32) -> Result<([u32; AXES], &[u8])> {
+    let mut rest = bytes;
+    let mut next = || -> Result<u32> {
+        let (number, tail) = rest.split_first_chunk::<4>().with_context(|| {
+            format!(
+                "expected an IDX header of {} bytes, found {}",
+                4 + 4 * AXES,
+                bytes.len()
+            )
+        })?;
+        rest = tail;
+        Ok(u32::from_be_bytes(*number))
+    };
+    let found = next()?;
+    if found != magic {
+        bail!("expected the IDX magic number {magic:#010x}, found {found:#010x}");
+    }
+    let mut axes = [0; AXES];
+    for axis in &mut axes {
+        *axis = next()?;
+    }
+    if axes.contains(&0) {
+        bail!("expected at least one of everything, found a header that says {axes:?}");
+    }
+    // Wide enough for any three axes; a header may say anything.
+    let expected: u128 = axes.iter().map(|&axis| u128::from(axis)).product();
+    if expected != rest.len() as u128 {
+        bail!(
+            "expected {expected} bytes after the header, as it says ({axes:?}), found {}",
+            rest.len()
+        );
+    }
+    Ok((axes, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(count: u32, pixels: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for number in [IMAGES_MAGIC, count, 2, 3] {
+            bytes.extend(number.to_be_bytes());
+        }
+        bytes.extend((0..pixels).map(|at| at as u8));
+        bytes
+    }
+
+    fn labels(labels: &[u8]) -> Vec<u8> {
+        let mut bytes = LABELS_MAGIC.to_be_bytes().to_vec();
+        bytes.extend((labels.len() as u32).to_be_bytes());
+        bytes.extend(labels);
+        bytes
+    }
+
+    fn parsed(images: &[u8], labels: &[u8]) -> Result<Pictures> {
+        parse((Path::new("images"), images), (Path::new("labels"), labels), 10)
+    }
+
+    fn error(images: &[u8], labels: &[u8]) -> String {
+        format!("{:#}", parsed(images, labels).unwrap_err())
+    }
+
+    #[test]
+    fn pictures_and_labels_are_read_in_order() {
+        let pictures = parsed(&images(2, 12), &labels(&[7, 9])).unwrap();
+        assert_eq!(pictures.labels(), [7, 9]);
+        assert_eq!(pictures.get(1).unwrap().into_raw(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!(pictures.get(1).unwrap().dimensions(), (3, 2));
+        assert!(pictures.get(2).is_none());
+        let (first, second) = pictures.split_at(1);
+        assert_eq!(
+            (first.labels(), second.labels()),
+            ([7].as_slice(), [9].as_slice())
+        );
+        assert_eq!(second.get(0).unwrap().into_raw(), [6, 7, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn mistakes_name_the_file_and_what_was_expected() {
+        let good = labels(&[7, 9]);
+        assert_eq!(
+            error(&images(2, 11), &good),
+            "images: expected 12 bytes after the header, as it says ([2, 2, 3]), found 11"
+        );
+        assert_eq!(
+            error(&images(2, 12)[..10], &good),
+            "images: expected an IDX header of 16 bytes, found 10"
+        );
+        assert_eq!(
+            error(&good, &good),
+            "images: expected the IDX magic number 0x00000803, found 0x00000801"
+        );
+        assert_eq!(
+            error(&images(2, 12), &labels(&[7])),
+            "labels: expected 2 labels, one for each picture of images, found 1"
+        );
+        assert_eq!(
+            error(&images(2, 12), &labels(&[7, 10])),
+            "labels: label 1: expected 0 to 9, found 10"
+        );
+        // A header that promises more than memory holds must not be believed.
+        let mut huge = images(2, 12);
+        huge[4..16].fill(0xff);
+        assert!(error(&huge, &good).contains("expected"), "no panic");
+    }
+}

@@ -1,0 +1,289 @@
+//! A trained network, written as a directory that the server loads, measured there and described.
+
+mod card;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use classifier::{
+    bundle::{CONFIG, MODEL, Measured, PREPROCESSOR_CONFIG, SERVING},
+    golden::{GOLDEN, GoldenEntry, GoldenFile},
+};
+use serde::Serialize;
+use serde_json::json;
+use tch::Device;
+
+use crate::{
+    data::{Pictures, mnist::Mnist, png},
+    digits::Kind,
+    evaluate::{Evaluation, evaluate},
+    network::{Network, digits, values},
+    onnx::{Dim, ElementType, Graph, Model, metadata},
+    training::{Config, Epoch, probabilities},
+    transform::Transform,
+};
+
+/// Largest difference in a probability between ONNX Runtime and libtorch.
+const AGREEMENT: f32 = 1e-4;
+/// Largest difference in a score between the trainer's machine and the one that serves.
+const GOLDEN_TOLERANCE: f32 = 1e-3;
+/// Golden samples of each class.
+const GOLDEN_PER_CLASS: usize = 2;
+
+/// The result of training, with where it came from.
+#[derive(Debug)]
+pub struct Trained<'a> {
+    /// Which network it is.
+    pub kind: Kind,
+    /// Its weights.
+    pub network: &'a Network,
+    /// How it was trained.
+    pub config: &'a Config,
+    /// How the epochs went.
+    pub history: &'a [Epoch],
+    /// The epoch that the weights are from, counted from 1.
+    pub best: u32,
+    /// What it was trained on and is measured on.
+    pub data: &'a Mnist,
+    /// How many pictures the weights were found with, and how many chose the epoch.
+    pub split: (usize, usize),
+    /// The command that made it.
+    pub command: &'a str,
+}
+
+/// What was measured on the exported files.
+#[derive(Debug)]
+pub struct Measurements {
+    /// The test pictures as published.
+    pub test: Evaluation,
+    /// The same on a canvas, drawn in various ways.
+    pub canvas: Vec<Evaluation>,
+    /// Largest difference in a probability between ONNX Runtime and libtorch on the test pictures.
+    pub agreement: f32,
+    /// Size of the graph's file.
+    pub bytes: u64,
+    /// Numbers found by training.
+    pub parameters: usize,
+    /// Another model directory on the same test pictures.
+    pub compared: Option<Compared>,
+}
+
+/// Another model directory.
+#[derive(Debug)]
+pub struct Compared {
+    /// Name of its network, if its graph says so.
+    pub network: Option<String>,
+    /// The test pictures as published.
+    pub test: Evaluation,
+}
+
+/// Writes the model directory `out`, in place of one that may be there. It appears when it is complete and measured.
+pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Result<Measurements> {
+    let name = out.file_name().with_context(|| {
+        format!(
+            "--out {}: expected a directory to write, such as models/digits/1",
+            out.display()
+        )
+    })?;
+    let parent = out.parent().unwrap_or(Path::new(""));
+    let aside = parent.join(format!(".{}.part", name.to_string_lossy()));
+    remove(&aside)?;
+    create(&aside)?;
+    write_graph(trained, &aside)?;
+    write_configs(trained, &aside)?;
+
+    eprintln!(
+        "measuring {} test pictures through ONNX Runtime",
+        trained.data.test.len()
+    );
+    let test = evaluate(&aside, &trained.data.test, Transform::None)?;
+    let agreement = agreement(trained, &test.scores)?;
+    write_golden(&trained.data.test, &test.scores, &test.evaluation, &aside)?;
+    write_serving(trained, Some(&test.evaluation), &aside)?;
+    let mut canvas = Vec::new();
+    if trained.kind == Kind::Cnn {
+        for transform in [
+            Transform::Canvas,
+            Transform::Jpeg,
+            Transform::Thin,
+            Transform::Thick,
+        ] {
+            eprintln!("measuring them again, transform {}", transform.name());
+            canvas.push(evaluate(&aside, &trained.data.test, transform)?.evaluation);
+        }
+    }
+    let compared = match compare {
+        Some(directory) => Some(Compared {
+            network: metadata(&directory.join(MODEL))?.remove("network"),
+            test: evaluate(directory, &trained.data.test, Transform::None)?.evaluation,
+        }),
+        None => None,
+    };
+    let graph = aside.join(MODEL);
+    let measurements = Measurements {
+        test: test.evaluation,
+        canvas,
+        agreement,
+        bytes: fs::metadata(&graph)
+            .with_context(|| format!("cannot read {}", graph.display()))?
+            .len(),
+        parameters: trained.network.parameters(),
+        compared,
+    };
+    write(&aside.join("README.md"), &card::text(trained, &measurements))?;
+
+    // What was written is what a server would accept: loaded, and its golden samples reproduced.
+    let (samples, difference) = classifier::open(&aside)?.check_golden()?;
+    eprintln!("{samples} golden samples reproduced, largest difference {difference:.1e}");
+    let old = parent.join(format!(".{}.old", name.to_string_lossy()));
+    remove(&old)?;
+    if out.exists() {
+        fs::rename(out, &old).with_context(|| format!("cannot replace {}", out.display()))?;
+    }
+    fs::rename(&aside, out).with_context(|| format!("cannot write {}", out.display()))?;
+    remove(&old)?;
+    Ok(measurements)
+}
+
+fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
+    let side = Dim::Fixed(digits::SIDE as usize);
+    let mut graph = Graph::new(&format!("digits-{}", trained.kind.name()));
+    graph.describe("pictures of handwritten digits to one logit for each digit");
+    let input = graph.input(
+        "pixel_values",
+        ElementType::Float,
+        &[Dim::BATCH, Dim::Fixed(1), side, side],
+    );
+    trained.network.export(&mut graph, &input, "logits")?;
+    let logits = [Dim::BATCH, Dim::Fixed(digits::CLASSES as usize)];
+    graph.output("logits", ElementType::Float, &logits);
+    let metadata = BTreeMap::from([
+        ("dataset".to_owned(), dataset(trained.data).to_owned()),
+        ("network".to_owned(), trained.kind.name().to_owned()),
+        ("seed".to_owned(), trained.config.seed.to_string()),
+        ("task".to_owned(), "image-classification".to_owned()),
+    ]);
+    Model::new(graph, "Handwritten digits, 0 to 9", &metadata)?.save(&directory.join(MODEL))
+}
+
+fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {
+    let classes = 0..digits::CLASSES;
+    let id2label: BTreeMap<String, String> = classes
+        .clone()
+        .map(|class| (class.to_string(), class.to_string()))
+        .collect();
+    let label2id: BTreeMap<String, i64> = classes.map(|class| (class.to_string(), class)).collect();
+    let config = json!({
+        "id2label": id2label,
+        "label2id": label2id,
+        "problem_type": "single_label_classification",
+    });
+    write_json(&directory.join(CONFIG), &config)?;
+    write_json(&directory.join(PREPROCESSOR_CONFIG), &trained.kind.preprocessor())?;
+    write_serving(trained, None, directory)
+}
+
+/// What we have to say in `serving.toml`; see [`classifier::bundle::Serving`].
+#[derive(Debug, Serialize)]
+struct Serving {
+    output: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<Measured>,
+}
+
+fn write_serving(trained: &Trained<'_>, test: Option<&Evaluation>, directory: &Path) -> Result<()> {
+    let serving = Serving {
+        output: "logits",
+        measured: test.map(|test| Measured {
+            dataset: dataset(trained.data).to_owned(),
+            split: "test".to_owned(),
+            samples: test.samples as u64,
+            accuracy: test.accuracy,
+        }),
+    };
+    let toml = toml::to_string(&serving).context("cannot write serving.toml")?;
+    write(&directory.join(SERVING), &toml)
+}
+
+/// Compares ONNX Runtime's scores with libtorch's on every test picture.
+fn agreement(trained: &Trained<'_>, scores: &[Vec<f32>]) -> Result<f32> {
+    let samples = trained.kind.samples(&trained.data.test, Device::Cpu)?;
+    let mut network = Network::new(&trained.kind.layers(), 0, Device::Cpu)?;
+    network.load(trained.network.weights())?;
+    let expected = values(&probabilities(&network, &samples))?;
+    let largest = expected
+        .iter()
+        .zip(scores.iter().flatten())
+        .map(|(libtorch, onnx)| (libtorch - onnx).abs())
+        .fold(0.0, f32::max);
+    if expected.len() != scores.iter().map(Vec::len).sum::<usize>() || largest > AGREEMENT {
+        bail!(
+            "the exported graph does not do what the trained network does: expected probabilities within {AGREEMENT} \
+             of libtorch's on all test pictures, found a difference of {largest}"
+        );
+    }
+    Ok(largest)
+}
+
+fn write_golden(
+    pictures: &Pictures,
+    scores: &[Vec<f32>],
+    evaluation: &Evaluation,
+    directory: &Path,
+) -> Result<()> {
+    create(&directory.join("golden"))?;
+    let mut samples = Vec::new();
+    for at in pictures.first_of_each_class(GOLDEN_PER_CLASS) {
+        let class = pictures.labels()[at];
+        let file = format!("golden/{class}_{at}.png");
+        let picture = pictures.get(at).context("a picture is missing")?;
+        let path = directory.join(&file);
+        fs::write(&path, png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut labels = evaluation.classes.iter().map(|class| &class.label);
+        let label = labels.find(|label| **label == class.to_string());
+        samples.push(GoldenEntry {
+            file,
+            label: label
+                .with_context(|| format!("no label for class {class}"))?
+                .clone(),
+            scores: scores[at].clone(),
+        });
+    }
+    let golden = GoldenFile {
+        tolerance: GOLDEN_TOLERANCE,
+        samples,
+    };
+    write_json(&directory.join(GOLDEN), &golden)
+}
+
+/// What to call the data in public: other digits in MNIST's format are not MNIST.
+fn dataset(data: &Mnist) -> &'static str {
+    if data.is_published() {
+        "MNIST"
+    } else {
+        "digits in MNIST's format"
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(value).with_context(|| format!("cannot write {}", path.display()))?;
+    write(path, &(text + "\n"))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn create(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,170 @@
+//! Optimisers, written in tensors so that their state can be saved and a resumed run goes on as it was.
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use crate::network::{Network, Weights, copies};
+
+/// How much of the last step SGD repeats; also the decay of Adam's mean of gradients.
+const MOMENTUM: f64 = 0.9;
+/// Decay of Adam's mean of squared gradients.
+const SQUARE_DECAY: f64 = 0.999;
+/// Keeps Adam from dividing by zero.
+const ADAM_EPSILON: f64 = 1e-8;
+
+/// The rule that turns gradients into steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Stochastic gradient descent with Nesterov momentum 0.9.
+    Sgd,
+    /// Adam (0.9, 0.999) with decoupled weight decay.
+    Adam,
+}
+
+/// A rule with its memory of earlier gradients.
+#[derive(Debug)]
+pub struct Optimizer {
+    rule: Rule,
+    weight_decay: f64,
+    steps: i64,
+    moments: Weights,
+}
+
+impl Optimizer {
+    /// An optimiser without memory. Weight decay applies to kernels and matrices, not to biases and scales.
+    pub fn new(rule: Rule, weight_decay: f64) -> Self {
+        Self {
+            rule,
+            weight_decay,
+            steps: 0,
+            moments: Weights::new(),
+        }
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> i64 {
+        self.steps
+    }
+
+    /// A copy of the memory, for a checkpoint.
+    pub fn state(&self) -> Weights {
+        copies(&self.moments)
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn restore(&mut self, steps: i64, moments: &Weights, device: Device) -> Result<()> {
+        if steps < 0 || (steps > 0 && moments.is_empty()) {
+            bail!("expected the moments of {steps} steps, found {}", moments.len());
+        }
+        self.steps = steps;
+        self.moments = moments
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.to_device(device)))
+            .collect();
+        Ok(())
+    }
+
+    /// Takes one step along the gradients of `network` and clears them.
+    pub fn step(&mut self, network: &mut Network, learning_rate: f64) {
+        self.steps += 1;
+        tch::no_grad(|| {
+            for (name, weight) in network.trainable() {
+                let mut gradient = weight.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                let decay = if weight.dim() > 1 { self.weight_decay } else { 0.0 };
+                let step = match self.rule {
+                    Rule::Sgd => {
+                        let total = &gradient + &*weight * decay;
+                        let velocity = moment(&mut self.moments, name, "velocity", weight);
+                        let _ = velocity.g_mul_scalar_(MOMENTUM).g_add_(&total);
+                        total + &*velocity * MOMENTUM
+                    }
+                    Rule::Adam => {
+                        let mean = moment(&mut self.moments, name, "mean", weight);
+                        let _ = mean.lerp_(&gradient, 1.0 - MOMENTUM);
+                        // Both means begin at zero, which these factors make up for.
+                        let mean = &*mean / (1.0 - MOMENTUM.powf(self.steps as f64));
+                        let square = moment(&mut self.moments, name, "square", weight);
+                        let _ = square.lerp_(&gradient.square(), 1.0 - SQUARE_DECAY);
+                        let square = &*square / (1.0 - SQUARE_DECAY.powf(self.steps as f64));
+                        mean / (square.sqrt() + ADAM_EPSILON) + &*weight * decay
+                    }
+                };
+                let _ = weight.g_sub_(&(step * learning_rate));
+                let _ = gradient.zero_();
+            }
+        });
+    }
+}
+
+fn moment<'a>(moments: &'a mut Weights, weight: &str, kind: &str, like: &Tensor) -> &'a mut Tensor {
+    moments
+        .entry(format!("{weight}.{kind}"))
+        .or_insert_with(|| like.zeros_like().set_requires_grad(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+    use crate::network::{Layer, Mode, values};
+
+    /// One weight of 2 and a bias of 0, whose output for the input 1 is the loss: both gradients are 1.
+    fn network() -> Network {
+        let layer = Layer::Dense {
+            inputs: 1,
+            outputs: 1,
+            relu: false,
+        };
+        let mut network = Network::new(&[layer], 0, Device::Cpu).unwrap();
+        let weight = Tensor::from_slice(&[2f32]).view([1, 1]);
+        let bias = Tensor::from_slice(&[0f32]);
+        let weights = Weights::from([("0.weight".to_owned(), weight), ("0.bias".to_owned(), bias)]);
+        network.load(&weights).unwrap();
+        network
+    }
+
+    fn steps(rule: Rule, weight_decay: f64, count: usize) -> [f32; 2] {
+        let mut network = network();
+        let mut optimizer = Optimizer::new(rule, weight_decay);
+        let input = Tensor::ones([1, 1], (Kind::Float, Device::Cpu));
+        for _ in 0..count {
+            network
+                .forward(&input, Mode::Training)
+                .sum(Kind::Float)
+                .backward();
+            optimizer.step(&mut network, 0.1);
+        }
+        ["0.weight", "0.bias"].map(|name| values(&network.weights()[name]).unwrap()[0])
+    }
+
+    fn close(found: [f32; 2], expected: [f32; 2]) {
+        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(near, "{found:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn sgd_gains_momentum() {
+        // Velocities 1, 1.9, 2.71; steps 1 + 0.9 * velocity.
+        close(steps(Rule::Sgd, 0.0, 1), [2.0 - 0.19, -0.19]);
+        close(steps(Rule::Sgd, 0.0, 3), [2.0 - 0.19 - 0.271 - 0.3439, -0.8049]);
+    }
+
+    #[test]
+    fn adam_steps_by_the_learning_rate_along_a_constant_gradient() {
+        close(steps(Rule::Adam, 0.0, 1), [1.9, -0.1]);
+        close(steps(Rule::Adam, 0.0, 5), [1.5, -0.5]);
+    }
+
+    #[test]
+    fn decay_shrinks_weights_and_spares_biases() {
+        close(steps(Rule::Adam, 0.5, 1), [2.0 - 0.1 - 0.1 * 0.5 * 2.0, -0.1]);
+        // With a gradient of 1 + 0.5 * 2.
+        close(steps(Rule::Sgd, 0.5, 1), [2.0 - 0.1 * 1.9 * 2.0, -0.19]);
+    }
+}

@@ -1,0 +1,130 @@
+//! Progress: a moving bar on a terminal, plain lines anywhere else.
+
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    io::{IsTerminal as _, stderr},
+    time::{Duration, Instant},
+};
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+
+/// How often plain lines appear.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// One piece of work under way.
+#[derive(Debug)]
+pub struct Bar {
+    title: String,
+    unit: Unit,
+    terminal: Option<ProgressBar>,
+    total: Option<u64>,
+    begun_at: u64,
+    done: Cell<u64>,
+    begun: Instant,
+    last_line: Cell<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Bytes,
+    Samples,
+}
+
+impl Bar {
+    /// For a download of `total` bytes, of which `done` are there.
+    pub fn bytes(title: &str, total: Option<u64>, done: u64) -> Self {
+        Self::new(title, Unit::Bytes, total, done)
+    }
+
+    /// For work on `total` samples, of which `done` are done.
+    pub fn samples(title: &str, total: u64, done: u64) -> Self {
+        Self::new(title, Unit::Samples, Some(total), done)
+    }
+
+    fn new(title: &str, unit: Unit, total: Option<u64>, done: u64) -> Self {
+        let template = match unit {
+            Unit::Bytes => "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+            Unit::Samples => "{prefix} {bar:30} {pos}/{len} {per_sec} {eta} left {msg}",
+        };
+        let terminal = stderr().is_terminal().then(|| {
+            let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+            // The template is a constant; if it were wrong, the default style would do.
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style);
+            bar.set_prefix(title.to_owned());
+            bar.set_position(done);
+            bar.reset_eta();
+            bar
+        });
+        let now = Instant::now();
+        Self {
+            title: title.to_owned(),
+            unit,
+            terminal,
+            total,
+            begun_at: done,
+            done: Cell::new(done),
+            begun: now,
+            last_line: Cell::new(now),
+        }
+    }
+
+    /// Another `amount` is done.
+    pub fn advance(&self, amount: u64) {
+        self.advance_with(amount, String::new);
+    }
+
+    /// Another `amount` is done, and `message` says how it goes.
+    pub fn advance_with(&self, amount: u64, message: impl FnOnce() -> String) {
+        self.done.set(self.done.get() + amount);
+        if let Some(bar) = &self.terminal {
+            bar.set_message(message());
+            bar.inc(amount);
+        } else if self.last_line.get().elapsed() >= LINE_INTERVAL {
+            self.last_line.set(Instant::now());
+            eprintln!("{}", self.line(&message()));
+        }
+    }
+
+    /// How much has been done in each second.
+    pub fn rate(&self) -> f64 {
+        (self.done.get() - self.begun_at) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn line(&self, message: &str) -> String {
+        let amount = |amount: u64| match self.unit {
+            Unit::Bytes => HumanBytes(amount).to_string(),
+            Unit::Samples => amount.to_string(),
+        };
+        let done = self.done.get();
+        let rate = self.rate();
+        let mut line = format!("{}: {}", self.title, amount(done));
+        if let Some(total) = self.total {
+            let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(1e-3));
+            let (total, rate, left) = (amount(total), amount(rate as u64), HumanDuration(left));
+            // Writing to a string cannot fail.
+            let _ = write!(line, " of {total}, {rate}/s, {left} left");
+        }
+        if !message.is_empty() {
+            let _ = write!(line, ", {message}");
+        }
+        line
+    }
+
+    /// Writes a line that stays.
+    pub fn note(&self, line: &str) {
+        match &self.terminal {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.terminal {
+            bar.finish_and_clear();
+        }
+    }
+}

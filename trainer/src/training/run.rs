@@ -1,0 +1,284 @@
+//! What a training run leaves on disk, so that it can be resumed at any step.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.json` | the run's [`Config`] |
+//! | `state.json` | how far it is, and which of the files below belong to that; replaced in one step |
+//! | `checkpoint-<steps>.safetensors` | weights, their average and the optimiser's moments |
+//! | `best-<epoch>.safetensors` | the averaged weights of the epoch with the best validation accuracy |
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tch::{Device, Tensor};
+
+use super::{Config, Epoch, Start};
+use crate::{
+    network::{Network, Weights},
+    optimizer::Optimizer,
+};
+
+const CONFIG: &str = "config.json";
+const STATE: &str = "state.json";
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// Epochs that are complete.
+    pub(super) epoch: u32,
+    /// Steps of the next epoch that are done.
+    pub(super) step: usize,
+    /// Steps of the whole run that are done.
+    pub(super) steps: i64,
+    /// Sum of the losses in the epoch that is under way.
+    pub(super) loss: f64,
+    /// Right answers in the epoch that is under way.
+    pub(super) right: i64,
+    /// The epochs that are complete.
+    pub(super) history: Vec<Epoch>,
+    /// The one with the best validation accuracy; of equal ones, that with the smallest loss.
+    pub(super) best: Option<Epoch>,
+}
+
+impl State {
+    /// Adds a complete epoch. True if it is the best so far.
+    pub(super) fn finish_epoch(&mut self, epoch: Epoch) -> bool {
+        let better = self.best.as_ref().is_none_or(|best| {
+            epoch.validation_accuracy > best.validation_accuracy
+                || (epoch.validation_accuracy >= best.validation_accuracy
+                    && epoch.validation_loss < best.validation_loss)
+        });
+        if better {
+            self.best = Some(epoch.clone());
+        }
+        self.history.push(epoch);
+        self.epoch += 1;
+        self.step = 0;
+        self.loss = 0.0;
+        self.right = 0;
+        better
+    }
+
+    pub(super) fn out_of_patience(&self, patience: u32) -> bool {
+        self.best
+            .as_ref()
+            .is_some_and(|best| self.epoch - best.epoch >= patience)
+    }
+}
+
+/// A run as it was when it was saved.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) state: State,
+    pub(super) network: Weights,
+    pub(super) average: Weights,
+    pub(super) moments: Weights,
+}
+
+/// A run's directory.
+#[derive(Debug)]
+pub(super) struct Run {
+    directory: PathBuf,
+}
+
+impl Run {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_path_buf(),
+        }
+    }
+
+    /// Gets the directory ready. Gives the checkpoint to go on from, if there is one and it is wanted.
+    pub(super) fn begin(&self, config: &Config, start: Start) -> Result<Option<Checkpoint>> {
+        let used = self.path(STATE).exists();
+        match start {
+            Start::Fresh if used => bail!(
+                "{}: holds the checkpoint of an earlier run: pass --resume to go on from it, --restart to discard it, \
+                 or another directory with --run",
+                self.directory.display()
+            ),
+            Start::Resume if used => {
+                let saved: Config = read_json(&self.path(CONFIG))?;
+                self.check_config(config, &saved)?;
+                return self.load().map(Some);
+            }
+            Start::Restart => self.clear(|_| true)?,
+            Start::Fresh | Start::Resume => {}
+        }
+        fs::create_dir_all(&self.directory)
+            .with_context(|| format!("cannot create {}", self.directory.display()))?;
+        write_json(&self.path(CONFIG), config)?;
+        Ok(None)
+    }
+
+    /// Writes a checkpoint, then deletes those before it.
+    pub(super) fn save(
+        &self,
+        state: &State,
+        network: &Network,
+        average: &Network,
+        optimizer: &Optimizer,
+    ) -> Result<()> {
+        let moments = optimizer.state();
+        let parts = [
+            ("network", network.weights()),
+            ("average", average.weights()),
+            ("moments", &moments),
+        ];
+        let tensors: Vec<(String, Tensor)> = parts
+            .into_iter()
+            .flat_map(|(part, weights)| {
+                weights
+                    .iter()
+                    .map(move |(name, tensor)| (format!("{part}/{name}"), on_cpu(tensor)))
+            })
+            .collect();
+        let name = checkpoint_name(state);
+        write_tensors(&self.path(&name), &tensors)?;
+        write_json(&self.path(STATE), state)?;
+        let best = best_name(state).ok();
+        self.clear(|file| {
+            (file.starts_with("checkpoint-") && file != name)
+                || (file.starts_with("best-") && Some(file) != best.as_deref())
+        })
+    }
+
+    /// Writes the weights of the best epoch. The earlier best is deleted when the next checkpoint is written, for
+    /// until then it is the one that the run would go on with.
+    pub(super) fn save_best(&self, state: &State, average: &Network) -> Result<()> {
+        let tensors: Vec<(String, Tensor)> = average
+            .weights()
+            .iter()
+            .map(|(name, tensor)| (name.clone(), on_cpu(tensor)))
+            .collect();
+        write_tensors(&self.path(&best_name(state)?), &tensors)
+    }
+
+    /// The weights of the best epoch.
+    pub(super) fn best(&self, state: &State) -> Result<Weights> {
+        Ok(read_tensors(&self.path(&best_name(state)?))?
+            .into_iter()
+            .collect())
+    }
+
+    fn load(&self) -> Result<Checkpoint> {
+        let state: State = read_json(&self.path(STATE))?;
+        let path = self.path(&checkpoint_name(&state));
+        let mut parts = [Weights::new(), Weights::new(), Weights::new()];
+        for (name, tensor) in read_tensors(&path)? {
+            let at = match name.split_once('/') {
+                Some(("network", rest)) => (0, rest),
+                Some(("average", rest)) => (1, rest),
+                Some(("moments", rest)) => (2, rest),
+                _ => bail!(
+                    "{}: expected a checkpoint, found a tensor `{name}`",
+                    path.display()
+                ),
+            };
+            parts[at.0].insert(at.1.to_owned(), tensor);
+        }
+        let [network, average, moments] = parts;
+        Ok(Checkpoint {
+            state,
+            network,
+            average,
+            moments,
+        })
+    }
+
+    /// A run is resumed with what it was begun with; anything else would be neither the one run nor the other.
+    fn check_config(&self, asked: &Config, saved: &Config) -> Result<()> {
+        let (asked, saved) = (serde_json::to_value(asked)?, serde_json::to_value(saved)?);
+        let keys = saved.as_object().into_iter().flat_map(serde_json::Map::keys);
+        for key in keys {
+            if asked[key] != saved[key] {
+                bail!(
+                    "{}: `{key}`: expected {}, with which the run was begun, found {}: resume with the same options",
+                    self.path(CONFIG).display(),
+                    saved[key],
+                    asked[key]
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes those of the run's own files that `unwanted` picks.
+    fn clear(&self, unwanted: impl Fn(&str) -> bool) -> Result<()> {
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let ours = name == STATE
+                || name == CONFIG
+                || [".safetensors", ".part"].iter().any(|end| name.ends_with(end))
+                    && ["best-", "checkpoint-"]
+                        .iter()
+                        .any(|start| name.starts_with(start));
+            if ours && unwanted(&name) {
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+fn checkpoint_name(state: &State) -> String {
+    format!("checkpoint-{}.safetensors", state.steps)
+}
+
+fn best_name(state: &State) -> Result<String> {
+    let best = state
+        .best
+        .as_ref()
+        .context("the run has not completed an epoch")?;
+    Ok(format!("best-{}.safetensors", best.epoch))
+}
+
+fn on_cpu(tensor: &Tensor) -> Tensor {
+    tensor.detach().to_device(Device::Cpu)
+}
+
+fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    Tensor::read_safetensors(path).with_context(|| format!("{}: expected a safetensors file", path.display()))
+}
+
+/// Written aside and renamed, so that a file is either complete or not there.
+fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let aside = path.with_extension("part");
+    let named: Vec<(&str, &Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    Tensor::write_safetensors(&named, &aside).with_context(|| format!("cannot write {}", aside.display()))?;
+    fs::rename(&aside, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let aside = path.with_extension("json.part");
+    let write = || -> Result<()> {
+        let mut file = fs::File::create(&aside)?;
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&aside, path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,108 @@
+//! Exported graphs do in ONNX Runtime what the network does in libtorch.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, fs};
+
+use tch::{Device, Kind, Tensor};
+use trainer::{
+    network::{Layer, Mode, Network, copies, digits, values},
+    onnx::{Dim, ElementType, Graph, Model},
+};
+
+/// Every kind of layer, on pictures of 8 x 8.
+fn small() -> Vec<Layer> {
+    let conv = |inputs, outputs, kernel, stride| Layer::Conv {
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    };
+    let dense = |inputs, outputs, relu| Layer::Dense {
+        inputs,
+        outputs,
+        relu,
+    };
+    vec![
+        conv(1, 4, 5, 1),
+        Layer::MaxPool(2),
+        conv(4, 6, 3, 2),
+        Layer::Flatten,
+        dense(6 * 2 * 2, 12, true),
+        dense(12, 3, false),
+    ]
+}
+
+/// Largest difference in a logit on random pictures, after training has moved batch normalisation's statistics.
+fn difference(layers: &[Layer], side: usize, classes: usize) -> f32 {
+    let network = Network::new(layers, 7, Device::Cpu).unwrap();
+    let rows: Vec<f32> = (0..12 * side * side)
+        .map(|at| ((at * 7919) % 1009) as f32 / 1009.0)
+        .collect();
+    let shape = [-1, 1, side as i64, side as i64];
+    let batch = Tensor::from_slice(&rows).view(shape);
+    for _ in 0..5 {
+        let _ = network.forward(&batch, Mode::Training);
+    }
+    let mut graph = Graph::new("test");
+    let side = Dim::Fixed(side);
+    let input = graph.input(
+        "pixel_values",
+        ElementType::Float,
+        &[Dim::BATCH, Dim::Fixed(1), side, side],
+    );
+    network.export(&mut graph, &input, "logits").unwrap();
+    graph.output("logits", ElementType::Float, &[Dim::BATCH, Dim::Fixed(classes)]);
+
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: serde_json::Value| {
+        fs::write(directory.path().join(name), value.to_string()).unwrap();
+    };
+    let labels: BTreeMap<String, String> = (0..classes).map(|at| (at.to_string(), at.to_string())).collect();
+    write("config.json", serde_json::json!({ "id2label": labels }));
+    let Dim::Fixed(side) = side else { unreachable!() };
+    let target = serde_json::json!({ "height": side, "width": side });
+    write(
+        "preprocessor_config.json",
+        serde_json::json!({ "do_convert_grayscale": true, "size": target }),
+    );
+    Model::new(graph, "", &BTreeMap::new())
+        .unwrap()
+        .save(&directory.path().join("model.onnx"))
+        .unwrap();
+
+    let rows: Vec<Vec<f32>> = rows.chunks(side * side).map(<[f32]>::to_vec).collect();
+    let found = classifier::open(directory.path()).unwrap().run(&rows).unwrap();
+    let expected = values(&network.forward(&batch, Mode::Inference)).unwrap();
+    assert_eq!(found.len(), expected.len());
+    found
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+#[test]
+fn graphs_agree_with_their_networks() {
+    for (layers, side, classes) in [(small(), 8, 3), (digits::cnn(), 28, 10), (digits::mlp(), 28, 10)] {
+        let difference = difference(&layers, side, classes);
+        assert!(difference < 1e-5, "{layers:?}: {difference}");
+    }
+}
+
+#[test]
+fn other_weights_are_refused_by_name_and_shape() {
+    let mut network = Network::new(&small(), 1, Device::Cpu).unwrap();
+    let other = Network::new(&digits::mlp(), 1, Device::Cpu).unwrap();
+    let error = network.load(other.weights()).unwrap_err().to_string();
+    assert!(error.contains("another network's weights"), "{error}");
+
+    let mut weights = copies(network.weights());
+    weights.insert(
+        "5.bias".to_owned(),
+        Tensor::zeros([4], (Kind::Float, Device::Cpu)),
+    );
+    let error = network.load(&weights).unwrap_err().to_string();
+    assert_eq!(error, "weight `5.bias`: expected shape [3], found [4]");
+}
