@@ -12,7 +12,12 @@ settings = Settings()
 Picture = Annotated[PIL.Image.Image, ContentType("image/*")]
 
 
-@bentoml.service(workers=settings.workers, metrics={"enabled": False}, traffic={"timeout": 60})
+@bentoml.service(
+    workers=settings.workers,
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    traffic={"timeout": 60},
+)
 class Service:
     def __init__(self):
         self.classifier = Classifier(settings.directory, settings.threads)
