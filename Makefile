@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test train fmt fmt-check lint openapi clean
+.PHONY: help setup setup-trainer serve test train bench fmt fmt-check lint openapi clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,16 @@ test: setup ## Run every test that needs no root; fetches libtorch and MNIST onc
 
 train: setup ## Train the digit classifier and write models/digits/1
 	$(TRAINER) cargo run --release -p trainer -- train digits
+
+benches/.venv/ready: benches/requirements.txt
+	python3 -m venv benches/.venv
+	benches/.venv/bin/pip install --quiet -r benches/requirements.txt
+	benches/.venv/bin/python benches/make_models.py
+	touch $@
+
+bench: setup benches/.venv/ready ## Compare with the floors, on an idle machine; PEERS=all for the peers as well
+	cargo build --release -p classifyd -p benches
+	target/release/compare --write $(if $(PEERS),--peers $(PEERS))
 
 fmt: ## Format the code
 	cargo fmt --all

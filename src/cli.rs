@@ -25,6 +25,8 @@ pub enum Command {
     Classify(ClassifyArgs),
     /// Prove model directories: load each, run its golden samples.
     Check(CheckArgs),
+    /// Send requests to a server and measure its answers.
+    Bench(Box<crate::bench::Args>),
     /// Print the OpenAPI document.
     Openapi,
 }

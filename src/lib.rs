@@ -16,9 +16,11 @@
 //! | [`http`] | what a client sees |
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`] | what the operator sees |
+//! | [`bench`] | the load generator; knows nothing of the server |
 //! | [`classify`], [`check`] | the commands that need no server |
 
 pub mod batch;
+pub mod bench;
 pub mod catalog;
 pub mod check;
 pub mod classify;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use classifyd::cli::{Cli, Command, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{check, classify, cpu, http, startup, telemetry};
+use classifyd::{bench, check, classify, cpu, http, startup, telemetry};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve(*args),
         Command::Classify(args) => classify::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Openapi => openapi(),
     };
     match result {

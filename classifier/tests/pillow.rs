@@ -216,6 +216,8 @@ fn limits_are_checked_before_anything_is_decoded() {
     assert!(error.contains("97 x 71") && error.contains("96"), "{error}");
     // A file that breaks off: the size is told before the missing rest is found.
     let whole = bytes("source.png");
-    let error = decode(&whole[..whole.len() / 2], &limits).unwrap_err().to_string();
+    let error = decode(&whole[..whole.len() / 2], &limits)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("97 x 71"), "{error}");
 }

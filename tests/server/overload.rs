@@ -142,6 +142,55 @@ async fn what_waits_together_runs_together() {
 }
 
 #[tokio::test]
+async fn a_high_request_overtakes_those_that_wait() {
+    let models = some_models(&["slow"]);
+    let server = Server::start(models.path(), &["--lanes", "1", "--max-batch", "1"]);
+    let busy = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
+        .await;
+    let low: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(server.send_png("?priority=low", square(255)).send()))
+        .collect();
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 3.0)
+        .await;
+    ok(server.send_png("?priority=high", square(0)).send().await.unwrap()).await;
+    assert!(low.iter().filter(|request| request.is_finished()).count() <= 1);
+    ok(busy.await.unwrap().unwrap()).await;
+    for request in low {
+        ok(request.await.unwrap().unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_busy_model_does_not_starve_another() {
+    let models = some_models(&["linear", "slow"]);
+    let server = Server::start(models.path(), &["--lanes", "2", "--max-batch", "1"]);
+    // More than all lanes of the slow model can do for seconds.
+    let busy: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(server.send_png("?model=slow", square(255)).send()))
+        .collect();
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 18.0)
+        .await;
+    for _ in 0..10 {
+        assert_eq!(server.label("?model=linear", white_row(1)).await, "b");
+    }
+    assert!(
+        server
+            .metrics()
+            .await
+            .get("classifyd_queue_depth{model=\"slow\"}")
+            .unwrap()
+            > 0.0
+    );
+    for request in busy {
+        request.abort();
+    }
+}
+
+#[tokio::test]
 async fn probes_answer_while_every_lane_is_busy_and_the_queue_is_full() {
     let models = some_models(&["hang"]);
     let server = Server::start(models.path(), NARROW);

@@ -93,9 +93,20 @@ pub struct Interrupt {
     requested: Arc<AtomicBool>,
 }
 
+/// A run with at least so many bytes of input gives its memory back afterwards: the runtime's arena would keep the memory of
+/// one huge batch for ever, while freeing it costs little beside a run of that size.
+const OUTLIER_BYTES: usize = 4 << 20;
+
 impl Interrupt {
-    fn new() -> Result<Self, RunError> {
-        let options = RunOptions::new().map_err(|error| RunError::Failed(error.to_string()))?;
+    /// For a run with so many bytes of input.
+    fn new(input_bytes: usize) -> Result<Self, RunError> {
+        let failed = |error: ort::Error| RunError::Failed(error.to_string());
+        let mut options = RunOptions::new().map_err(failed)?;
+        if input_bytes >= OUTLIER_BYTES {
+            options
+                .set("memory.enable_memory_arena_shrinkage", "cpu:0")
+                .map_err(failed)?;
+        }
         Ok(Self {
             options: Arc::new(options),
             requested: Arc::new(AtomicBool::new(false)),
@@ -165,7 +176,8 @@ impl Session {
         if batch == 0 {
             return Err(RunError::Empty);
         }
-        let interrupt = Interrupt::new()?;
+        let input_bytes = size_of_val(self.staging.as_slice());
+        let interrupt = Interrupt::new(input_bytes)?;
         let [a, b, c] = self.row_shape;
         let tensor = TensorRef::from_array_view(([batch, a, b, c], self.staging.as_slice()))
             .map_err(|error| run_error(&error, &interrupt))?;
@@ -183,7 +195,12 @@ impl Session {
                 found: format!("{shape:?}"),
             });
         }
-        Ok(values.to_vec())
+        let values = values.to_vec();
+        drop(outputs);
+        if input_bytes >= OUTLIER_BYTES {
+            self.staging = Vec::new();
+        }
+        Ok(values)
     }
 }
 

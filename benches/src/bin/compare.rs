@@ -1,0 +1,451 @@
+//! Runs classifyd, the floors and the peers under the same loads on this machine, and shows medians and ratios.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use benches::page::{Machine, Overload, RawSample, Results, Sample};
+use benches::server::{Launch, Server};
+use benches::setting::{LOADS, Load, PEERS, Subject};
+use benches::{page, raw};
+use bytes::Bytes;
+use clap::Parser;
+use classifyd::bench::load::{self, Arrivals, Observer, Outcome, Plan};
+use classifyd::bench::target::{Target, exchange, read_inputs};
+use classifyd::bench::usage;
+
+const SERVERS: [&str; 3] = ["classifyd", "floor0", "floor1"];
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Deadline of each request in the overload part.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Compares classifyd with the floors and the peers on this machine.
+#[derive(Parser)]
+struct Args {
+    /// Loads to run.
+    #[arg(long, value_delimiter = ',', default_values = LOADS)]
+    loads: Vec<String>,
+    /// Servers of this repository.
+    #[arg(long, value_delimiter = ',', default_values = SERVERS)]
+    servers: Vec<String>,
+    /// Peers: mosec, fastapi, litserve, bentoml, mlserver, or all.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 5.0)]
+    duration: f64,
+    /// Seconds of load before each measurement.
+    #[arg(long, default_value_t = 1.0)]
+    warmup: f64,
+    /// Loads to run at three times classifyd's capacity; none for none.
+    #[arg(long, value_delimiter = ',', default_value = "digits,resnet18")]
+    overload: Vec<String>,
+    /// Seconds of each overload.
+    #[arg(long, default_value_t = 30.0)]
+    overload_duration: f64,
+    /// First port to use.
+    #[arg(long, default_value_t = 8200)]
+    port: u16,
+    /// Folder with the programs. Default: the one that this program is in.
+    #[arg(long)]
+    programs: Option<PathBuf>,
+    /// Put the results into docs/performance.md.
+    #[arg(long)]
+    write: bool,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let repository = repository()?;
+    let programs = match &args.programs {
+        Some(programs) => programs.clone(),
+        None => own_folder()?,
+    };
+    let results_folder = repository.join("benches/results");
+    let work = results_folder.join("models");
+    fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+
+    let loads = args
+        .loads
+        .iter()
+        .map(|name| Load::find(name, &repository, &work))
+        .collect::<Result<Vec<_>>>()?;
+    let subjects = subjects(&args, &repository, &programs)?;
+    for subject in subjects.iter().filter(|subject| subject.is_peer()) {
+        set_up(subject)?;
+    }
+    let bench = Bench {
+        args: &args,
+        cores: thread::available_parallelism()?.get(),
+        logs: results_folder.clone(),
+    };
+    let mut results = Results {
+        machine: machine(bench.cores)?,
+        command: std::iter::once("compare".to_owned())
+            .chain(std::env::args().skip(1))
+            .collect::<Vec<_>>()
+            .join(" "),
+        rounds: args.rounds,
+        duration_s: args.duration,
+        warmup_s: args.warmup,
+        samples: Vec::new(),
+        raw: Vec::new(),
+        overload: Vec::new(),
+    };
+    for load in &loads {
+        bench.run_load(load, &subjects, &mut results)?;
+    }
+    if let Some(classifyd) = subjects.iter().find(|subject| subject.name == "classifyd") {
+        for load in loads
+            .iter()
+            .filter(|load| args.overload.iter().any(|name| name == load.name))
+        {
+            results.overload.push(bench.overload(load, classifyd)?);
+        }
+    }
+    let file = results_folder.join("latest.json");
+    fs::write(&file, serde_json::to_string_pretty(&results)?).with_context(|| file.display().to_string())?;
+    let text = results.markdown();
+    println!("{text}");
+    if args.write {
+        page::write(&repository.join("docs/performance.md"), &text)?;
+    }
+    Ok(())
+}
+
+/// The folder above that holds this package, so that the programs can be run from anywhere in the repository.
+fn repository() -> Result<PathBuf> {
+    let current = std::env::current_dir()?;
+    current
+        .ancestors()
+        .find(|folder| folder.join("benches/make_models.py").is_file())
+        .map(Path::to_path_buf)
+        .context("compare must be started within the repository")
+}
+
+fn own_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("this program is in no folder")?;
+    Ok(folder.to_path_buf())
+}
+
+fn subjects(args: &Args, repository: &Path, programs: &Path) -> Result<Vec<Subject>> {
+    let all_peers = args.peers.iter().any(|peer| peer == "all");
+    let peers: Vec<String> = if all_peers {
+        PEERS.map(str::to_owned).to_vec()
+    } else {
+        args.peers.clone()
+    };
+    for name in &args.servers {
+        ensure!(SERVERS.contains(&name.as_str()), "no server {name:?}");
+        let program = programs.join(name);
+        ensure!(
+            program.is_file(),
+            "{} is not there: build it first",
+            program.display()
+        );
+    }
+    for name in &peers {
+        ensure!(PEERS.contains(&name.as_str()), "no peer {name:?}");
+    }
+    let names = args.servers.iter().chain(&peers).enumerate();
+    Ok(names
+        .map(|(index, name)| Subject {
+            name: name.clone(),
+            programs: programs.to_path_buf(),
+            repository: repository.to_path_buf(),
+            port: args.port + index as u16,
+        })
+        .collect())
+}
+
+/// Installs a peer before anything is measured.
+fn set_up(subject: &Subject) -> Result<()> {
+    let status = std::process::Command::new(subject.repository.join("benches/peers/run.sh"))
+        .args(["--setup", &subject.name])
+        .status()?;
+    ensure!(status.success(), "{} could not be set up", subject.name);
+    Ok(())
+}
+
+struct Bench<'a> {
+    args: &'a Args,
+    cores: usize,
+    logs: PathBuf,
+}
+
+/// A server with what is sent to it.
+struct Running {
+    server: Server,
+    launch: Launch,
+}
+
+impl Bench<'_> {
+    fn run_load(&self, load: &Load, subjects: &[Subject], results: &mut Results) -> Result<()> {
+        let input = fs::read(&load.input).with_context(|| load.input.display().to_string())?;
+        let expected = raw::label(&load.model, &input)?;
+        for round in 0..self.args.rounds {
+            eprintln!("{}: round {} of {}", load.name, round + 1, self.args.rounds);
+            let raw = raw::measure(&load.model, &input, self.cores, Duration::from_secs(1))?;
+            results.raw.push(RawSample {
+                round,
+                load: load.name,
+                raw,
+            });
+            // Each round begins with another server, so that none is always behind the same one.
+            for index in 0..subjects.len() {
+                let subject = &subjects[(round + index) % subjects.len()];
+                if subject.is_peer() && !load.peers {
+                    continue;
+                }
+                let mut running: Option<Running> = None;
+                for &connections in load.connections {
+                    let launch = subject.launch(load, connections, self.cores);
+                    let current = match running.take() {
+                        Some(current) if current.launch == launch => current,
+                        other => {
+                            // It has the port.
+                            drop(other);
+                            self.start(subject, load, launch)?
+                        }
+                    };
+                    if round == 0 {
+                        check(subject, load, current.launch.address, &expected)?;
+                    }
+                    results
+                        .samples
+                        .push(self.measure(subject, load, connections, round, &current)?);
+                    running = Some(current);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, subject: &Subject, load: &Load, launch: Launch) -> Result<Running> {
+        let log = self.logs.join(format!("{}-{}.log", subject.name, load.name));
+        let probe = if subject.is_peer() {
+            request(load, launch.address, None)?
+        } else {
+            Target::parse(&launch.address.to_string(), None)?.get("/readyz")
+        };
+        let server = Server::start(&launch, &probe, &log)?;
+        Ok(Running { server, launch })
+    }
+
+    fn plan(&self, load: &Load, running: &Running, arrivals: Arrivals) -> Result<Plan> {
+        Ok(Plan {
+            address: running.launch.address,
+            requests: [request(load, running.launch.address, None)?].into(),
+            arrivals,
+            warmup: Duration::from_secs_f64(self.args.warmup),
+            duration: Duration::from_secs_f64(self.args.duration),
+            timeout: TIMEOUT,
+            threads: 1,
+        })
+    }
+
+    fn measure(
+        &self,
+        subject: &Subject,
+        load: &Load,
+        connections: usize,
+        round: usize,
+        running: &Running,
+    ) -> Result<Sample> {
+        let plan = self.plan(load, running, Arrivals::Closed { connections })?;
+        let mut cpu = CpuOf::new(|| running.server.cpu());
+        let outcome = run(&plan, &mut cpu)?;
+        let tally = &outcome.tally;
+        let good = tally.good().latency;
+        let sample = Sample {
+            round,
+            load: load.name,
+            connections,
+            server: subject.name.clone(),
+            throughput: tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
+            p50: good.percentile(50.0),
+            p99: good.percentile(99.0),
+            cpu_us: cpu.used().as_secs_f64() * 1e6 / (tally.answers_in_window.max(1)) as f64,
+            errors: tally.errors(),
+            resident: running.server.resident(),
+            ready_ms: running.server.ready_after.as_secs_f64() * 1e3,
+        };
+        eprintln!(
+            "  {:10} {:3} connections: {:9.0} answers/s, p50 {:9.3} ms, {:8.1} us CPU, {} errors",
+            sample.server,
+            connections,
+            sample.throughput,
+            sample.p50 / 1e3,
+            sample.cpu_us,
+            sample.errors
+        );
+        Ok(sample)
+    }
+
+    fn overload(&self, load: &Load, subject: &Subject) -> Result<Overload> {
+        eprintln!("{}: overload", load.name);
+        let connections = load.connections.iter().copied().max().unwrap_or(1);
+        let running = self.start(subject, load, subject.launch(load, connections, self.cores))?;
+        let closed = self.plan(load, &running, Arrivals::Closed { connections })?;
+        let before = run(&closed, &mut ())?;
+        let capacity = before.tally.good_in_window as f64 / before.measured.as_secs_f64();
+        ensure!(capacity > 0.0, "{}: no good answer", load.name);
+        let rate = 3.0 * capacity;
+        let open = Plan {
+            requests: [request(load, running.launch.address, Some(DEADLINE))?].into(),
+            duration: Duration::from_secs_f64(self.args.overload_duration),
+            arrivals: Arrivals::Open {
+                rate,
+                max_connections: 512,
+            },
+            ..closed.clone()
+        };
+        let mut own = CpuOf::new(|| usage::own_cpu().unwrap_or_default());
+        let outcome = run(&open, &mut own)?;
+        thread::sleep(Duration::from_secs(1));
+        let after_plan = Plan {
+            warmup: Duration::ZERO,
+            ..closed
+        };
+        let after = run(&after_plan, &mut ())?;
+        let tally = &outcome.tally;
+        let good = tally.good();
+        let service = good.service.unwrap_or_default();
+        let refused = tally.statuses.get(&503);
+        let mut others: Vec<String> = tally
+            .statuses
+            .iter()
+            .filter(|(status, _)| !(200..300).contains(*status) && **status != 503)
+            .map(|(status, answers)| format!("{status}: {}", answers.latency.count()))
+            .collect();
+        others.extend(
+            tally
+                .failures
+                .iter()
+                .map(|(failure, count)| format!("{}: {count}", failure.name())),
+        );
+        if tally.unsent > 0 {
+            others.push(format!("unsent: {}", tally.unsent));
+        }
+        let p50 = |outcome: &Outcome| outcome.tally.good().latency.percentile(50.0);
+        let seconds = outcome.measured.as_secs_f64();
+        Ok(Overload {
+            load: load.name,
+            capacity,
+            rate,
+            duration_s: seconds,
+            goodput: tally.good_in_window as f64 / seconds,
+            good: service.count(),
+            late: service.longer_than(DEADLINE),
+            slowest_ms: service.max() / 1e3,
+            deadline_ms: DEADLINE.as_secs_f64() * 1e3,
+            refused: refused.map_or(0, |answers| answers.latency.count()),
+            refusal_p99_ms: refused
+                .and_then(|answers| answers.service.as_ref())
+                .map(|service| service.percentile(99.0) / 1e3),
+            others: if others.is_empty() {
+                "-".to_owned()
+            } else {
+                others.join(", ")
+            },
+            client_cpu_load: own.used().as_secs_f64() / seconds,
+            recovery: after.tally.good_in_window as f64 / after.measured.as_secs_f64() / capacity,
+            recovery_p50: p50(&after) / p50(&before),
+        })
+    }
+}
+
+/// Runs a load; Ctrl-C ends the comparison.
+fn run(plan: &Plan, observer: &mut dyn Observer) -> Result<Outcome> {
+    let outcome = load::run(plan, observer)?;
+    if outcome.interrupted {
+        bail!("interrupted");
+    }
+    Ok(outcome)
+}
+
+/// CPU time at both ends of the window.
+struct CpuOf<F> {
+    read: F,
+    ends: [Duration; 2],
+}
+
+impl<F: Fn() -> Duration> CpuOf<F> {
+    fn new(read: F) -> Self {
+        Self {
+            read,
+            ends: [Duration::ZERO; 2],
+        }
+    }
+
+    fn used(&self) -> Duration {
+        self.ends[1].saturating_sub(self.ends[0])
+    }
+}
+
+impl<F: Fn() -> Duration> Observer for CpuOf<F> {
+    fn begin(&mut self) {
+        self.ends[0] = (self.read)();
+    }
+
+    fn end(&mut self) {
+        self.ends[1] = (self.read)();
+    }
+}
+
+/// The request of a load.
+fn request(load: &Load, address: std::net::SocketAddr, deadline: Option<Duration>) -> Result<Bytes> {
+    let mut target = Target::parse(&address.to_string(), None)?;
+    if let Some(deadline) = deadline {
+        let milliseconds = deadline.as_millis().to_string();
+        target
+            .url
+            .query_pairs_mut()
+            .append_pair("timeout_ms", &milliseconds);
+    }
+    let inputs = read_inputs(std::slice::from_ref(&load.input))?;
+    let input = inputs.first().context("no input")?;
+    Ok(target.post(input.content_type, &input.body))
+}
+
+/// A server that answers something else than the classifier has won nothing. F0 does not look at its input.
+fn check(subject: &Subject, load: &Load, address: std::net::SocketAddr, expected: &str) -> Result<()> {
+    if subject.name == "floor0" {
+        return Ok(());
+    }
+    let answer = exchange(address, &request(load, address, None)?, TIMEOUT)?;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let json: serde_json::Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let found = json["results"][0]["label"].as_str();
+    ensure!(
+        answer.status == 200 && found == Some(expected),
+        "{} on {}: expected the label {expected:?}, found {text}",
+        subject.name,
+        load.name
+    );
+    Ok(())
+}
+
+fn machine(cores: usize) -> Result<Machine> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .and_then(|rest| rest.split_once(':'))
+        .map_or("unknown CPU".to_owned(), |(_, name)| name.trim().to_owned());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?
+        .trim()
+        .to_owned();
+    let date = std::process::Command::new("date").args(["-u", "+%F"]).output()?;
+    Ok(Machine {
+        cpu,
+        cores,
+        kernel,
+        date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
+    })
+}

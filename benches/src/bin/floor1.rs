@@ -1,0 +1,162 @@
+//! F1: the server that an engineer writes by hand in an afternoon, and no worse than that: axum, a session per core
+//! behind a lock each, the answer as JSON. It shares decoding, resizing, ONNX Runtime's options and the softmax with
+//! classifyd, through the `classifier` crate. It has no batching, no limits, no deadlines and no metrics.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use anyhow::{Context, Result};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use clap::Parser;
+use classifier::{Bundle, Limits, Prediction, Session, SessionOptions};
+use serde::Serialize;
+
+/// How many labels an answer lists.
+const TOP: usize = 5;
+/// Largest body; a photo is larger than axum's own limit.
+const MAX_BODY: usize = 20 << 20;
+
+/// Serves one model directory.
+#[derive(Parser)]
+struct Args {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8101")]
+    listen: SocketAddr,
+    /// Model directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// Threads of each session.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Sessions. Default: one per core.
+    #[arg(long)]
+    sessions: Option<usize>,
+    /// Decode and run on blocking threads, for models that take milliseconds. Otherwise on the async workers, which is
+    /// faster for those that take microseconds.
+    #[arg(long)]
+    blocking: bool,
+}
+
+struct Server {
+    name: String,
+    bundle: Bundle,
+    limits: Limits,
+    sessions: Vec<Mutex<Session>>,
+    next: AtomicUsize,
+    blocking: bool,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    model: String,
+    version: &'static str,
+    results: [Classified; 1],
+}
+
+#[derive(Serialize)]
+struct Classified {
+    label: String,
+    score: f32,
+    top: Vec<Label>,
+}
+
+#[derive(Serialize)]
+struct Label {
+    label: String,
+    score: f32,
+}
+
+type Failure = (StatusCode, String);
+
+impl Server {
+    fn classify(&self, body: &[u8]) -> Result<Answer, Failure> {
+        let unusable = |error: classifier::ImageError| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+        let failed = |error: classifier::RunError| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        let picture = classifier::image::decode(body, &self.limits).map_err(unusable)?;
+        let row = self.bundle.preprocessor.apply(picture).map_err(unusable)?;
+        let outputs = self
+            .session()
+            .run(std::iter::once(row.as_slice()), |_| {})
+            .map_err(failed)?;
+        let scores = classifier::output::scores(&outputs, self.bundle.activation).map_err(failed)?;
+        let top: Vec<Label> = Prediction::from_scores(&scores, &self.bundle.labels, TOP)
+            .top
+            .into_iter()
+            .map(|score| Label {
+                label: score.label,
+                score: score.score,
+            })
+            .collect();
+        Ok(Answer {
+            model: self.name.clone(),
+            version: "1",
+            results: [Classified {
+                label: top[0].label.clone(),
+                score: top[0].score,
+                top,
+            }],
+        })
+    }
+
+    /// A session that is free, or else one in turn.
+    fn session(&self) -> MutexGuard<'_, Session> {
+        let count = self.sessions.len();
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        for offset in 0..count {
+            match self.sessions[(first + offset) % count].try_lock() {
+                Ok(session) => return session,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        self.sessions[first % count]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn classify(State(server): State<Arc<Server>>, body: Bytes) -> Result<Json<Answer>, Failure> {
+    if !server.blocking {
+        return server.classify(&body).map(Json);
+    }
+    tokio::task::spawn_blocking(move || server.classify(&body))
+        .await
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .map(Json)
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    classifier::runtime::library::load(None)?;
+    let bundle = Bundle::open(&args.model)?;
+    let cores = std::thread::available_parallelism()?.get();
+    let options = SessionOptions {
+        threads: args.threads,
+    };
+    let sessions = (0..args.sessions.unwrap_or(cores).max(1))
+        .map(|_| Session::load(&bundle, &options).map(Mutex::new))
+        .collect::<Result<Vec<_>, _>>()?;
+    let name = args.model.parent().and_then(|folder| folder.file_name());
+    let server = Server {
+        name: name
+            .context("expected a model directory of the form NAME/VERSION")?
+            .to_string_lossy()
+            .into_owned(),
+        bundle,
+        limits: Limits::default(),
+        sessions,
+        next: AtomicUsize::new(0),
+        blocking: args.blocking,
+    };
+    let router = Router::new()
+        .route("/v1/classify", post(classify))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::new(server));
+    benches::floor::serve(args.listen, router)
+}

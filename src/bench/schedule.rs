@@ -1,0 +1,63 @@
+//! When the requests of an open loop are due: fixed before the first one is sent, so that a slow server cannot slow
+//! down its own measurement.
+
+use std::time::{Duration, Instant};
+
+/// Evenly spaced arrivals.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    start: Instant,
+    /// Requests per second.
+    rate: f64,
+    count: u64,
+}
+
+impl Schedule {
+    /// `rate` requests per second from `start` on, for `length`.
+    pub fn new(start: Instant, rate: f64, length: Duration) -> Self {
+        Self {
+            start,
+            rate,
+            count: (rate * length.as_secs_f64()).ceil() as u64,
+        }
+    }
+
+    /// When request `index` is due. Computed from the start, so that no rounding adds up.
+    pub fn at(&self, index: u64) -> Option<Instant> {
+        (index < self.count).then(|| self.start + Duration::from_secs_f64(index as f64 / self.rate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrivals_are_even_and_end_with_the_window() {
+        let start = Instant::now();
+        let schedule = Schedule::new(start, 4.0, Duration::from_secs(2));
+        let offsets: Vec<_> = (0..)
+            .map_while(|index| schedule.at(index))
+            .map(|due| (due - start).as_millis())
+            .collect();
+        assert_eq!(offsets, [0, 250, 500, 750, 1000, 1250, 1500, 1750]);
+    }
+
+    #[test]
+    fn rounding_does_not_add_up() {
+        let start = Instant::now();
+        let schedule = Schedule::new(start, 3333.0, Duration::from_hours(1));
+        let hour = schedule.at(3333 * 3599).unwrap() - start;
+        assert!(
+            hour.abs_diff(Duration::from_secs(3599)) < Duration::from_micros(1),
+            "{hour:?}"
+        );
+    }
+
+    #[test]
+    fn less_than_one_request_in_the_window_is_still_one() {
+        let schedule = Schedule::new(Instant::now(), 0.1, Duration::from_secs(1));
+        assert!(schedule.at(0).is_some());
+        assert!(schedule.at(1).is_none());
+    }
+}

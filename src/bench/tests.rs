@@ -1,0 +1,333 @@
+//! The load generator against a small server that answers as it is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::load::Outcome;
+use super::tally::Failure;
+use super::*;
+
+/// What the server does with its n-th request.
+type Script = fn(usize) -> Reaction;
+
+#[derive(Clone, Copy)]
+enum Reaction {
+    Answer(&'static str),
+    /// Half of an answer, then the end of the connection.
+    Close,
+    Slow(Duration),
+    /// An answer while the request is still being sent.
+    Early,
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nRetry-After: 1\r\n\r\nfull";
+
+/// Starts the server on a thread of its own; it ends with the test's process.
+fn serve(script: Script) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let count = Arc::new(AtomicUsize::new(0));
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(converse(stream, script, Arc::clone(&count)));
+            }
+        });
+    });
+    address
+}
+
+async fn converse(mut stream: TcpStream, script: Script, count: Arc<AtomicUsize>) -> std::io::Result<()> {
+    let mut received = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if stream.read_buf(&mut received).await? == 0 {
+                return Ok(());
+            }
+        };
+        let reaction = script(count.fetch_add(1, Ordering::Relaxed));
+        if let Reaction::Early = reaction {
+            stream.write_all(FULL.as_bytes()).await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&received[..head]).to_ascii_lowercase();
+        let body: usize = text
+            .split_once("content-length: ")
+            .and_then(|(_, rest)| rest.lines().next()?.parse().ok())
+            .unwrap_or(0);
+        while received.len() < head + body {
+            if stream.read_buf(&mut received).await? == 0 {
+                return Ok(());
+            }
+        }
+        received.drain(..head + body);
+        match reaction {
+            Reaction::Answer(answer) => stream.write_all(answer.as_bytes()).await?,
+            Reaction::Slow(delay) => {
+                tokio::time::sleep(delay).await;
+                stream.write_all(OK.as_bytes()).await?;
+            }
+            Reaction::Close | Reaction::Early => {
+                stream.write_all(&OK.as_bytes()[..20]).await?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn plan(address: SocketAddr, arrivals: Arrivals, body: usize) -> Plan {
+    let target = Target::parse(&address.to_string(), None).unwrap();
+    Plan {
+        address,
+        requests: [target.post("image/png", &vec![0; body])].into(),
+        arrivals,
+        warmup: Duration::from_millis(20),
+        duration: Duration::from_millis(300),
+        timeout: Duration::from_millis(200),
+        threads: 2,
+    }
+}
+
+fn run_closed(script: Script, connections: usize) -> Outcome {
+    let plan = plan(serve(script), Arrivals::Closed { connections }, 100);
+    load::run(&plan, &mut ()).unwrap()
+}
+
+#[test]
+fn a_closed_loop_counts_every_answer() {
+    let outcome = run_closed(
+        |n| Reaction::Answer(if n.is_multiple_of(2) { OK } else { CHUNKED }),
+        3,
+    );
+    let tally = &outcome.tally;
+    assert!(tally.good_in_window > 10, "{tally:?}");
+    assert_eq!(tally.errors(), 0);
+    assert_eq!(outcome.measured, Duration::from_millis(300));
+}
+
+#[test]
+fn refusals_are_counted_by_status_and_apart_from_good_answers() {
+    let outcome = run_closed(|n| Reaction::Answer(if n % 3 == 2 { FULL } else { OK }), 1);
+    let tally = &outcome.tally;
+    let refused = tally.statuses[&503].latency.count();
+    let good = tally.good().latency.count();
+    assert!(
+        refused > 1 && good.abs_diff(2 * refused) <= 2,
+        "{good} and {refused}"
+    );
+    assert_eq!(tally.errors(), refused);
+}
+
+#[test]
+fn connections_that_the_server_drops_are_opened_again() {
+    let outcome = run_closed(
+        |n| {
+            if n % 4 == 3 {
+                Reaction::Close
+            } else {
+                Reaction::Answer(OK)
+            }
+        },
+        2,
+    );
+    let tally = &outcome.tally;
+    assert!(
+        tally.failures[&Failure::Closed] > 1 && tally.good_in_window > 2,
+        "{tally:?}"
+    );
+}
+
+#[test]
+fn an_answer_that_does_not_come_in_time_is_a_timeout() {
+    let outcome = run_closed(|_| Reaction::Slow(Duration::from_secs(5)), 2);
+    let tally = &outcome.tally;
+    assert_eq!(tally.failures.keys().collect::<Vec<_>>(), [&Failure::Timeout]);
+    assert_eq!(tally.good_in_window, 0);
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_request_is_an_answer() {
+    let address = serve(|_| Reaction::Early);
+    let plan = plan(address, Arrivals::Closed { connections: 1 }, 32 << 20);
+    let tally = load::run(&plan, &mut ()).unwrap().tally;
+    assert!(tally.statuses[&503].latency.count() > 0, "{tally:?}");
+}
+
+#[test]
+fn nobody_there_is_a_failure_to_connect() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let tally = load::run(&plan(address, Arrivals::Closed { connections: 2 }, 1), &mut ())
+        .unwrap()
+        .tally;
+    let failures = tally.failures[&Failure::Connect];
+    assert!(
+        (2..100).contains(&failures),
+        "{failures}: paused between attempts"
+    );
+    assert!(load::reachable(&[address], Duration::from_secs(1)).is_err());
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate_and_counts_the_wait() {
+    // One connection and 20 ms an answer: 50 a second are possible, 200 are due.
+    let arrivals = Arrivals::Open {
+        rate: 200.0,
+        max_connections: 1,
+    };
+    let mut plan = plan(
+        serve(|_| Reaction::Slow(Duration::from_millis(20))),
+        arrivals,
+        100,
+    );
+    plan.timeout = Duration::from_secs(5);
+    plan.threads = 1;
+    let tally = load::run(&plan, &mut ()).unwrap().tally;
+    assert_eq!(
+        tally.requests(),
+        60,
+        "all that were due are accounted for: {tally:?}"
+    );
+    assert!(tally.unsent > 20, "{}", tally.unsent);
+    let good = tally.good();
+    let (latency, service) = (good.latency.max(), good.service.unwrap().max());
+    assert!(
+        latency > 2.0 * service,
+        "{latency} us from when it was due, {service} us from when it was sent"
+    );
+}
+
+#[test]
+fn an_open_loop_opens_connections_as_it_needs_them() {
+    let arrivals = Arrivals::Open {
+        rate: 200.0,
+        max_connections: 64,
+    };
+    let plan = plan(
+        serve(|_| Reaction::Slow(Duration::from_millis(20))),
+        arrivals,
+        100,
+    );
+    let tally = load::run(&plan, &mut ()).unwrap().tally;
+    assert_eq!((tally.requests(), tally.errors()), (60, 0), "{tally:?}");
+}
+
+#[test]
+fn the_observer_sees_both_ends_of_the_window() {
+    #[derive(Default)]
+    struct Seen(Vec<&'static str>, u64);
+    impl Observer for Seen {
+        fn begin(&mut self) {
+            self.0.push("begin");
+        }
+        fn tick(&mut self, _: Duration, ended: u64) {
+            self.1 = self.1.max(ended);
+        }
+        fn end(&mut self) {
+            self.0.push("end");
+        }
+    }
+    let mut seen = Seen::default();
+    let plan = plan(
+        serve(|_| Reaction::Answer(OK)),
+        Arrivals::Closed { connections: 1 },
+        1,
+    );
+    load::run(&plan, &mut seen).unwrap();
+    assert_eq!(seen.0, ["begin", "end"]);
+    assert!(seen.1 > 0);
+}
+
+fn arguments(url: &str, folder: &std::path::Path) -> Args {
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+    let picture = folder.join("one.png");
+    std::fs::write(&picture, b"x").unwrap();
+    let picture = picture.to_str().unwrap();
+    let words = [
+        "bench",
+        url,
+        "--file",
+        picture,
+        "--duration",
+        "200ms",
+        "--warmup",
+        "0s",
+    ];
+    <Cli as clap::Parser>::parse_from(words).args
+}
+
+#[test]
+fn a_whole_run_writes_its_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = serve(|_| Reaction::Answer(OK));
+    let mut args = arguments(&address.to_string(), folder.path());
+    args.concurrency = vec![1, 2];
+    args.json = Some(folder.path().join("results.json"));
+    run(&args).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("results.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["steps"].as_array().unwrap().len(), 2);
+    assert!(report["steps"][1]["throughput"].as_f64().unwrap() > 0.0);
+    // The server has no metrics that we know: nothing is said about batches.
+    assert!(report["steps"][0].get("mean_batch_size").is_none());
+}
+
+#[test]
+fn a_wrong_request_is_told_in_the_words_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let address =
+        serve(|_| Reaction::Answer("HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\nno such model"));
+    let error = run(&arguments(&address.to_string(), folder.path())).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the server answered with status 404: no such model"
+    );
+}
+
+#[test]
+fn arguments_without_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = arguments("localhost:1", folder.path());
+    for (change, reason) in [
+        (
+            (|args| args.concurrency = vec![8, 0]) as fn(&mut Args),
+            "--concurrency: expected at least 1",
+        ),
+        (|args| args.rate = Some(0.0), "--rate: expected a number above 0"),
+        (|args| args.threads = 0, "--threads: expected at least 1"),
+        (
+            |args| args.duration = Duration::ZERO,
+            "--duration: expected more than 0s",
+        ),
+        (
+            |args| args.headers = vec!["nonsense".into()],
+            "--header: expected",
+        ),
+    ] {
+        let mut args = good.clone();
+        change(&mut args);
+        let error = run(&args).unwrap_err().to_string();
+        assert!(error.starts_with(reason), "{error}");
+    }
+}
