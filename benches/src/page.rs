@@ -108,6 +108,9 @@ pub struct Overload {
     pub refused: u64,
     /// Milliseconds from sending to refusal.
     pub refusal_p99_ms: Option<f64>,
+    /// Requests that the load generator could not send, for all its connections were busy. With many of them the load
+    /// was not what it should have been.
+    pub unsent: u64,
     /// All other answers and failures, in words.
     pub others: String,
     /// CPU time of the load generator by the length of the measurement.
@@ -324,13 +327,13 @@ impl Results {
         );
         let _ = writeln!(
             text,
-            "| load | capacity/s | due/s | good/s | of capacity | slowest good, ms | deadline, ms | late | refused | refusal p99, ms | others | load generator, cores | a second later: throughput, p50 |"
+            "| load | capacity/s | due/s | good/s | of capacity | slowest good, ms | deadline, ms | late | refused | refusal p99, ms | unsent | others | load generator, cores | a second later: throughput, p50 |"
         );
-        let _ = writeln!(text, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|---|");
+        let _ = writeln!(text, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|---|");
         for overload in &self.overload {
             let _ = writeln!(
                 text,
-                "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {} | {} | {} | {:.2} | {:.2}, {:.2} |",
+                "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {} | {} | {} | {} | {:.2} | {:.2}, {:.2} |",
                 overload.load,
                 overload.capacity,
                 overload.rate,
@@ -341,6 +344,7 @@ impl Results {
                 overload.late,
                 overload.refused,
                 optional(overload.refusal_p99_ms, 2),
+                overload.unsent,
                 overload.others,
                 overload.client_cpu_load,
                 overload.recovery,
@@ -470,7 +474,10 @@ impl Results {
                 self.memory("digits", "classifyd"),
             ),
         ];
-        for overload in &self.overload {
+        // A load that could not be sent says nothing about the server.
+        let sent =
+            |overload: &&Overload| overload.unsent as f64 <= 0.01 * overload.rate * overload.duration_s;
+        for overload in self.overload.iter().filter(sent) {
             let of = |what: &str| format!("{}, overload: {what}", overload.load);
             let part = overload.goodput / overload.capacity;
             goals.extend([

@@ -202,11 +202,11 @@ fn try_one(address: SocketAddr, request: &[u8], args: &Args) -> Result<()> {
     // Too busy now is what a load test may be about; all else that is the request's fault will not get better.
     if (300..500).contains(&answer.status) && answer.status != 429 {
         let body = String::from_utf8_lossy(&answer.body);
-        bail!(
-            "the server answered with status {}: {}",
-            answer.status,
-            body.trim()
-        );
+        let words = match body.trim() {
+            "" => "no reason given",
+            words => words,
+        };
+        bail!("the server answered with status {}: {words}", answer.status);
     }
     Ok(())
 }

@@ -330,9 +330,6 @@ impl Bench<'_> {
                 .iter()
                 .map(|(failure, count)| format!("{}: {count}", failure.name())),
         );
-        if tally.unsent > 0 {
-            others.push(format!("unsent: {}", tally.unsent));
-        }
         let p50 = |outcome: &Outcome| outcome.tally.good().latency.percentile(50.0);
         let seconds = outcome.measured.as_secs_f64();
         Ok(Overload {
@@ -349,6 +346,7 @@ impl Bench<'_> {
             refusal_p99_ms: refused
                 .and_then(|answers| answers.service.as_ref())
                 .map(|service| service.percentile(99.0) / 1e3),
+            unsent: tally.unsent,
             others: if others.is_empty() {
                 "-".to_owned()
             } else {
