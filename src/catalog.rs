@@ -30,17 +30,18 @@ pub fn find(models: &Path) -> Result<Vec<Found>, BundleError> {
             .into_iter()
             .filter_map(|(version, directory)| Some((parse_version(&version)?, directory)))
             .max_by_key(|(version, _)| *version);
-        match highest {
-            Some((version, directory)) => found.push(Found {
-                name,
-                version,
-                directory,
-            }),
-            None => tracing::warn!(
+        let Some((version, directory)) = highest else {
+            tracing::warn!(
                 directory = %directory.display(),
                 "left out: expected a version (a positive integer) as a folder, found none"
-            ),
-        }
+            );
+            continue;
+        };
+        found.push(Found {
+            name,
+            version,
+            directory,
+        });
     }
     Ok(found)
 }

@@ -150,7 +150,7 @@ settings! {
     /// Longest time from a request's head to its answer. A request may ask for less.
     request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
     /// Longest time for a request's head to arrive, and for a connection to stay idle.
-    header_timeout: HumanDuration = HumanDuration(Duration::from_secs(60)), "CLASSIFYD_HEADER_TIMEOUT";
+    header_timeout: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_HEADER_TIMEOUT";
     /// Most open connections; others wait in the listener's backlog.
     max_connections: usize = 10_000, "CLASSIFYD_MAX_CONNECTIONS";
     /// Most inputs that wait for a lane of one model; beyond it requests are refused with 503.

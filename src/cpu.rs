@@ -41,13 +41,12 @@ impl Pool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let permit = match self.running.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let _waiting = Waiting::enter(self)?;
-                // The semaphore is never closed.
-                self.running.acquire().await.map_err(|_| PoolError::Full)?
-            }
+        let permit = if let Ok(permit) = self.running.try_acquire() {
+            permit
+        } else {
+            let _waiting = Waiting::enter(self)?;
+            // The semaphore is never closed.
+            self.running.acquire().await.map_err(|_| PoolError::Full)?
         };
         let result = tokio::task::spawn_blocking(work).await;
         drop(permit);

@@ -217,7 +217,9 @@ impl From<batch::Error<LaneError>> for Error {
                 Code::QueueFull,
                 format!("{capacity} inputs wait already, which is as many as may"),
             ),
-            batch::Error::Refused(Refusal::Closed) => Self::draining(),
+            // A run is interrupted when all its callers have gone, who hear nothing any more, or at the end of the drain.
+            batch::Error::Refused(Refusal::Closed)
+            | batch::Error::Inner(LaneError::Run(RunError::Interrupted)) => Self::draining(),
             batch::Error::Refused(Refusal::Unavailable) | batch::Error::Inner(LaneError::Lost(_)) => {
                 Self::new(
                     Code::ModelUnavailable,
@@ -225,7 +227,6 @@ impl From<batch::Error<LaneError>> for Error {
                 )
             }
             batch::Error::Expired => Self::deadline(),
-            batch::Error::Inner(LaneError::Run(RunError::Interrupted)) => Self::draining(),
             batch::Error::Inner(error) => Self::internal(error),
         }
     }

@@ -226,7 +226,7 @@ impl Model {
             self.bundle.preprocessor.apply(picture)
         });
         let rows: Vec<Vec<f32>> = rows.collect::<Result<_, _>>()?;
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         let answers = rows.chunks(self.max_batch as usize).map(|rows| {
             self.service.clone().call(Submission {
                 weight: rows.len() as u32,

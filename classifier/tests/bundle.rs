@@ -1,5 +1,7 @@
 //! Every mistake in a model directory is an error that names the file, the key, what was expected and what was found.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! Pictures become the numbers that Pillow makes of them; `fixtures/make_pillow.py` made the pictures to compare with.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 use std::path::Path;
 
 use classifier::Limits;
@@ -25,8 +27,8 @@ fn levels(name: &str, config: PreprocessorConfig) -> Vec<f32> {
     preprocessor.apply(picture(name)).unwrap()
 }
 
-fn exact(width: u32, height: u32) -> Option<Size> {
-    Some(Size::Exact { height, width })
+fn exact(width: u32, height: u32) -> Size {
+    Size::Exact { height, width }
 }
 
 /// As it stands in the file.
@@ -58,7 +60,7 @@ fn every_filter_resizes_as_pillow_does_to_one_level() {
         for (width, height) in [(32, 24), (21, 61), (150, 130)] {
             let config = |gray| PreprocessorConfig {
                 do_convert_grayscale: gray,
-                size: exact(width, height),
+                size: Some(exact(width, height)),
                 resample: Some(Resample::try_from(resample).unwrap()),
                 ..PreprocessorConfig::default()
             };
@@ -78,7 +80,7 @@ fn every_filter_resizes_as_pillow_does_to_one_level() {
 fn gray_is_pillows_gray() {
     let config = PreprocessorConfig {
         do_convert_grayscale: true,
-        size: exact(97, 71),
+        size: Some(exact(97, 71)),
         ..PreprocessorConfig::default()
     };
     assert_eq!(
@@ -94,7 +96,7 @@ fn shortest_edge_and_centre_crop_are_those_of_image_processors() {
     let config = PreprocessorConfig {
         size: Some(Size::ShortestEdge { shortest_edge: 40 }),
         do_center_crop: true,
-        crop_size: exact(36, 36),
+        crop_size: Some(exact(36, 36)),
         ..PreprocessorConfig::default()
     };
     let found = difference(
@@ -110,7 +112,7 @@ fn a_crop_larger_than_the_picture_is_filled_with_zeros() {
         do_convert_grayscale: true,
         do_resize: Some(false),
         do_center_crop: true,
-        crop_size: exact(101, 73),
+        crop_size: Some(exact(101, 73)),
         ..PreprocessorConfig::default()
     };
     let found = levels("source.png", config);
@@ -125,7 +127,7 @@ fn a_crop_larger_than_the_picture_is_filled_with_zeros() {
 #[test]
 fn transparency_is_laid_over_white() {
     let config = PreprocessorConfig {
-        size: exact(97, 71),
+        size: Some(exact(97, 71)),
         ..PreprocessorConfig::default()
     };
     let found = difference(&levels("alpha.png", config), &expected("alpha_over_white.png", 3));
@@ -137,7 +139,7 @@ fn pictures_are_turned_as_their_exif_orientation_says() {
     for orientation in 1..9 {
         let upright = picture(&format!("orientation_{orientation}.png"));
         let config = PreprocessorConfig {
-            size: exact(upright.width(), upright.height()),
+            size: Some(exact(upright.width(), upright.height())),
             ..PreprocessorConfig::default()
         };
         let jpeg = levels(&format!("orientation_{orientation}.jpg"), config);
@@ -150,7 +152,7 @@ fn pictures_are_turned_as_their_exif_orientation_says() {
 
 #[test]
 fn a_jpeg_of_four_inks_and_animations_are_read() {
-    let size = exact(8, 8);
+    let size = Some(exact(8, 8));
     let config = PreprocessorConfig {
         size,
         ..PreprocessorConfig::default()
@@ -164,7 +166,7 @@ fn a_jpeg_of_four_inks_and_animations_are_read() {
     }
     let inks = picture("cmyk.jpg");
     let config = PreprocessorConfig {
-        size: exact(inks.width(), inks.height()),
+        size: Some(exact(inks.width(), inks.height())),
         ..PreprocessorConfig::default()
     };
     let plain = levels(
@@ -185,7 +187,7 @@ fn a_jpeg_of_four_inks_and_animations_are_read() {
 #[test]
 fn rescaling_and_normalising_follow_the_formula_in_both_layouts() {
     let config = PreprocessorConfig {
-        size: exact(97, 71),
+        size: Some(exact(97, 71)),
         image_mean: Some(vec![0.485, 0.456, 0.406]),
         image_std: Some(vec![0.229, 0.224, 0.225]),
         ..PreprocessorConfig::default()

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     struct List {
-        list: WaitingList<&'static str>,
+        waiting: WaitingList<&'static str>,
         start: Instant,
         next_id: u64,
     }
@@ -232,7 +232,7 @@ mod tests {
             max_wait: Duration::from_millis(max_wait_ms),
         };
         List {
-            list: WaitingList::new(limits),
+            waiting: WaitingList::new(limits),
             start: Instant::now(),
             next_id: 0,
         }
@@ -252,7 +252,7 @@ mod tests {
                 message: name,
             };
             self.next_id += 1;
-            self.list.push(waiting, &mut displaced)?;
+            self.waiting.push(waiting, &mut displaced)?;
             Ok(names(displaced))
         }
 
@@ -260,7 +260,7 @@ mod tests {
         fn take(&mut self, after_ms: u64) -> (Vec<&'static str>, Vec<&'static str>) {
             let mut expired = Vec::new();
             let now = self.start + Duration::from_millis(after_ms);
-            let batch = match self.list.take(now, false, &mut expired) {
+            let batch = match self.waiting.take(now, false, &mut expired) {
                 Taken::Batch(batch) => names(batch),
                 Taken::NotBefore(_) | Taken::Nothing => Vec::new(),
             };
@@ -281,7 +281,7 @@ mod tests {
         // d would fit beside a and b, but must not overtake c.
         assert_eq!(list.take(0).0, ["a", "b"]);
         assert_eq!(list.take(0).0, ["c", "d"]);
-        assert_eq!(list.list.weight(), 0);
+        assert_eq!(list.waiting.weight(), 0);
     }
 
     #[test]
@@ -374,14 +374,14 @@ mod tests {
     fn max_wait_holds_a_batch_back_until_it_is_full_or_old() {
         let mut list = list(2, 100, 5);
         list.push("a", ONE).unwrap();
-        let held = list.list.take(list.start, false, &mut Vec::new());
+        let held = list.waiting.take(list.start, false, &mut Vec::new());
         assert!(matches!(held, Taken::NotBefore(at) if at == list.start + Duration::from_millis(5)));
         assert_eq!(list.take(5).0, ["a"], "old");
         list.push("b", ONE).unwrap();
         list.push("c", ONE).unwrap();
         assert_eq!(list.take(0).0, ["b", "c"], "full");
         list.push("d", ONE).unwrap();
-        let flushed = list.list.take(list.start, true, &mut Vec::new());
+        let flushed = list.waiting.take(list.start, true, &mut Vec::new());
         assert!(
             matches!(flushed, Taken::Batch(batch) if batch.len() == 1),
             "flushed"
@@ -394,8 +394,8 @@ mod tests {
         list.push("a", weighing(2)).unwrap();
         list.push("b", weighing(2)).unwrap();
         assert!(list.push("x", ONE).is_err());
-        assert_eq!(list.list.remove(0).map(|waiting| waiting.message), Some("a"));
+        assert_eq!(list.waiting.remove(0).map(|waiting| waiting.message), Some("a"));
         assert_eq!(list.push("c", weighing(2)), Ok(vec![]));
-        assert!(list.list.remove(0).is_none(), "once");
+        assert!(list.waiting.remove(0).is_none(), "once");
     }
 }

@@ -74,10 +74,10 @@ impl Engine {
         let start_lane = |index: usize| {
             let (ready, started) = mpsc::channel();
             let lane = Lane::new(labels, metrics.clone(), load.clone());
-            let (queue, warm, runtime) = (queue.clone(), warm.clone(), tokio::runtime::Handle::current());
+            let (queue, warm, tokio) = (queue.clone(), warm.clone(), tokio::runtime::Handle::current());
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || drive(lane, &queue, &runtime, warm, &ready))
+                .spawn(move || drive(lane, &queue, &tokio, warm, &ready))
                 .map_err(|error| thread_failed(name, error.to_string()))?;
             // A lane that panics while it starts drops its end of the channel.
             let run_time = started

@@ -542,11 +542,10 @@ mod tests {
     }
 
     fn form(parts: &[(&str, &str)]) -> String {
-        let mut body = String::new();
-        for (name, content) in parts {
-            body += &format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{content}\r\n");
-        }
-        body + "--XX--\r\n"
+        let part = |(name, content): &(&str, &str)| {
+            format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{content}\r\n")
+        };
+        parts.iter().map(part).collect::<String>() + "--XX--\r\n"
     }
 
     #[tokio::test]

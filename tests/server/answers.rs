@@ -164,7 +164,8 @@ async fn every_kind_of_model_gives_the_scores_that_its_directory_says() {
 
 #[tokio::test]
 async fn pictures_of_every_format_size_and_colour_are_taken() {
-    let server = Server::start(&some_models(&["linear"]).path().to_path_buf(), &[]);
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
     let large = image::GrayImage::from_fn(400, 400, |_, y| image::Luma([if y / 100 == 1 { 255 } else { 0 }]));
     let gray = DynamicImage::from(large);
     let colour = DynamicImage::from(gray.to_rgb8());

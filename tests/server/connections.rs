@@ -152,17 +152,17 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     let second = TcpStream::connect(server.address).unwrap();
     // Both are accepted before the third comes.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let served = Arc::new(AtomicBool::new(false));
+    let is_answered = Arc::new(AtomicBool::new(false));
     let third = tokio::spawn({
-        let (served, request) = (Arc::clone(&served), server.send_png("", white_row(1)));
+        let (is_answered, request) = (Arc::clone(&is_answered), server.send_png("", white_row(1)));
         async move {
             let status = request.send().await.unwrap().status();
-            served.store(true, Ordering::SeqCst);
+            is_answered.store(true, Ordering::SeqCst);
             status
         }
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(!served.load(Ordering::SeqCst));
+    assert!(!is_answered.load(Ordering::SeqCst));
     drop(first);
     assert_eq!(third.await.unwrap(), 200);
     drop(second);

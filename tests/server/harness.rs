@@ -112,7 +112,7 @@ impl Server {
                 lines.lock().unwrap().push(line);
             }
         });
-        let Ok(address) = is_ready.recv_timeout(Duration::from_secs(60)) else {
+        let Ok(address) = is_ready.recv_timeout(Duration::from_mins(1)) else {
             let _ = child.kill();
             panic!("the server did not become ready: {:#?}", log.lock().unwrap());
         };

@@ -69,7 +69,7 @@ async fn hostile_inputs_are_refused_or_survived_and_memory_stays_bounded() {
     for (at, byte) in noise.iter_mut().enumerate().skip(33) {
         *byte ^= at as u8;
     }
-    let cases: Vec<(&str, (&str, Vec<u8>), u16)> = vec![
+    let cases = [
         ("bomb within the limit", png(bomb), 200),
         (
             "bomb beyond the limit",

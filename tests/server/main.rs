@@ -1,5 +1,7 @@
 //! The real binary, started as an operator starts it and asked as a client asks it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 mod answers;
 mod commands;
 mod connections;
