@@ -45,7 +45,7 @@ impl Bar {
     fn new(title: &str, unit: Unit, total: Option<u64>, done: u64) -> Self {
         let template = match unit {
             Unit::Bytes => "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-            Unit::Samples => "{prefix} {bar:30} {pos}/{len} {per_sec} {eta} left {msg}",
+            Unit::Samples => "{prefix} {bar:30} {pos}/{len} {eta} left {msg}",
         };
         let terminal = stderr().is_terminal().then(|| {
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
@@ -80,7 +80,12 @@ impl Bar {
     pub fn advance_with(&self, amount: u64, message: impl FnOnce() -> String) {
         self.done.set(self.done.get() + amount);
         if let Some(bar) = &self.terminal {
-            bar.set_message(message());
+            // The bar's own rate comes with four decimals.
+            let rate = match self.unit {
+                Unit::Bytes => String::new(),
+                Unit::Samples => format!("{:.0} samples/s ", self.rate()),
+            };
+            bar.set_message(rate + &message());
             bar.inc(amount);
         } else if self.last_line.get().elapsed() >= LINE_INTERVAL {
             self.last_line.set(Instant::now());
@@ -96,7 +101,7 @@ impl Bar {
     fn line(&self, message: &str) -> String {
         let amount = |amount: u64| match self.unit {
             Unit::Bytes => HumanBytes(amount).to_string(),
-            Unit::Samples => amount.to_string(),
+            Unit::Samples => format!("{amount} samples"),
         };
         let done = self.done.get();
         let rate = self.rate();
