@@ -40,8 +40,8 @@ test: setup ## Run every test that needs no root; fetches libtorch and MNIST onc
 train: setup ## Train the digit classifier as its model card says, and write models/digits/1
 	$(TRAINER) cargo build --release -p trainer
 	target/release/trainer fetch mnist
-	target/release/trainer train digits --network mlp
-	target/release/trainer train digits --compare runs/digits-mlp/digits/1
+	target/release/trainer train digits --network mlp --resume
+	target/release/trainer train digits --compare runs/digits-mlp/digits/1 --resume
 
 benches/.venv/ready: benches/requirements.txt
 	python3 -m venv benches/.venv

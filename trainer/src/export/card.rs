@@ -91,7 +91,7 @@ fn quality(card: &mut String, measured: &Measurements) -> Result {
             card,
             "* For comparison, the fully connected 784-128-64-10 network of many introductions (`--network mlp`: ReLU, \
              Adam at 0.001, batches of 64, 10 epochs, no augmentation, pixels divided by 255): {} on the same test \
-             pictures.",
+             pictures. An article that trains it claims 98.4 %; its code, run in PyTorch, gave 97.4 to 97.9 %.",
             percent(&compared.test)
         ),
         Some(compared) => writeln!(
