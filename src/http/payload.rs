@@ -815,6 +815,30 @@ mod tests {
         assert_eq!(error.code, Code::InvalidText);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_body_whatever_is_a_panic_or_a_fault_of_ours(
+            content_type in proptest::sample::select(vec!["application/json", "multipart/form-data; boundary=XX", "text/plain"]),
+            parts in proptest::collection::vec(proptest::sample::select(vec![
+                "{", "}", "[", "]", ":", ",", "\"inputs\"", "\"image\"", "\"text\"", "\"model\"", "\"top_k\"", "null", "-1",
+                "1e999", "\"data:image/png;base64,AAAA\"", "\"\\ud800\"", "\u{0}", "--XX", "--XX--", "\r\n", "\r\n\r\n",
+                "Content-Disposition: form-data; name=\"image\"", "Content-Disposition: form-data; name=\"top_k\"",
+            ]), 0..40),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..20),
+        ) {
+            let mut body = parts.concat().into_bytes();
+            body.extend(noise);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            match runtime.block_on(read_with(content_type, None, body)) {
+                Ok(payload) => proptest::prop_assert!(!payload.inputs.is_empty()),
+                Err(error) => proptest::prop_assert!(
+                    matches!(error.code, Code::InvalidRequest | Code::InvalidText | Code::PayloadTooLarge),
+                    "{}", error
+                ),
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_end_is_given_up_at_the_deadline() {
         let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());

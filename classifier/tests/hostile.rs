@@ -1,0 +1,136 @@
+//! Damaged files never panic and never go beyond the limits: valid ones with bytes changed, cut and repeated at random.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use classifier::image::{Layout, Preprocessor, PreprocessorConfig, Resample, Size, decode};
+use classifier::{Bundle, Limits};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pillow")
+}
+
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/linear_nhwc/1")
+}
+
+/// One change of a file.
+#[derive(Debug, Clone)]
+enum Damage {
+    Set(Index, u8),
+    Cut(Index),
+    Repeat(Index, Index),
+    Insert(Index, Vec<u8>),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        8 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Set(at, byte)),
+        1 => any::<Index>().prop_map(Damage::Cut),
+        1 => any::<(Index, Index)>().prop_map(|(from, to)| Damage::Repeat(from, to)),
+        1 => (any::<Index>(), proptest::collection::vec(any::<u8>(), 1..20)).prop_map(|(at, more)| Damage::Insert(at, more)),
+    ]
+}
+
+fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
+    for damage in damages {
+        if bytes.is_empty() {
+            break;
+        }
+        match damage {
+            Damage::Set(at, byte) => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Damage::Cut(at) => bytes.truncate(at.index(bytes.len())),
+            Damage::Repeat(from, to) => {
+                let (from, to) = (from.index(bytes.len()), to.index(bytes.len()));
+                let part = bytes[from.min(to)..from.max(to)].to_vec();
+                bytes.extend(part);
+            }
+            Damage::Insert(at, more) => {
+                let at = at.index(bytes.len());
+                bytes.splice(at..at, more.iter().copied());
+            }
+        }
+    }
+    bytes
+}
+
+const LIMITS: Limits = Limits {
+    max_side: 500,
+    max_pixels: 100_000,
+};
+
+proptest! {
+    #[test]
+    fn damaged_pictures_are_refused_or_decoded_within_the_limits(
+        name in select(vec![
+            "source.png", "alpha.png", "gray16.png", "orientation_6.jpg", "cmyk.jpg", "animated.gif", "animated.webp",
+        ]),
+        damages in proptest::collection::vec(damage(), 0..12),
+    ) {
+        let bytes = damaged(fs::read(fixtures().join(name)).unwrap(), &damages);
+        if let Ok(picture) = decode(&bytes, &LIMITS) {
+            prop_assert!(picture.width() <= 500 && picture.height() <= 500);
+            let config = PreprocessorConfig {
+                do_convert_grayscale: true,
+                do_fit_ink: true,
+                size: Some(Size::Exact { height: 28, width: 28 }),
+                ..PreprocessorConfig::default()
+            };
+            let row = Preprocessor::new(&config, Layout::Nchw).unwrap().apply(picture).unwrap();
+            prop_assert_eq!(row.len(), 28 * 28);
+        }
+    }
+
+    #[test]
+    fn any_picture_becomes_a_row_of_the_size_that_the_configuration_says(
+        (width, height) in (1_u32..80, 1_u32..80),
+        (row_width, row_height) in (1_u32..60, 1_u32..60),
+        resample in 0_u8..6,
+        gray in any::<bool>(),
+        crop in any::<bool>(),
+        noise in any::<u64>(),
+    ) {
+        let picture = image::RgbImage::from_fn(width, height, |x, y| {
+            let level = (u64::from(x * 31 + y * 17)).wrapping_mul(noise | 1) as u8;
+            image::Rgb([level, level.wrapping_add(x as u8), level.wrapping_mul(3)])
+        });
+        let size = Size::Exact { height: row_height, width: row_width };
+        let config = PreprocessorConfig {
+            do_convert_grayscale: gray,
+            size: Some(if crop { Size::ShortestEdge { shortest_edge: row_width } } else { size }),
+            do_center_crop: crop,
+            crop_size: Some(size),
+            resample: Some(Resample::try_from(resample).unwrap()),
+            ..PreprocessorConfig::default()
+        };
+        let row = Preprocessor::new(&config, Layout::Nchw).unwrap().apply(picture.into()).unwrap();
+        prop_assert_eq!(row.len() as u32, row_width * row_height * if gray { 1 } else { 3 });
+        prop_assert!(row.iter().all(|value| (0.0..=1.0).contains(value)));
+    }
+
+    #[test]
+    fn damaged_model_directories_are_errors_and_never_panics(
+        name in select(vec!["config.json", "preprocessor_config.json", "serving.toml"]),
+        damages in proptest::collection::vec(damage(), 1..6),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(model()).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            if path.ends_with(name) {
+                bytes = damaged(bytes, &damages);
+            }
+            fs::write(folder.path().join(path.file_name().unwrap()), bytes).unwrap();
+        }
+        if let Err(error) = Bundle::open(folder.path()) {
+            prop_assert!(error.to_string().contains(name), "{}", error);
+        }
+    }
+}
