@@ -37,8 +37,11 @@ test: setup ## Run every test that needs no root; fetches libtorch and MNIST onc
 	$(TRAINER) cargo test -p trainer
 	$(TRAINER) scripts/test-mnist-over-http.sh
 
-train: setup ## Train the digit classifier and write models/digits/1
-	$(TRAINER) cargo run --release -p trainer -- train digits
+train: setup ## Train the digit classifier as its model card says, and write models/digits/1
+	$(TRAINER) cargo build --release -p trainer
+	target/release/trainer fetch mnist
+	target/release/trainer train digits --network mlp
+	target/release/trainer train digits --compare runs/digits-mlp/digits/1
 
 benches/.venv/ready: benches/requirements.txt
 	python3 -m venv benches/.venv

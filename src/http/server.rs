@@ -8,10 +8,10 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::sleep;
 
 /// Limits of connections.
 #[derive(Debug, Clone, Copy)]
@@ -25,12 +25,17 @@ pub struct ConnectionLimits {
 /// Pause after an accept that failed for want of file descriptors, which a retry at once would not mend.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection stays open for a request that may be on its way when the server closes. Closing at once would lose
+/// the request of a connection that has just been accepted, or one that crosses the closing.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// Connections that are served.
 pub struct Server {
     router: Router,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
-    connections: GracefulShutdown,
+    /// Tells the connections to close; each holds a receiver as long as it is open.
+    closing: watch::Sender<bool>,
 }
 
 impl Server {
@@ -40,7 +45,7 @@ impl Server {
             router,
             limits,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
-            connections: GracefulShutdown::new(),
+            closing: watch::Sender::new(false),
         }
     }
 
@@ -53,23 +58,44 @@ impl Server {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, slot)) => self.serve(stream, slot),
+                Ok((stream, slot)) => self.serve(stream, Some(slot)),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        // What the kernel has accepted already would be reset by closing the listener.
-        while let Ok(Ok((stream, slot))) = tokio::time::timeout(Duration::ZERO, self.accept(&listener)).await
-        {
-            self.serve(stream, slot);
+        if let Err(error) = self.serve_backlog(listener) {
+            tracing::warn!(%error, "connections that waited to be accepted were lost");
         }
     }
 
-    /// Closes idle connections, and waits for the others to finish what they have.
+    /// Serves the connections that the kernel has accepted already, which closing the listener would reset, beyond the limit
+    /// if it must be.
+    fn serve_backlog(&self, listener: TcpListener) -> io::Result<()> {
+        // The runtime hears of new connections with a delay; only the system call knows whether there are any.
+        let listener = listener.into_std()?;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                    self.serve(
+                        TcpStream::from_std(stream)?,
+                        Arc::clone(&self.slots).try_acquire_owned().ok(),
+                    );
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the connections to finish what they have. Responses must ask for the connection to be closed from before
+    /// this is called; then only connections that stay idle are closed from this side.
     pub async fn finish(self) {
-        self.connections.shutdown().await;
+        self.closing.send_replace(true);
+        self.closing.closed().await;
     }
 
     async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
@@ -82,7 +108,7 @@ impl Server {
         Ok((stream, slot))
     }
 
-    fn serve(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
@@ -90,13 +116,28 @@ impl Server {
                 TokioIo::new(stream),
                 TowerToHyperService::new(self.router.clone()),
             );
-        let connection = self.connections.watch(connection);
+        let mut closing = self.closing.subscribe();
         tokio::spawn(async move {
             let _slot = slot;
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                () = lingered(&mut closing) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
                 // Clients that go away in the middle are no fault of the server.
                 tracing::debug!(%error, "a connection ended");
             }
         });
     }
+}
+
+/// Resolves when an idle connection should be closed.
+async fn lingered(closing: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone, which closes as well.
+    let _ = closing.wait_for(|closing| *closing).await;
+    sleep(LINGER).await;
 }

@@ -2,8 +2,10 @@
 
 mod answers;
 mod commands;
+mod connections;
 mod drain;
 mod harness;
+mod hostile;
 mod observability;
 mod overload;
 mod refusals;

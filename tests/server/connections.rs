@@ -1,0 +1,169 @@
+//! Clients that are slow, many, or in the way of a shutdown.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::{Server, some_models, white_row};
+
+/// A client that keeps its connection as long as the server lets it.
+struct KeepAlive {
+    address: SocketAddr,
+    request: Arc<Vec<u8>>,
+    stream: Option<TcpStream>,
+}
+
+enum Outcome {
+    Status(u16),
+    /// No connection could be made: the listener is closed.
+    NotListening,
+    /// The kernel had made the connection when the listener was closed, and the server never saw it.
+    ResetAtOnce,
+    /// The request was taken, and no answer came.
+    Lost(String),
+}
+
+impl KeepAlive {
+    fn ask(&mut self) -> Outcome {
+        let fresh = self.stream.is_none();
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => match TcpStream::connect(self.address) {
+                Ok(stream) => stream,
+                Err(_) => return Outcome::NotListening,
+            },
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        if let Err(error) = stream.write_all(&self.request) {
+            return Outcome::Lost(format!("write: {error}"));
+        }
+        let mut answer = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            match stream.read(&mut part) {
+                Ok(0) => return Outcome::Lost(format!("closed after {} bytes", answer.len())),
+                Ok(count) => answer.extend_from_slice(&part[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if fresh && error.kind() == ErrorKind::ConnectionReset => {
+                    return Outcome::ResetAtOnce;
+                }
+                Err(error) => return Outcome::Lost(format!("read: {error}")),
+            }
+            let text = String::from_utf8_lossy(&answer);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let header = |name: &str| {
+                head.lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            };
+            let length: usize = header("content-length").unwrap().parse().unwrap();
+            if body.len() < length {
+                continue;
+            }
+            if header("connection") != Some("close") {
+                self.stream = Some(stream);
+            }
+            return Outcome::Status(head[9..12].parse().unwrap());
+        }
+    }
+}
+
+fn request(picture: &[u8]) -> Arc<Vec<u8>> {
+    let head = format!(
+        "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
+        picture.len()
+    );
+    Arc::new([head.as_bytes(), picture].concat())
+}
+
+#[test]
+fn sigterm_under_load_loses_no_request_that_was_taken() {
+    let models = some_models(&["linear"]);
+    let mut server = Server::start(models.path(), &["--drain-delay", "1s"]);
+    let request = request(&white_row(1));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let resets = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = KeepAlive {
+                address: server.address,
+                request: Arc::clone(&request),
+                stream: None,
+            };
+            let (answered, resets) = (Arc::clone(&answered), Arc::clone(&resets));
+            std::thread::spawn(move || {
+                loop {
+                    match client.ask() {
+                        Outcome::Status(200) => answered.fetch_add(1, Ordering::Relaxed),
+                        Outcome::ResetAtOnce => resets.fetch_add(1, Ordering::Relaxed),
+                        Outcome::NotListening => return,
+                        Outcome::Status(status) => panic!("status {status}"),
+                        Outcome::Lost(how) => panic!("a request was lost: {how}"),
+                    };
+                }
+            })
+        })
+        .collect();
+    while answered.load(Ordering::Relaxed) < 2000 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server.signal("TERM");
+    for client in clients {
+        client.join().unwrap();
+    }
+    assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));
+    // Between the last accept and the closing of the listener lie microseconds, in which the kernel may take one more.
+    let resets = resets.load(Ordering::Relaxed);
+    assert!(resets <= 2, "{resets} connections were reset");
+}
+
+#[tokio::test]
+async fn half_open_connections_do_not_disturb_the_others() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
+    let half_open: Vec<_> = (0..500)
+        .map(|at| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            let sent = [
+                "",
+                "P",
+                "POST /v1/classify HTTP/1.1\r\n",
+                "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nx",
+            ];
+            stream.write_all(sent[at % sent.len()].as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        let request = server.send_png("", white_row(1)).timeout(Duration::from_secs(5));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    drop(half_open);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &["--max-connections", "2"]);
+    let first = TcpStream::connect(server.address).unwrap();
+    let second = TcpStream::connect(server.address).unwrap();
+    // Both are accepted before the third comes.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let served = Arc::new(AtomicBool::new(false));
+    let third = tokio::spawn({
+        let (served, request) = (Arc::clone(&served), server.send_png("", white_row(1)));
+        async move {
+            let status = request.send().await.unwrap().status();
+            served.store(true, Ordering::SeqCst);
+            status
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!served.load(Ordering::SeqCst));
+    drop(first);
+    assert_eq!(third.await.unwrap(), 200);
+    drop(second);
+}
