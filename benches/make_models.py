@@ -120,7 +120,8 @@ def digit(given):
     for pattern in ["tests/fixtures/digits/*.png", "models/digits/*/golden/*.png"]:
         found = sorted(root.glob(pattern))
         if not given and found:
-            given = found[0]
+            # The size that the goals are given for.
+            given = min(found, key=lambda file: abs(file.stat().st_size - 300))
     if not given:
         sys.exit("no digit found in tests/fixtures/digits: name a picture with --digit")
     shutil.copyfile(given, INPUTS / "digit.png")
@@ -144,7 +145,7 @@ def photo(given):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--digit", type=pathlib.Path, help="picture of a digit; default: the first of the fixtures")
+    arguments.add_argument("--digit", type=pathlib.Path, help="picture of a digit; default: one of the fixtures")
     arguments.add_argument("--photo", type=pathlib.Path, help="jpeg photo; default: scikit-learn's flower.jpg")
     arguments = arguments.parse_args()
     INPUTS.mkdir(parents=True, exist_ok=True)

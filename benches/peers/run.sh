@@ -44,7 +44,7 @@ cd "$folder"
 case $name in
     mosec) exec "$venv/bin/python" mosec_server.py --address 127.0.0.1 --port "$PEER_PORT" --log-level warning --timeout 60000 ;;
     bentoml)
-        export BENTOML_DO_NOT_TRACK=true
+        export BENTOML_DO_NOT_TRACK=true BENTOML_HOME="$venv/home"
         exec "$venv/bin/bentoml" serve bentoml_server:Service --host 127.0.0.1 --port "$PEER_PORT"
         ;;
     mlserver)

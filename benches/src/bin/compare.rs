@@ -48,6 +48,9 @@ struct Args {
     /// Seconds of each overload.
     #[arg(long, default_value_t = 30.0)]
     overload_duration: f64,
+    /// Most connections of an overload. Fewer than a server queues, and its queue never fills.
+    #[arg(long, default_value_t = 2048)]
+    overload_connections: usize,
     /// First port to use.
     #[arg(long, default_value_t = 8200)]
     port: u16,
@@ -302,7 +305,7 @@ impl Bench<'_> {
             duration: Duration::from_secs_f64(self.args.overload_duration),
             arrivals: Arrivals::Open {
                 rate,
-                max_connections: 512,
+                max_connections: self.args.overload_connections,
             },
             ..closed.clone()
         };
