@@ -217,6 +217,10 @@ impl From<batch::Error<LaneError>> for Error {
                 Code::QueueFull,
                 format!("{capacity} inputs wait already, which is as many as may"),
             ),
+            batch::Error::Refused(Refusal::TooLate { wait }) => Self::new(
+                Code::QueueFull,
+                format!("what waits takes about {wait:?}, and the request's deadline comes before that"),
+            ),
             // A run is interrupted when all its callers have gone, who hear nothing any more, or at the end of the drain.
             batch::Error::Refused(Refusal::Closed)
             | batch::Error::Inner(LaneError::Run(RunError::Interrupted)) => Self::draining(),

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::time::Duration;
 
 /// Why a request was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,11 @@ pub enum Refusal {
     Full {
         /// Largest weight that the queue holds.
         capacity: u32,
+    },
+    /// What waits takes longer than the request may: it would expire before it is run.
+    TooLate {
+        /// How long the queue is expected to need.
+        wait: Duration,
     },
     /// The queue was closed: no more work is taken.
     Closed,
@@ -48,6 +54,7 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::Full { capacity } => write!(f, "the queue is full (capacity {capacity})"),
+            Self::TooLate { wait } => write!(f, "the queue needs about {wait:?}, which is past the deadline"),
             Self::Closed => f.write_str("the queue is closed"),
             Self::Unavailable => f.write_str("no worker is running"),
         }

@@ -33,6 +33,39 @@ pub enum Priority {
     High,
 }
 
+/// How long the inner service takes, out of the runs so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RunTimes {
+    /// Seconds of a run for each unit of weight in it, and seconds of a whole run; moving averages.
+    averages: Option<(f64, f64)>,
+}
+
+/// Weight of the latest run in the moving averages.
+const LATEST: f64 = 0.1;
+
+/// A queue is expected to need this much longer than its average: a request that is run and then expires is work for nothing,
+/// while one that is refused can go to another server at once.
+const CAUTION: f64 = 1.25;
+
+impl RunTimes {
+    pub(super) fn add(&mut self, ran: Duration, weight: u32) {
+        let whole = ran.as_secs_f64();
+        let unit = whole / f64::from(weight.max(1));
+        let (old_unit, old_whole) = self.averages.unwrap_or((unit, whole));
+        self.averages = Some((
+            old_unit + LATEST * (unit - old_unit),
+            old_whole + LATEST * (whole - old_whole),
+        ));
+    }
+
+    /// How long a request takes from now on that has this weight before it, if `workers` share the work.
+    fn expected(&self, weight_before: u32, workers: usize) -> Option<Duration> {
+        let (unit, whole) = self.averages?;
+        let seconds = unit * f64::from(weight_before) / workers.max(1) as f64 + whole;
+        Duration::try_from_secs_f64(seconds * CAUTION).ok()
+    }
+}
+
 /// A request that waits.
 #[derive(Debug)]
 pub(super) struct Waiting<M> {
@@ -56,37 +89,69 @@ pub(super) enum Taken<M> {
     Nothing,
 }
 
+/// Requests of one priority, in the order in which they came.
+#[derive(Debug)]
+struct Line<M> {
+    list: VecDeque<Waiting<M>>,
+    weight: u32,
+}
+
+impl<M> Line<M> {
+    fn new() -> Self {
+        Self {
+            list: VecDeque::new(),
+            weight: 0,
+        }
+    }
+
+    fn push(&mut self, waiting: Waiting<M>) {
+        self.weight += waiting.weight;
+        self.list.push_back(waiting);
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Waiting<M>> {
+        let removed = self.list.remove(at)?;
+        self.weight -= removed.weight;
+        Some(removed)
+    }
+
+    fn pop_youngest(&mut self) -> Option<Waiting<M>> {
+        self.remove(self.list.len().checked_sub(1)?)
+    }
+}
+
 /// Requests by priority, and then in the order in which they came.
 #[derive(Debug)]
 pub(super) struct WaitingList<M> {
     limits: Limits,
     /// High, normal, low.
-    queues: [VecDeque<Waiting<M>>; 3],
-    weight: u32,
+    lines: [Line<M>; 3],
+    pub(super) run_times: RunTimes,
 }
 
 impl<M> WaitingList<M> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            queues: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
-            weight: 0,
+            lines: [Line::new(), Line::new(), Line::new()],
+            run_times: RunTimes::default(),
         }
     }
 
     /// Weight of all that waits.
     pub(super) fn weight(&self) -> u32 {
-        self.weight
+        self.lines.iter().map(|line| line.weight).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queues.iter().all(VecDeque::is_empty)
+        self.lines.iter().all(|line| line.list.is_empty())
     }
 
-    /// Adds a request, or says why not. What it takes the place of is moved to `displaced`.
+    /// Adds a request to what `workers` share, or says why not. What it takes the place of is moved to `displaced`.
     pub(super) fn push(
         &mut self,
         waiting: Waiting<M>,
+        workers: usize,
         displaced: &mut Vec<Waiting<M>>,
     ) -> Result<(), Refusal> {
         let Limits {
@@ -96,30 +161,31 @@ impl<M> WaitingList<M> {
         if weight > max_weight {
             return Err(Refusal::TooLarge { weight, max_weight });
         }
-        // Queues from here on hold lower priorities.
+        // Lines from here on hold lower priorities.
         let lower = match waiting.priority {
             Priority::High => 1,
             Priority::Normal => 2,
             Priority::Low => 3,
         };
-        let needed = (self.weight + weight).saturating_sub(capacity);
-        let below: u32 = self.queues[lower..]
-            .iter()
-            .flatten()
-            .map(|waiting| waiting.weight)
-            .sum();
-        if needed > 0 && needed > below {
+        let weight_of = |lines: &[Line<M>]| lines.iter().map(|line| line.weight).sum::<u32>();
+        let before = weight_of(&self.lines[..lower]);
+        if before + weight > capacity {
             return Err(Refusal::Full { capacity });
         }
-        while self.weight + weight > capacity {
-            let Some(youngest) = self.queues[lower..].iter_mut().rev().find_map(VecDeque::pop_back) else {
+        // With nothing before it a request is always taken, whatever the averages say: they must be able to recover.
+        if before > 0
+            && let Some(wait) = self.run_times.expected(before + weight, workers)
+            && waiting.queued + wait > waiting.deadline
+        {
+            return Err(Refusal::TooLate { wait });
+        }
+        while self.weight() + weight > capacity {
+            let Some(youngest) = self.lines[lower..].iter_mut().rev().find_map(Line::pop_youngest) else {
                 break;
             };
-            self.weight -= youngest.weight;
             displaced.push(youngest);
         }
-        self.weight += weight;
-        self.queues[lower - 1].push_back(waiting);
+        self.lines[lower - 1].push(waiting);
         Ok(())
     }
 
@@ -131,9 +197,9 @@ impl<M> WaitingList<M> {
         }
         let mut batch: Vec<Waiting<M>> = Vec::new();
         let mut room = self.limits.max_weight;
-        'queues: for queue in &mut self.queues {
+        'lines: for line in &mut self.lines {
             let mut at = 0;
-            while let Some(next) = queue.get(at) {
+            while let Some(next) = line.list.get(at) {
                 let is_expired = next.deadline <= now;
                 if !is_expired && batch.first().is_some_and(|first| first.bucket != next.bucket) {
                     at += 1;
@@ -141,10 +207,9 @@ impl<M> WaitingList<M> {
                 }
                 if !is_expired && next.weight > room {
                     // Nobody of its own bucket may overtake it, or a heavy request would wait for ever.
-                    break 'queues;
+                    break 'lines;
                 }
-                let Some(next) = queue.remove(at) else { break };
-                self.weight -= next.weight;
+                let Some(next) = line.remove(at) else { break };
                 if is_expired {
                     expired.push(next);
                 } else {
@@ -162,33 +227,26 @@ impl<M> WaitingList<M> {
 
     /// When the oldest request has waited long enough, if that is still to come and there is no full batch.
     fn not_before(&self, now: Instant) -> Option<Instant> {
-        if self.limits.max_wait.is_zero() || self.weight >= self.limits.max_weight {
+        if self.limits.max_wait.is_zero() || self.weight() >= self.limits.max_weight {
             return None;
         }
-        let oldest = self
-            .queues
-            .iter()
-            .filter_map(VecDeque::front)
-            .map(|first| first.queued)
-            .min()?;
-        let at = oldest + self.limits.max_wait;
+        let firsts = self.lines.iter().filter_map(|line| line.list.front());
+        let at = firsts.map(|first| first.queued).min()? + self.limits.max_wait;
         (at > now).then_some(at)
     }
 
     /// Takes out one request.
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiting<M>> {
-        let removed = self.queues.iter_mut().find_map(|queue| {
-            let at = queue.iter().position(|waiting| waiting.id == id)?;
-            queue.remove(at)
-        })?;
-        self.weight -= removed.weight;
-        Some(removed)
+        self.lines.iter_mut().find_map(|line| {
+            let at = line.list.iter().position(|waiting| waiting.id == id)?;
+            line.remove(at)
+        })
     }
 
     /// Takes out all.
     pub(super) fn drain(&mut self) -> Vec<Waiting<M>> {
-        self.weight = 0;
-        self.queues.iter_mut().flat_map(|queue| queue.drain(..)).collect()
+        let lines = std::mem::replace(&mut self.lines, [Line::new(), Line::new(), Line::new()]);
+        lines.into_iter().flat_map(|line| line.list).collect()
     }
 }
 
@@ -252,7 +310,7 @@ mod tests {
                 message: name,
             };
             self.next_id += 1;
-            self.waiting.push(waiting, &mut displaced)?;
+            self.waiting.push(waiting, 1, &mut displaced)?;
             Ok(names(displaced))
         }
 
@@ -342,6 +400,29 @@ mod tests {
             "nobody is displaced in vain"
         );
         assert_eq!(list.take(0).0, ["high", "normal 1"]);
+    }
+
+    #[test]
+    fn what_would_expire_before_its_turn_is_refused() {
+        let mut list = list(1, 100, 0);
+        for _ in 0..50 {
+            list.waiting.run_times.add(Duration::from_millis(100), 1);
+        }
+        let within = |timeout_ms| Ask { timeout_ms, ..ONE };
+        list.push("first", within(1))
+            .expect("nothing waits, so the averages do not count");
+        // One before it, its own unit and its own run: 300 ms, and a quarter for caution.
+        let refused = list.push("second", within(370)).unwrap_err();
+        assert!(
+            matches!(refused, Refusal::TooLate { wait } if wait > Duration::from_millis(370) && wait < Duration::from_millis(380)),
+            "{refused}"
+        );
+        list.push("second", within(380)).unwrap();
+        let high = Ask {
+            priority: Priority::High,
+            ..within(10)
+        };
+        list.push("high", high).expect("nothing waits before it");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use std::{fmt, mem};
 
 use tokio::sync::oneshot;
@@ -167,7 +168,8 @@ impl<I, O, E> Queue<I, O, E> {
                     answer,
                 },
             };
-            state.waiting.push(waiting, &mut displaced)?;
+            let workers = state.workers;
+            state.waiting.push(waiting, workers, &mut displaced)?;
             self.publish_depth(&state);
             (id, state.idle.pop())
         };
@@ -233,9 +235,14 @@ impl<I, O, E> Queue<I, O, E> {
         }
     }
 
-    /// The batch is no longer running: nobody can abandon it from now on.
-    pub(super) fn finished(&self, batch: u64) {
-        self.lock().running.retain(|running| running.batch != batch);
+    /// The batch is no longer running: nobody can abandon it from now on. `ran` says how long a batch of how much weight
+    /// took, if it was answered.
+    pub(super) fn finished(&self, batch: u64, ran: Option<(Duration, u32)>) {
+        let mut state = self.lock();
+        state.running.retain(|running| running.batch != batch);
+        if let Some((ran, weight)) = ran {
+            state.waiting.run_times.add(ran, weight);
+        }
     }
 
     /// The worker takes no more batches. With the last one, what waits is refused.

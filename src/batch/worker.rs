@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
@@ -61,11 +62,13 @@ struct InFlight<I, O, E> {
 struct Listing<I, O, E> {
     batch: u64,
     queue: Queue<I, O, E>,
+    /// Time and weight, once it is answered.
+    ran: Option<(Duration, u32)>,
 }
 
 impl<I, O, E> Drop for Listing<I, O, E> {
     fn drop(&mut self) {
-        self.queue.finished(self.batch);
+        self.queue.finished(self.batch, self.ran);
     }
 }
 
@@ -112,6 +115,7 @@ where
                 listing: Listing {
                     batch: id,
                     queue: self.queue.queue.clone(),
+                    ran: None,
                 },
                 callers,
                 weight,
@@ -122,9 +126,11 @@ where
 }
 
 impl<I, O, E: Clone> InFlight<I, O, E> {
-    fn answer(self, result: Result<Vec<Result<O, E>>, E>) {
-        drop(self.listing);
+    fn answer(mut self, result: Result<Vec<Result<O, E>>, E>) {
         let ran = self.started.elapsed();
+        // A run that failed or was interrupted says nothing about how long one takes.
+        self.listing.ran = result.is_ok().then_some((ran, self.weight));
+        drop(self.listing);
         let (mut outputs, failure) = match result {
             Ok(outputs) => (outputs.into_iter(), None),
             Err(error) => (Vec::new().into_iter(), Some(error)),

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{Bundle, BundleError, RunError, Session, SessionOptions};
 
 pub use self::lane::{Backend, Interrupt, Job, LaneError};
@@ -140,13 +141,14 @@ fn thread_failed(name: &str, found: String) -> BundleError {
     }
 }
 
-/// As many rows of zeros as the largest batch has.
-fn blank_rows(bundle: &Bundle, count: u32) -> Vec<Vec<f32>> {
-    let length = bundle.preprocessor.shape().iter().product();
-    vec![vec![0.0; length]; count as usize]
+/// Rows of zeros: as many as the largest batch has, but no more than a run keeps memory for.
+fn blank_rows(bundle: &Bundle, max_batch: u32) -> Vec<Vec<f32>> {
+    let length: usize = bundle.preprocessor.shape().iter().product();
+    let kept = OUTLIER_BYTES / (size_of::<f32>() * length).max(1);
+    vec![vec![0.0; length]; kept.clamp(1, max_batch as usize)]
 }
 
-/// Runs the smallest and the largest batch, so that the first request meets allocated memory, and gives the time of a
+/// Runs a large batch and the smallest, so that the first request meets allocated memory, and gives the time of a
 /// run with one row: the median of a few.
 fn warm_up(session: &mut Session, rows: &[Vec<f32>]) -> Result<Duration, RunError> {
     let run = |session: &mut Session, count: usize| {

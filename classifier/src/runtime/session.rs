@@ -95,7 +95,7 @@ pub struct Interrupt {
 
 /// A run with at least so many bytes of input gives its memory back afterwards: the runtime's arena would keep the memory of
 /// one huge batch for ever, while freeing it costs little beside a run of that size.
-const OUTLIER_BYTES: usize = 4 << 20;
+pub const OUTLIER_BYTES: usize = 4 << 20;
 
 impl Interrupt {
     /// For a run with so many bytes of input.
