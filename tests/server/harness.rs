@@ -191,6 +191,23 @@ impl Server {
         }
     }
 
+    /// Waits for a log line that holds all of these.
+    pub(crate) async fn wait_for_log(&self, parts: &[&str]) {
+        let started = Instant::now();
+        while !self
+            .log()
+            .iter()
+            .any(|line| parts.iter().all(|part| line.contains(part)))
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "no {parts:?} in {:#?}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
