@@ -127,6 +127,8 @@ pub struct Error {
     pub code: Code,
     /// Which field, what was expected, what came.
     pub detail: String,
+    /// Whether a part of the request's body was left unread, so that the connection cannot take another request.
+    pub body_unread: bool,
 }
 
 /// `application/problem+json`, as RFC 9457 defines it, with `code` and `request_id` beside its own members.
@@ -157,6 +159,16 @@ impl Error {
         Self {
             code,
             detail: detail.into(),
+            body_unread: false,
+        }
+    }
+
+    /// The same error for a request whose body was left unread.
+    #[must_use]
+    pub fn with_body_unread(self) -> Self {
+        Self {
+            body_unread: true,
+            ..self
         }
     }
 

@@ -132,8 +132,11 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     let arrived = Instant::now();
     let longest = app.config.request_timeout.0;
     let (parts, body) = request.into_parts();
-    let options = Options::from_query(parts.uri.query())?;
     let max_body = app.config.max_body.as_u64();
+    let options = match Options::from_query(parts.uri.query()) {
+        Ok(options) => options,
+        Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),
+    };
     let body_deadline = arrived + options.timeout(longest);
     let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
     // The body may have asked for less time than the query.

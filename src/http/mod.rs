@@ -10,8 +10,8 @@ pub mod server;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{OriginalUri, State};
-use axum::http::Method;
+use axum::body::HttpBody;
+use axum::extract::{Request, State};
 use axum::response::IntoResponse;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -80,17 +80,30 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn not_found(OriginalUri(uri): OriginalUri) -> Error {
-    let detail = format!("expected a path of GET /openapi.json, found {:?}", uri.path());
-    Error::new(Code::NotFound, detail)
+async fn not_found(request: Request) -> Error {
+    let detail = format!(
+        "expected a path of GET /openapi.json, found {:?}",
+        request.uri().path()
+    );
+    unread(Error::new(Code::NotFound, detail), &request)
 }
 
-async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Error {
+/// These handlers read no body.
+fn unread(error: Error, request: &Request) -> Error {
+    if request.body().is_end_stream() {
+        error
+    } else {
+        error.with_body_unread()
+    }
+}
+
+async fn method_not_allowed(request: Request) -> Error {
+    let (method, uri) = (request.method(), request.uri());
     let detail = format!(
         "{method} is not a method of {:?}; the Allow header lists them",
         uri.path()
     );
-    Error::new(Code::MethodNotAllowed, detail)
+    unread(Error::new(Code::MethodNotAllowed, detail), &request)
 }
 
 /// This document.

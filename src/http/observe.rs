@@ -126,8 +126,10 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
         route,
         method,
     } = seen;
+    let mut body_unread = false;
     if let Some(error) = response.extensions_mut().remove::<Error>() {
         write_problem(&error, &request_id, response);
+        body_unread = error.body_unread;
     }
     let status = response.status();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
@@ -150,8 +152,8 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
     );
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, request_id);
-    if app.draining.has_started() {
-        // Clients that keep connections open leave before they are closed under them.
+    if app.draining.has_started() || body_unread {
+        // Clients must know that the connection takes no other request before it is closed under them.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -194,7 +194,10 @@ pub async fn read(
     max_body: u64,
     deadline: Instant,
 ) -> Result<Payload, Error> {
-    let kind = kind(headers)?;
+    let kind = match kind(headers) {
+        Ok(kind) => kind,
+        Err(error) => return Err(refuse(error, body, max_body, deadline).await),
+    };
     let bytes = read_body(headers, body, max_body, deadline).await?;
     let (form, body_options, inputs) = match kind {
         Kind::Image => (Form::Raw, Options::default(), vec![Input::Image(bytes)]),
@@ -224,6 +227,23 @@ pub async fn read(
         options,
         inputs,
     })
+}
+
+/// The error of a request that is refused before its body was read. A body of up to twice the allowed length is read all
+/// the same: a client that is still sending would see its connection reset instead of the answer.
+pub async fn refuse(error: Error, body: Body, max_body: u64, deadline: Instant) -> Error {
+    let limit = usize::try_from(max_body.saturating_mul(2)).unwrap_or(usize::MAX);
+    let mut rest = Limited::new(body, limit);
+    let discarded = timeout_at(deadline, async {
+        while let Some(frame) = rest.frame().await {
+            frame?;
+        }
+        Ok::<_, axum::BoxError>(())
+    });
+    match discarded.await {
+        Ok(Ok(())) => error,
+        _ => error.with_body_unread(),
+    }
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, Error> {
@@ -280,17 +300,20 @@ async fn read_body(
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if let Some(length) = announced.filter(|length| *length > max_body) {
-        return Err(too_long(&length.to_string()));
+        return Err(refuse(too_long(&length.to_string()), body, max_body, deadline).await);
     }
     let limit = usize::try_from(max_body).unwrap_or(usize::MAX);
     match timeout_at(deadline, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long("more")),
-        Ok(Err(error)) => Err(Error::invalid_request(format!("body: it broke off: {error}"))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long("more").with_body_unread()),
+        Ok(Err(error)) => {
+            Err(Error::invalid_request(format!("body: it broke off: {error}")).with_body_unread())
+        }
         Err(_) => Err(Error::new(
             Code::DeadlineExceeded,
             "body: it did not arrive before the deadline of the request",
-        )),
+        )
+        .with_body_unread()),
     }
 }
 

@@ -120,6 +120,42 @@ fn sigterm_under_load_loses_no_request_that_was_taken() {
     assert!(resets <= 2, "{resets} connections were reset");
 }
 
+#[test]
+fn a_client_that_is_refused_while_it_sends_gets_its_answer_and_knows_whether_to_go_on() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &["--max-body", "1MB"]);
+    let good = request(&white_row(1));
+    let ask = |head: &str, length: usize| {
+        let head = format!("{head}\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let mut client = KeepAlive {
+            address: server.address,
+            request: Arc::new([head.as_bytes(), &vec![0; length]].concat()),
+            stream: None,
+        };
+        let Outcome::Status(status) = client.ask() else {
+            panic!("no answer to {head}")
+        };
+        let kept = client.stream.is_some();
+        client.request = Arc::clone(&good);
+        let Outcome::Status(200) = client.ask() else {
+            panic!("no answer after {head}")
+        };
+        (status, kept)
+    };
+    let post = "POST /v1/classify HTTP/1.1";
+    let png = "POST /v1/classify HTTP/1.1\r\nContent-Type: image/png";
+    assert_eq!(ask(png, 1_500_000), (413, true), "read and thrown away");
+    assert_eq!(
+        ask(png, 2_500_000),
+        (413, false),
+        "more than anyone should have to read"
+    );
+    assert_eq!(ask(post, 900_000), (415, true));
+    assert_eq!(ask("POST /v1/classify?topk=3 HTTP/1.1", 900_000), (400, true));
+    assert_eq!(ask("POST /nowhere HTTP/1.1", 900_000), (404, false));
+    assert_eq!(ask("PUT /v1/models HTTP/1.1", 900_000), (405, false));
+}
+
 #[tokio::test]
 async fn half_open_connections_do_not_disturb_the_others() {
     let models = some_models(&["linear"]);
