@@ -161,7 +161,7 @@ settings! {
     max_wait: HumanDuration = HumanDuration(Duration::ZERO), "CLASSIFYD_MAX_WAIT";
     /// Sessions of each model that run side by side. Default: the model's own, else decided by its run time.
     lanes: Unset<usize> = Unset(None), "CLASSIFYD_LANES";
-    /// Threads of each session. Default: the model's own, else 1.
+    /// Threads of each session. Default: the model's own, else 1, or for long runs a shared pool.
     threads: Unset<usize> = Unset(None), "CLASSIFYD_THREADS";
     /// On SIGTERM: how long to go on as before while /readyz says 503, so that load balancers notice.
     drain_delay: HumanDuration = HumanDuration(Duration::from_secs(5)), "CLASSIFYD_DRAIN_DELAY";

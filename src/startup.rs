@@ -152,7 +152,7 @@ fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupErr
             labels = model.bundle.labels.len(),
             max_batch = model.max_batch,
             lanes = plan.lanes,
-            threads = plan.threads,
+            threads = plan.threads_of_a_lone_run(cpu::available()),
             reason = plan.reason,
             "model loaded"
         );

@@ -58,7 +58,12 @@ pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Resu
     let mut thread_counts = vec![1, cores];
     thread_counts.dedup();
     for threads in thread_counts {
-        let mut session = Session::load(&bundle, &SessionOptions { threads })?;
+        let mut session = Session::load(
+            &bundle,
+            &SessionOptions {
+                threads: Some(threads),
+            },
+        )?;
         for batch in BATCHES {
             let whole = median_us(time, || {
                 session.run(std::iter::repeat_n(row.as_slice(), batch), |_| {})?;
@@ -101,7 +106,7 @@ fn median_us(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64
 fn all_cores(bundle: &Bundle, input: &[u8], cores: usize, time: Duration) -> Result<f64> {
     let limits = Limits::default();
     let mut sessions = (0..cores)
-        .map(|_| Session::load(bundle, &SessionOptions { threads: 1 }))
+        .map(|_| Session::load(bundle, &SessionOptions::default()))
         .collect::<Result<Vec<_>, _>>()?;
     // Long enough for many runs of a slow model as well.
     let time = time * 2;

@@ -175,20 +175,15 @@ pub(super) fn drive<B, L>(
     mut lane: Lane<B, L>,
     queue: &JobQueue,
     runtime: &tokio::runtime::Handle,
-    warm: impl Fn(&mut B) -> Result<Duration, RunError>,
-    ready: &mpsc::Sender<Result<Duration, BundleError>>,
+    warm: impl Fn(&mut B) -> Result<(), RunError>,
+    ready: &mpsc::Sender<Result<(), BundleError>>,
 ) where
     B: Backend,
     L: Fn() -> Result<B, BundleError>,
 {
-    let warmed = lane.backend().and_then(|backend| {
-        warm(backend).map_err(|error| BundleError {
-            file: classifier::bundle::MODEL.into(),
-            key: None,
-            expected: "a graph that runs".into(),
-            found: error.to_string(),
-        })
-    });
+    let warmed = lane
+        .backend()
+        .and_then(|backend| warm(backend).map_err(super::graph_failed));
     let failed = warmed.is_err();
     let mut ready = Some((ready, warmed));
     let mut delay = RELOAD_DELAYS.0;

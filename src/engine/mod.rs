@@ -45,21 +45,30 @@ impl Engine {
         limits: Limits,
         metrics: &ModelMetrics,
     ) -> Result<Self, BundleError> {
-        let threads = settings.threads.unwrap_or(1);
-        let options = SessionOptions { threads };
+        let warm_rows = blank_rows(bundle, limits.max_weight);
+        let cpus = crate::cpu::available();
+        let plan = match settings {
+            LaneSettings {
+                lanes: Some(lanes),
+                threads: Some(threads),
+            } => Plan::configured(lanes, threads),
+            settings => Plan::new(settings, measure(bundle, &warm_rows)?, cpus),
+        };
+        let options = SessionOptions {
+            threads: plan.threads,
+        };
         let load = {
             let bundle = bundle.clone();
             move || Session::load(&bundle, &options)
         };
-        let warm_rows = blank_rows(bundle, limits.max_weight);
         let warm = move |session: &mut Session| warm_up(session, &warm_rows);
-        Self::start_with(name, bundle.labels.len(), settings, limits, metrics, load, warm)
+        Self::start_with(name, bundle.labels.len(), plan, limits, metrics, load, warm)
     }
 
     fn start_with<B, L, W>(
         name: &str,
         labels: usize,
-        settings: LaneSettings,
+        plan: Plan,
         limits: Limits,
         metrics: &ModelMetrics,
         load: L,
@@ -68,10 +77,9 @@ impl Engine {
     where
         B: Backend + Send + 'static,
         L: Fn() -> Result<B, BundleError> + Clone + Send + 'static,
-        W: Fn(&mut B) -> Result<Duration, RunError> + Clone + Send + 'static,
+        W: Fn(&mut B) -> Result<(), RunError> + Clone + Send + 'static,
     {
         let queue = JobQueue::new(limits);
-        let mut threads = Vec::new();
         let start_lane = |index: usize| {
             let (ready, started) = mpsc::channel();
             let lane = Lane::new(labels, metrics.clone(), load.clone());
@@ -81,23 +89,13 @@ impl Engine {
                 .spawn(move || drive(lane, &queue, &tokio, warm, &ready))
                 .map_err(|error| thread_failed(name, error.to_string()))?;
             // A lane that panics while it starts drops its end of the channel.
-            let run_time = started
+            started
                 .recv()
                 .map_err(|_| thread_failed(name, "its lane ended while it started".into()))??;
-            Ok::<_, BundleError>((thread, run_time))
+            Ok(thread)
         };
-        let (first, run_time) = start_lane(0)?;
-        threads.push(first);
-        let plan = Plan::new(settings, run_time, crate::cpu::available());
-        for index in 1..plan.lanes {
-            match start_lane(index) {
-                Ok((thread, _)) => threads.push(thread),
-                Err(error) => {
-                    queue.close();
-                    return Err(error);
-                }
-            }
-        }
+        let started = (0..plan.lanes).map(start_lane).collect::<Result<Vec<_>, _>>();
+        let threads = started.inspect_err(|_| queue.close())?;
         Ok(Self {
             queue,
             plan,
@@ -148,20 +146,35 @@ fn blank_rows(bundle: &Bundle, max_batch: u32) -> Vec<Vec<f32>> {
     vec![vec![0.0; length]; kept.clamp(1, max_batch as usize)]
 }
 
-/// Runs a large batch and the smallest, so that the first request meets allocated memory, and gives the time of a
-/// run with one row: the median of a few.
-fn warm_up(session: &mut Session, rows: &[Vec<f32>]) -> Result<Duration, RunError> {
-    let run = |session: &mut Session, count: usize| {
+/// Runs a large batch and the smallest, so that the first request meets allocated memory.
+fn warm_up(session: &mut Session, rows: &[Vec<f32>]) -> Result<(), RunError> {
+    run_blank(session, rows)?;
+    run_blank(session, &rows[..1])
+}
+
+fn run_blank(session: &mut Session, rows: &[Vec<f32>]) -> Result<(), RunError> {
+    session.run(rows.iter().map(Vec::as_slice), |_| {}).map(|_| ())
+}
+
+/// The time of a run with one row on one thread: the median of a few.
+fn measure(bundle: &Bundle, rows: &[Vec<f32>]) -> Result<Duration, BundleError> {
+    let mut session = Session::load(bundle, &SessionOptions { threads: Some(1) })?;
+    let times = (0..7).map(|_| {
         let started = Instant::now();
-        let rows = rows.iter().take(count).map(Vec::as_slice);
-        session.run(rows, |_| {}).map(|_| started.elapsed())
-    };
-    run(session, rows.len())?;
-    run(session, 1)?;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        times.push(run(session, 1)?);
-    }
+        run_blank(&mut session, &rows[..1])?;
+        Ok(started.elapsed())
+    });
+    let mut times = times.collect::<Result<Vec<_>, _>>().map_err(graph_failed)?;
     times.sort();
     Ok(times[times.len() / 2])
+}
+
+/// A graph that loads and then fails on zeros.
+fn graph_failed(error: RunError) -> BundleError {
+    BundleError {
+        file: classifier::bundle::MODEL.into(),
+        key: None,
+        expected: "a graph that runs".into(),
+        found: error.to_string(),
+    }
 }

@@ -70,12 +70,9 @@ fn start(max_weight: u32) -> Fixture {
         capacity: 100,
         max_wait: Duration::ZERO,
     };
-    let settings = LaneSettings {
-        lanes: Some(1),
-        threads: None,
-    };
-    let warm = |_: &mut Faulty| Ok(Duration::ZERO);
-    let engine = Engine::start_with("faulty", 1, settings, limits, &metrics, load, warm).unwrap();
+    let warm = |_: &mut Faulty| Ok(());
+    let engine =
+        Engine::start_with("faulty", 1, Plan::configured(1, 1), limits, &metrics, load, warm).unwrap();
     Fixture {
         engine,
         loads,
@@ -189,7 +186,7 @@ async fn a_lane_that_cannot_load_is_an_error_of_the_start() {
         max_wait: Duration::ZERO,
     };
     let load = || -> Result<Faulty, BundleError> { Err(thread_failed("faulty", "no such file".into())) };
-    let warm = |_: &mut Faulty| Ok(Duration::ZERO);
-    let started = Engine::start_with("faulty", 1, LaneSettings::default(), limits, &metrics, load, warm);
+    let warm = |_: &mut Faulty| Ok(());
+    let started = Engine::start_with("faulty", 1, Plan::configured(1, 1), limits, &metrics, load, warm);
     assert_eq!(started.unwrap_err().found, "no such file");
 }

@@ -47,7 +47,7 @@ pub struct ModelDescription {
     provider: &'static str,
     /// Sessions that run side by side.
     lanes: usize,
-    /// Threads of each session.
+    /// Threads that a run uses when nothing else runs.
     threads: usize,
     /// Why so many.
     lanes_reason: String,
@@ -72,7 +72,7 @@ impl ModelDescription {
             max_inputs: model.max_batch,
             provider: model.provider(),
             lanes: plan.lanes,
-            threads: plan.threads,
+            threads: plan.threads_of_a_lone_run(crate::cpu::available()),
             lanes_reason: plan.reason.clone(),
             available: model.is_available(),
             measured: model.bundle.serving.measured.clone(),

@@ -137,7 +137,7 @@ fn main() -> Result<()> {
     let bundle = Bundle::open(&args.model)?;
     let cores = std::thread::available_parallelism()?.get();
     let options = SessionOptions {
-        threads: args.threads,
+        threads: Some(args.threads),
     };
     let sessions = (0..args.sessions.unwrap_or(cores).max(1))
         .map(|_| Session::load(&bundle, &options).map(Mutex::new))

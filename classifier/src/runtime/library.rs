@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ort::environment::Environment;
+use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
 /// The version that the project is built and tested with.
@@ -170,12 +170,21 @@ fn try_file(path: &Path) -> Result<Environment, String> {
 }
 
 fn try_load(path: &Path) -> Result<Environment, String> {
-    let environment = ort::init_from(path)
-        .map_err(|error| error.to_string())?
+    let failed = |error: ort::Error| error.to_string();
+    let builder = ort::init_from(path).map_err(|error| error.to_string())?;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Sessions may share this pool, see `SessionOptions::threads`. One that spins between runs burns cores on an idle server.
+    let pool = GlobalThreadPoolOptions::default()
+        .with_intra_threads(cpus)
+        .and_then(|pool| pool.with_inter_threads(1))
+        .and_then(|pool| pool.with_spin_control(false))
+        .map_err(failed)?;
+    let environment = builder
         .with_name("classifyd")
         .with_telemetry(false)
+        .with_global_thread_pool(pool)
         .build()
-        .map_err(|error| error.to_string())?;
+        .map_err(failed)?;
     // The binding opens the environment at the most verbose level, at which every run would format log lines.
     environment.set_log_level(LogLevel::Warning);
     Ok(environment)

@@ -14,13 +14,14 @@ use crate::bundle::{Bundle, BundleError, CONFIG};
 /// Where and how a session runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Threads of one run, including the one that calls it.
-    pub threads: usize,
+    /// Threads of one run, including the one that calls it. Without a number, runs share one pool for the whole process, with
+    /// a thread for each CPU: a lone run spreads over all of them, and runs side by side keep out of each other's way.
+    pub threads: Option<usize>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { threads: 1 }
+        Self { threads: Some(1) }
     }
 }
 
@@ -132,10 +133,15 @@ impl Session {
         };
         let mut builder = ort::session::Session::builder(environment)
             .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
-            .and_then(|builder| Ok(builder.with_intra_threads(options.threads)?))
-            // A pool that spins between runs burns a core on an idle server.
-            .and_then(|builder| Ok(builder.with_intra_op_spinning(false)?))
-            .and_then(|builder| Ok(builder.with_inter_op_spinning(false)?))
+            .and_then(|builder| match options.threads {
+                None => Ok(builder),
+                Some(threads) => Ok(builder
+                    .with_independent_thread_pool()?
+                    .with_intra_threads(threads)?
+                    // A pool that spins between runs burns a core on an idle server.
+                    .with_intra_op_spinning(false)?
+                    .with_inter_op_spinning(false)?),
+            })
             .map_err(|error| wrong("a session to be built", error.to_string()))?;
         let session = builder
             .commit_from_file(&model)
