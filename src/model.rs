@@ -8,7 +8,7 @@ use classifier::{Bundle, BundleError, Limits as ImageLimits, output};
 use futures_util::future::try_join_all;
 use tower::Service;
 
-use crate::batch::{Limits, Priority, Submission};
+use crate::batch::{self, Limits, Priority, Submission};
 use crate::cpu::{self, Pool};
 use crate::engine::{Engine, Job, JobService, LaneSettings, Plan};
 use crate::error::Error;
@@ -125,6 +125,12 @@ impl Model {
         priority: Priority,
         deadline: tokio::time::Instant,
     ) -> Result<Classified, Error> {
+        // Before any work is done for a request that will not be taken.
+        let weight = pictures.len() as u32;
+        self.engine
+            .queue()
+            .admit(weight, priority, deadline)
+            .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
         let started = Instant::now();
         let decoding = self.decode(pictures, field);
         let rows = tokio::time::timeout_at(deadline, decoding)

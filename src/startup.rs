@@ -184,6 +184,7 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
         },
         limits: Limits {
             max_weight,
+            fill_weight: max_weight,
             capacity: config.queue_capacity,
             max_wait: config.max_wait.0,
         },

@@ -10,8 +10,11 @@ use super::Refusal;
 /// Limits of a queue and of the batches that are taken from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest weight of a batch.
+    /// Largest weight of a batch, and so of a request.
     pub max_weight: u32,
+    /// A batch that weighs this much takes no other request. 1 where batches are not faster than their members one by one: a
+    /// small batch answers earlier.
+    pub fill_weight: u32,
     /// Largest weight that waits in the queue.
     pub capacity: u32,
     /// How long a batch that is not full may wait for more, from when its first member was queued. Zero: not at all.
@@ -31,6 +34,17 @@ pub enum Priority {
     Normal,
     /// Before all others.
     High,
+}
+
+impl Priority {
+    /// How many of the lines, which begin with the first to go, hold what goes before or with this.
+    fn lines(self) -> usize {
+        match self {
+            Self::High => 1,
+            Self::Normal => 2,
+            Self::Low => 3,
+        }
+    }
 }
 
 /// How long the inner service takes, out of the runs so far.
@@ -56,6 +70,12 @@ impl RunTimes {
             old_unit + LATEST * (unit - old_unit),
             old_whole + LATEST * (whole - old_whole),
         ));
+    }
+
+    /// How long a run of this weight takes.
+    fn run(&self, weight: u32) -> Option<Duration> {
+        let (unit, _) = self.averages?;
+        Duration::try_from_secs_f64(unit * f64::from(weight) * CAUTION).ok()
     }
 
     /// How long a request takes from now on that has this weight before it, if `workers` share the work.
@@ -147,73 +167,94 @@ impl<M> WaitingList<M> {
         self.lines.iter().all(|line| line.list.is_empty())
     }
 
-    /// Adds a request to what `workers` share, or says why not. What it takes the place of is moved to `displaced`.
+    /// Whether a request would be taken now that may take so long, if `workers` share the work.
+    pub(super) fn admit(
+        &self,
+        weight: u32,
+        priority: Priority,
+        timeout: Duration,
+        workers: usize,
+    ) -> Result<(), Refusal> {
+        let Limits {
+            max_weight, capacity, ..
+        } = self.limits;
+        if weight > max_weight {
+            return Err(Refusal::TooLarge { weight, max_weight });
+        }
+        let before: u32 = self.lines[..priority.lines()]
+            .iter()
+            .map(|line| line.weight)
+            .sum();
+        if before + weight > capacity {
+            return Err(Refusal::Full { capacity });
+        }
+        // With nothing before it a request is always taken, whatever the averages say: they must be able to recover.
+        match self.run_times.expected(before + weight, workers) {
+            Some(wait) if before > 0 && wait > timeout => Err(Refusal::TooLate { wait }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a request, or says why not. What it takes the place of is moved to `displaced`.
     pub(super) fn push(
         &mut self,
         waiting: Waiting<M>,
         workers: usize,
         displaced: &mut Vec<Waiting<M>>,
     ) -> Result<(), Refusal> {
-        let Limits {
-            max_weight, capacity, ..
-        } = self.limits;
-        let weight = waiting.weight;
-        if weight > max_weight {
-            return Err(Refusal::TooLarge { weight, max_weight });
-        }
-        // Lines from here on hold lower priorities.
-        let lower = match waiting.priority {
-            Priority::High => 1,
-            Priority::Normal => 2,
-            Priority::Low => 3,
-        };
-        let weight_of = |lines: &[Line<M>]| lines.iter().map(|line| line.weight).sum::<u32>();
-        let before = weight_of(&self.lines[..lower]);
-        if before + weight > capacity {
-            return Err(Refusal::Full { capacity });
-        }
-        // With nothing before it a request is always taken, whatever the averages say: they must be able to recover.
-        if before > 0
-            && let Some(wait) = self.run_times.expected(before + weight, workers)
-            && waiting.queued + wait > waiting.deadline
-        {
-            return Err(Refusal::TooLate { wait });
-        }
-        while self.weight() + weight > capacity {
-            let Some(youngest) = self.lines[lower..].iter_mut().rev().find_map(Line::pop_youngest) else {
+        let timeout = waiting.deadline.saturating_duration_since(waiting.queued);
+        self.admit(waiting.weight, waiting.priority, timeout, workers)?;
+        let lines = waiting.priority.lines();
+        while self.weight() + waiting.weight > self.limits.capacity {
+            let Some(youngest) = self.lines[lines..].iter_mut().rev().find_map(Line::pop_youngest) else {
                 break;
             };
             displaced.push(youngest);
         }
-        self.lines[lower - 1].push(waiting);
+        self.lines[lines - 1].push(waiting);
         Ok(())
     }
 
-    /// Takes the requests for one batch: the first to go, and those of its bucket that fit beside it, in their order.
-    /// Those whose deadline has passed are moved to `expired` instead. With `flush`, `max_wait` does not count.
+    /// Takes the requests for one batch: the first to go, and those of its bucket that fit beside it, in their order. None
+    /// is added that would make the run outlast the deadline of another. Those whose deadline has passed are moved to
+    /// `expired` instead. With `flush`, `max_wait` does not count.
     pub(super) fn take(&mut self, now: Instant, flush: bool, expired: &mut Vec<Waiting<M>>) -> Taken<M> {
         if !flush && let Some(at) = self.not_before(now) {
             return Taken::NotBefore(at);
         }
         let mut batch: Vec<Waiting<M>> = Vec::new();
-        let mut room = self.limits.max_weight;
+        let mut weight = 0;
+        let mut earliest = None;
         'lines: for line in &mut self.lines {
             let mut at = 0;
             while let Some(next) = line.list.get(at) {
                 let is_expired = next.deadline <= now;
-                if !is_expired && batch.first().is_some_and(|first| first.bucket != next.bucket) {
-                    at += 1;
-                    continue;
-                }
-                if !is_expired && next.weight > room {
+                if let Some(first) = batch.first()
+                    && !is_expired
+                {
+                    if weight >= self.limits.fill_weight {
+                        break 'lines;
+                    }
+                    if first.bucket != next.bucket {
+                        at += 1;
+                        continue;
+                    }
+                    let earliest =
+                        earliest.map_or(next.deadline, |earliest: Instant| earliest.min(next.deadline));
+                    let outlasts = |run| now + run > earliest;
                     // Nobody of its own bucket may overtake it, or a heavy request would wait for ever.
-                    break 'lines;
+                    if weight + next.weight > self.limits.max_weight
+                        || self.run_times.run(weight + next.weight).is_some_and(outlasts)
+                    {
+                        break 'lines;
+                    }
                 }
                 let Some(next) = line.remove(at) else { break };
                 if is_expired {
                     expired.push(next);
                 } else {
-                    room -= next.weight;
+                    weight += next.weight;
+                    earliest = Some(earliest.map_or(next.deadline, |earliest| earliest.min(next.deadline)));
                     batch.push(next);
                 }
             }
@@ -286,6 +327,7 @@ mod tests {
     fn list(max_weight: u32, capacity: u32, max_wait_ms: u64) -> List {
         let limits = Limits {
             max_weight,
+            fill_weight: max_weight,
             capacity,
             max_wait: Duration::from_millis(max_wait_ms),
         };
@@ -423,6 +465,43 @@ mod tests {
             ..within(10)
         };
         list.push("high", high).expect("nothing waits before it");
+    }
+
+    #[test]
+    fn a_batch_does_not_grow_until_it_outlasts_a_deadline() {
+        let mut list = list(10, 100, 0);
+        for _ in 0..50 {
+            list.waiting.run_times.add(Duration::from_millis(100), 1);
+        }
+        for name in ["a", "b", "c"] {
+            list.push(
+                name,
+                Ask {
+                    timeout_ms: 600,
+                    ..ONE
+                },
+            )
+            .unwrap();
+        }
+        // 125 ms for each, with caution: after 300 ms two of them fit before the deadline.
+        assert_eq!(list.take(300).0, ["a", "b"]);
+        assert_eq!(
+            list.take(590).0,
+            ["c"],
+            "the first to go is tried whatever the averages say"
+        );
+    }
+
+    #[test]
+    fn a_batch_is_filled_no_further_than_it_pays() {
+        let mut list = list(4, 100, 0);
+        list.waiting.limits.fill_weight = 1;
+        for (name, weight) in [("a", 1), ("b", 3), ("c", 1)] {
+            list.push(name, weighing(weight)).unwrap();
+        }
+        assert_eq!(list.take(0).0, ["a"]);
+        assert_eq!(list.take(0).0, ["b"], "a request of several is not split");
+        assert_eq!(list.take(0).0, ["c"]);
     }
 
     #[test]

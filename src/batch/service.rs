@@ -10,7 +10,7 @@ use tower::Service;
 
 use super::message::{Abandonment, Answered, Message};
 use super::policy::{Limits, Taken, Waiting, WaitingList};
-use super::{Answer, Error, Refusal, ResponseFuture, Submission, Worker};
+use super::{Answer, Error, Priority, Refusal, ResponseFuture, Submission, Worker};
 
 /// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
 pub struct Queue<I, O, E>(Arc<Shared<I, O, E>>);
@@ -143,18 +143,23 @@ impl<I, O, E> Queue<I, O, E> {
         self.0.depth.store(state.waiting.weight(), Ordering::Relaxed);
     }
 
+    /// Whether a request would be taken now. For those who want to know before they do work for it.
+    pub fn admit(&self, weight: u32, priority: Priority, deadline: Instant) -> Result<(), Refusal> {
+        let state = self.lock();
+        state.is_open()?;
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        state
+            .waiting
+            .admit(weight.max(1), priority, timeout, state.workers)
+    }
+
     fn push(&self, submission: Submission<I>) -> Result<Ticket<I, O, E>, Refusal> {
         let (answer, answered) = oneshot::channel();
         let queued = Instant::now();
         let mut displaced = Vec::new();
         let (id, worker) = {
             let mut state = self.lock();
-            if state.closed {
-                return Err(Refusal::Closed);
-            }
-            if state.workers == 0 {
-                return Err(Refusal::Unavailable);
-            }
+            state.is_open()?;
             let id = state.take_id();
             let waiting = Waiting {
                 id,
@@ -292,6 +297,16 @@ impl<I, O, E> Queue<I, O, E> {
 }
 
 impl<I, O, E> State<I, O, E> {
+    fn is_open(&self) -> Result<(), Refusal> {
+        if self.closed {
+            Err(Refusal::Closed)
+        } else if self.workers == 0 {
+            Err(Refusal::Unavailable)
+        } else {
+            Ok(())
+        }
+    }
+
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id

@@ -39,6 +39,7 @@ impl Service<Batch<u32>> for Inner {
 
 const LIMITS: Limits = Limits {
     max_weight: 4,
+    fill_weight: 4,
     capacity: 8,
     max_wait: Duration::ZERO,
 };

@@ -10,14 +10,14 @@ mod tests;
 
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{Bundle, BundleError, RunError, Session, SessionOptions};
 
 pub use self::lane::{Backend, Interrupt, Job, LaneError};
 use self::lane::{Lane, drive};
-pub use self::plan::{LaneSettings, Plan};
+pub use self::plan::{LaneSettings, Plan, RunTimes};
 use crate::batch::{BatchService, Limits, Queue};
 use crate::metrics::ModelMetrics;
 
@@ -53,6 +53,10 @@ impl Engine {
                 threads: Some(threads),
             } => Plan::configured(lanes, threads),
             settings => Plan::new(settings, measure(bundle, &warm_rows)?, cpus),
+        };
+        let limits = Limits {
+            fill_weight: if plan.batches_pay { limits.max_weight } else { 1 },
+            ..limits
         };
         let options = SessionOptions {
             threads: plan.threads,
@@ -156,17 +160,24 @@ fn run_blank(session: &mut Session, rows: &[Vec<f32>]) -> Result<(), RunError> {
     session.run(rows.iter().map(Vec::as_slice), |_| {}).map(|_| ())
 }
 
-/// The time of a run with one row on one thread: the median of a few.
-fn measure(bundle: &Bundle, rows: &[Vec<f32>]) -> Result<Duration, BundleError> {
+/// Times runs on one thread.
+fn measure(bundle: &Bundle, rows: &[Vec<f32>]) -> Result<RunTimes, BundleError> {
     let mut session = Session::load(bundle, &SessionOptions { threads: Some(1) })?;
-    let times = (0..7).map(|_| {
-        let started = Instant::now();
-        run_blank(&mut session, &rows[..1])?;
-        Ok(started.elapsed())
-    });
-    let mut times = times.collect::<Result<Vec<_>, _>>().map_err(graph_failed)?;
-    times.sort();
-    Ok(times[times.len() / 2])
+    let mut median = |rows: &[Vec<f32>]| {
+        let times = (0..5).map(|_| {
+            let started = Instant::now();
+            run_blank(&mut session, rows)?;
+            Ok(started.elapsed())
+        });
+        let mut times = times.collect::<Result<Vec<_>, _>>().map_err(graph_failed)?;
+        times.sort();
+        Ok::<_, BundleError>(times[times.len() / 2])
+    };
+    let batch = &rows[..rows.len().min(4)];
+    Ok(RunTimes {
+        single: median(&rows[..1])?,
+        in_batch: median(batch)? / batch.len() as u32,
+    })
 }
 
 /// A graph that loads and then fails on zeros.

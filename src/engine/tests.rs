@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant as TokioInstant;
 use tower::Service;
@@ -67,6 +68,7 @@ fn start(max_weight: u32) -> Fixture {
     let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
     let limits = Limits {
         max_weight,
+        fill_weight: max_weight,
         capacity: 100,
         max_wait: Duration::ZERO,
     };
@@ -182,6 +184,7 @@ async fn a_lane_that_cannot_load_is_an_error_of_the_start() {
     let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
     let limits = Limits {
         max_weight: 1,
+        fill_weight: 1,
         capacity: 1,
         max_wait: Duration::ZERO,
     };
