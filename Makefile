@@ -29,7 +29,7 @@ serve: setup ## Build and start the server on LISTEN (127.0.0.1:8080)
 	@echo
 	@exec $(BINARY) serve --listen $(LISTEN)
 
-# Cargo's own build folder of the trainer is the same one; only libtorch's place has to be told.
+# libtorch lies outside the clone; the build must be told where.
 TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
 test: setup ## Run every test that needs no root; fetches libtorch and MNIST once

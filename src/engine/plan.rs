@@ -43,7 +43,7 @@ const SHORT_RUN: Duration = Duration::from_micros(20);
 
 /// A run of one row that is longer than this gains more from a second thread than the threads cost to wake. ResNet-18 on two
 /// cores, 35 ms on one thread: shared, a lone run takes 18 ms, and two lanes reach 0.96 of what two lanes with a thread of
-/// their own reach; a single lane with two threads of its own reaches 0.95.
+/// their own reach, as does a single lane with two threads of its own.
 const LONG_RUN: Duration = Duration::from_millis(2);
 
 impl Plan {
