@@ -131,8 +131,9 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
     let (training, validation) = trained.split;
     writeln!(
         card,
-        "\n## Data\n\n{}. Trained on the first {training} training pictures; the last {validation} chose the epoch. The \
-         test pictures were used for nothing but the figures above. MD5 sums of the files:\n",
+        "\n## Data\n\n{}. Trained on the first {training} training pictures; the last {validation} chose the epoch. No \
+         test picture was trained on or chose an epoch; `docs/training.md` says how the recipe was chosen, and which \
+         test figures were known by then. MD5 sums of the files:\n",
         dataset(trained.data)
     )?;
     for (file, sum) in FILES.iter().zip(&trained.data.sums) {
