@@ -22,13 +22,11 @@ async fn a_full_queue_refuses_at_once_and_works_again_when_there_is_room() {
         .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 2.0)
         .await;
 
-    let started = Instant::now();
     let refused = problem(server.send_png("", square(255)).send().await.unwrap()).await;
     assert_eq!(refused["code"], "queue_full");
     assert!(
-        started.elapsed() < Duration::from_millis(150),
-        "a run takes 200 ms: {:?}",
-        started.elapsed()
+        waiting.iter().all(|request| !request.is_finished()),
+        "it was refused before those were run"
     );
     let rejected = server
         .metrics()
