@@ -20,7 +20,7 @@ use tch::Device;
 use crate::{
     data::{self, mnist, mnist::Mnist},
     digits::Kind,
-    evaluate::{self, evaluate_remote},
+    evaluate::{self, TestPictures, evaluate_remote},
     export::{self, Trained},
     optimizer::Rule,
     training::{self, Config, Outcome, Start, Task},
@@ -321,7 +321,11 @@ fn command() -> String {
 
 fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let mnist = Mnist::open(&args.data.directory()?)?;
-    let measured = evaluate::evaluate(&args.directory, &mnist.test, args.transform)?;
+    let samples = TestPictures {
+        pictures: &mnist.test,
+        transform: args.transform,
+    };
+    let measured = evaluate::evaluate(&args.directory, &samples)?;
     print!("{}", measured.evaluation.table());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
@@ -330,13 +334,7 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(
-        url,
-        &args.directory,
-        &mnist.test,
-        args.transform,
-        &measured.scores,
-    )?;
+    let remote = evaluate_remote(url, &args.directory, &samples, &measured.scores)?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,

@@ -16,7 +16,7 @@ use tch::Device;
 use crate::{
     data::{Pictures, mnist::Mnist, png},
     digits::Kind,
-    evaluate::{Evaluation, evaluate},
+    evaluate::{Evaluation, TestPictures, evaluate},
     network::{Network, digits, values},
     onnx::{Dim, ElementType, Graph, Model, metadata},
     training::{Config, Epoch, probabilities},
@@ -96,7 +96,11 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
         "measuring {} test pictures through ONNX Runtime",
         trained.data.test.len()
     );
-    let test = evaluate(&aside, &trained.data.test, Transform::None)?;
+    let pictures = |transform| TestPictures {
+        pictures: &trained.data.test,
+        transform,
+    };
+    let test = evaluate(&aside, &pictures(Transform::None))?;
     let agreement = agreement(trained, &test.scores)?;
     write_golden(&trained.data.test, &test.scores, &test.evaluation, &aside)?;
     write_serving(trained, Some(&test.evaluation), &aside)?;
@@ -109,13 +113,13 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
             Transform::Thick,
         ] {
             eprintln!("measuring them again, transform {}", transform.name());
-            canvas.push(evaluate(&aside, &trained.data.test, transform)?.evaluation);
+            canvas.push(evaluate(&aside, &pictures(transform))?.evaluation);
         }
     }
     let compared = match compare {
         Some(directory) => Some(Compared {
             network: metadata(&directory.join(MODEL))?.remove("network"),
-            test: evaluate(directory, &trained.data.test, Transform::None)?.evaluation,
+            test: evaluate(directory, &pictures(Transform::None))?.evaluation,
         }),
         None => None,
     };

@@ -13,5 +13,6 @@ pub mod onnx;
 pub mod optimizer;
 pub mod parallel;
 pub mod progress;
+pub mod report;
 pub mod training;
 pub mod transform;
