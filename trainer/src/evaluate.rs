@@ -66,7 +66,7 @@ pub trait Labelled: Sync {
     fn input(&self, at: usize) -> Result<Input>;
 }
 
-/// Test pictures of a published data set. Their labels are the numbers of their classes.
+/// Test pictures of a published data set.
 #[derive(Debug)]
 pub struct TestPictures<'a> {
     /// As published.
@@ -89,7 +89,7 @@ impl Labelled for TestPictures<'_> {
     }
 
     fn label(&self, at: usize) -> String {
-        self.pictures.labels()[at].to_string()
+        self.pictures.class(at).unwrap_or_default().to_owned()
     }
 
     fn input(&self, at: usize) -> Result<Input> {

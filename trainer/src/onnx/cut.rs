@@ -366,8 +366,9 @@ impl Walk {
             makers: &makers,
         };
         let mut shape = integers(constants.tensor(node.input.get(1)?)?);
-        let last = shape.iter().rposition(|&length| length == self.classes)?;
-        shape[last] = self.width as i64;
+        // Only at the end does a length equal to the number of classes stand for the classes.
+        let last = shape.last_mut().filter(|length| **length == self.classes)?;
+        *last = self.width as i64;
         Some(shape)
     }
 }
