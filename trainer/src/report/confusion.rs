@@ -64,7 +64,7 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
             (left, 16),
             &font(18, INK).pos(Pos::new(HPos::Left, VPos::Top)),
         )?;
-        let note = "rows are true labels; the darker, the larger its part of the row";
+        let note = "blue is right, red is wrong; the darker, the larger the part of the row";
         text(
             area,
             note,
