@@ -48,7 +48,7 @@ enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
-    /// Write test pictures as PNG files named LABEL_NUMBER.png.
+    /// Write test pictures as PNG files named LABEL_NUMBER.png, or as one sheet.
     Samples(SamplesArgs),
 }
 
@@ -225,8 +225,11 @@ struct SamplesArgs {
     #[command(flatten)]
     data: DataArgs,
     /// Directory to write to.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "sheet")]
+    out: Option<PathBuf>,
+    /// Also, or instead, write one PNG file with a row for each class, in the order of the labels.
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
     /// How many pictures of each class: the first ones of the test split.
     #[arg(long, default_value_t = 4, value_parser = at_least_one())]
     per_class: u32,
@@ -382,8 +385,8 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         Some(set) => set,
         None => own_set(&args.directory)?,
     };
-    let test = set.open(&args.data.directory(set)?)?.test;
-    let measured = evaluate::evaluate(&args.directory, &test, args.transform)?;
+    let pictures = set.open(&args.data.directory(set)?)?.test;
+    let measured = evaluate::evaluate(&args.directory, &pictures, args.transform)?;
     print!("{}", measured.evaluation.table());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
@@ -392,7 +395,7 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(url, &args.directory, &test, args.transform, &measured.scores)?;
+    let remote = evaluate_remote(url, &args.directory, &pictures, args.transform, &measured.scores)?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,
@@ -422,14 +425,21 @@ fn own_set(directory: &Path) -> Result<DataSet> {
 
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {
     let test = args.set.open(&args.data.directory(args.set)?)?.test;
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
-    for at in test.first_of_each_class(args.per_class as usize) {
-        let path = args.out.join(format!(
-            "{}_{at}.png",
-            export::file_name(test.class(at).unwrap_or_default())
-        ));
-        let picture = test.get(at).context("a picture is missing")?;
-        fs::write(&path, data::png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
+    let places = test.first_of_each_class(args.per_class as usize);
+    if let Some(out) = &args.out {
+        fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+        for &at in &places {
+            let label = export::file_name(test.class(at).unwrap_or_default());
+            let path = out.join(format!("{label}_{at}.png"));
+            let picture = test.get(at).context("a picture is missing")?;
+            fs::write(&path, data::png(&picture)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("{}", path.display());
+        }
+    }
+    if let Some(path) = &args.sheet {
+        let sheet = data::sheet(&test, &places, args.per_class)?;
+        fs::write(path, data::png(&sheet)?).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)

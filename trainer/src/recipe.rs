@@ -188,9 +188,8 @@ pub fn table() -> String {
     let mut text = "Defaults:\n".to_owned();
     for recipe in all() {
         let config = &recipe.config;
-        let mut settings = match serde_json::to_value(config) {
-            Ok(serde_json::Value::Object(settings)) => settings,
-            _ => continue,
+        let Ok(serde_json::Value::Object(mut settings)) = serde_json::to_value(config) else {
+            continue;
         };
         settings.remove("network");
         let settings: Vec<String> = settings
