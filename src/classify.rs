@@ -96,7 +96,8 @@ fn print(
         });
         return writeln!(output, "{line}");
     }
-    write!(output, "{input}")?;
+    // A text is shown on its line, whatever is in it.
+    write!(output, "{}", input.replace(char::is_control, " "))?;
     for score in top {
         write!(output, "\t{} {:.4}", score.label, score.score)?;
     }

@@ -415,7 +415,8 @@ fn buckets(serving: &TextServing, max_length: usize) -> Result<Vec<usize>, (Stri
         Some(named) => named.iter().map(|&length| length as usize).collect(),
     };
     if let Some(wrong) = buckets.iter().find(|length| !(1..=max_length).contains(*length)) {
-        let expected = format!("lengths between 1 and {max_length}, which is model_max_length");
+        let expected =
+            format!("lengths between 1 and {max_length}, the model_max_length of {TOKENIZER_CONFIG}");
         return Err((expected, wrong.to_string()));
     }
     buckets.push(max_length);
