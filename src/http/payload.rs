@@ -833,7 +833,7 @@ mod tests {
                 None,
                 form(&[("model", "a")]),
                 Code::InvalidRequest,
-                "image: expected at least one",
+                "image or text: expected at least one",
             ),
             (
                 multipart,

@@ -82,7 +82,7 @@ async fn neither_a_batch_nor_a_bucket_changes_a_score() {
             words.collect::<Vec<_>>().join(" ")
         })
         .collect();
-    let mut expected = None;
+    let mut known: Option<(&str, Vec<Vec<f64>>)> = None;
     for (model, serving) in [
         ("words", ""),
         ("words", "[text]\nbuckets = []"),
@@ -103,9 +103,9 @@ async fn neither_a_batch_nor_a_bucket_changes_a_score() {
             alone.extend(scores(&results(server.send_text("", text)).await));
         }
         // The two models differ; each of them must give the same in every setting.
-        match &expected {
+        match &known {
             Some((name, expected)) if *name == model => assert_close(&alone, expected, serving),
-            _ => expected = Some((model, alone.clone())),
+            _ => known = Some((model, alone.clone())),
         }
         // Several in a request, mixed in length, and all requests at once.
         let size = if serving.contains("max_size") { 4 } else { 32 };
