@@ -292,9 +292,11 @@ impl Tokenizer {
         self.buckets.get(at).copied().unwrap_or(self.max_length)
     }
 
-    /// A row of `length` padding tokens, to warm a session with.
+    /// A row of `length` tokens to warm a session with. Its id is that of the last word of the vocabulary, so that a graph which
+    /// knows fewer words fails then, and not on a client's text.
     pub fn blank(&self, length: usize) -> Vec<i64> {
-        vec![self.padding.id; length]
+        let last = self.tokenizer.get_vocab_size(true).saturating_sub(1);
+        vec![last as i64; length]
     }
 
     /// The token ids of a text.

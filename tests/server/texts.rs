@@ -427,6 +427,27 @@ async fn text_models_are_listed_with_what_a_client_needs() {
 }
 
 #[test]
+fn a_graph_that_knows_fewer_words_than_the_tokenizer_is_refused() {
+    let models = changed_model("words", |directory| {
+        let file = directory.join("tokenizer.json");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("\"cherry\": 6"), "{text}");
+        fs::write(&file, text.replace("\"cherry\": 6", "\"cherry\": 6, \"date\": 9")).unwrap();
+    });
+    let output = classifyd()
+        .args(["serve", "--listen", "127.0.0.1:0", "--models"])
+        .arg(models.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("expected a graph that runs") && text.contains("out of data bounds"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_graph_that_does_not_mask_its_padding_is_refused() {
     let models = changed_model("words_unmasked", |directory| {
         fs::create_dir(directory.join("golden")).unwrap();
