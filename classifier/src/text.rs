@@ -130,7 +130,8 @@ pub struct Tokens {
 /// Turns texts into token ids. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokenizer {
-    tokenizer: Arc<tokenizers::Tokenizer>,
+    /// What `tokenizer.json` says.
+    pipeline: Arc<tokenizers::Tokenizer>,
     /// Special tokens before and after those of the text.
     prefix: Vec<i64>,
     suffix: Vec<i64>,
@@ -241,7 +242,7 @@ impl Tokenizer {
             (None, None) => 0,
         };
         let tokenizer = Self {
-            tokenizer: Arc::new(tokenizer),
+            pipeline: Arc::new(tokenizer),
             prefix,
             suffix,
             max_length,
@@ -295,7 +296,7 @@ impl Tokenizer {
     /// A row of `length` tokens to warm a session with. Its id is that of the last word of the vocabulary, so that a graph which
     /// knows fewer words fails then, and not on a client's text.
     pub fn blank(&self, length: usize) -> Vec<i64> {
-        let last = self.tokenizer.get_vocab_size(true).saturating_sub(1);
+        let last = self.pipeline.get_vocab_size(true).saturating_sub(1);
         vec![last as i64; length]
     }
 
@@ -357,7 +358,7 @@ impl Tokenizer {
         loop {
             let part = end(text, length);
             let encoding = self
-                .tokenizer
+                .pipeline
                 .encode_fast(part, false)
                 .map_err(|error| TextError::Tokenizer(error.to_string()))?;
             let ids = encoding.get_ids();

@@ -129,7 +129,7 @@ fn a_hundred_thousand_words_are_cut_as_the_whole_text_would_be() {
 
 /// What the crate makes of a text, uncut.
 fn ids_of_all(text: &str) -> Vec<i64> {
-    let encoding = words().tokenizer.encode_fast(text, false).unwrap();
+    let encoding = words().pipeline.encode_fast(text, false).unwrap();
     encoding.get_ids().iter().copied().map(i64::from).collect()
 }
 
