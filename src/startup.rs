@@ -187,6 +187,7 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
             fill_weight: max_weight,
             capacity: config.queue_capacity,
             max_wait: config.max_wait.0,
+            caller_weight: 0,
         },
         image_limits: classifier::Limits {
             max_side: config.max_image_side,

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{Bundle, BundleError, RunError, Session, SessionOptions};
 
@@ -56,6 +57,11 @@ impl Engine {
         };
         let limits = Limits {
             fill_weight: if plan.batches_pay { limits.max_weight } else { 1 },
+            caller_weight: if limits.max_wait.is_zero() {
+                plan.caller_weight
+            } else {
+                0
+            },
             ..limits
         };
         let options = SessionOptions {
@@ -84,13 +90,15 @@ impl Engine {
         W: Fn(&mut B) -> Result<(), RunError> + Clone + Send + 'static,
     {
         let queue = JobQueue::new(limits);
+        let callers_run = limits.caller_weight > 0;
         let start_lane = |index: usize| {
             let (ready, started) = mpsc::channel();
-            let lane = Lane::new(labels, metrics.clone(), load.clone());
+            let (metrics, load) = (metrics.clone(), load.clone());
+            let new_lane = move || Lane::new(labels, metrics.clone(), load.clone());
             let (queue, warm, tokio) = (queue.clone(), warm.clone(), tokio::runtime::Handle::current());
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || drive(lane, &queue, &tokio, warm, &ready))
+                .spawn(move || drive(new_lane, &queue, callers_run, &tokio, warm, &ready))
                 .map_err(|error| thread_failed(name, error.to_string()))?;
             // A lane that panics while it starts drops its end of the channel.
             started
@@ -177,6 +185,7 @@ fn measure(bundle: &Bundle, rows: &[Vec<f32>]) -> Result<RunTimes, BundleError> 
     Ok(RunTimes {
         single: median(&rows[..1])?,
         in_batch: median(batch)? / batch.len() as u32,
+        steady: is_steady(&bundle.model()).unwrap_or(false),
     })
 }
 

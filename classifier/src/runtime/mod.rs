@@ -1,4 +1,5 @@
 //! ONNX Runtime: finding and loading its library, and sessions that run graphs.
 
+pub mod graph;
 pub mod library;
 pub mod session;
