@@ -18,8 +18,9 @@ pub struct RunTimes {
     pub single: Duration,
     /// Of each row in a run with a few.
     pub in_batch: Duration,
-    /// Whether other inputs take as long, see [`classifier::runtime::graph::is_steady`].
-    pub steady: bool,
+    /// Of each unit of weight in the heaviest batch. None if a run is long, or other inputs may take longer, see
+    /// [`classifier::runtime::graph::is_steady`].
+    pub of_a_unit: Option<Duration>,
 }
 
 /// What was decided.
@@ -48,7 +49,7 @@ const LONG_RUN: Duration = Duration::from_millis(2);
 
 /// A task that runs a batch keeps one of the threads that serve HTTP for about so long, and others wait for it. Against
 /// lanes alone, at 8 connections: 1.3 times the throughput for runs of 90 us, and 0.75 of the latency at one connection.
-const CALLER_RUN: Duration = Duration::from_millis(2);
+pub(super) const CALLER_RUN: Duration = Duration::from_millis(2);
 
 impl Plan {
     /// What was asked for.
@@ -70,9 +71,11 @@ impl Plan {
             Some(threads) => (cpus / threads).max(1),
             None => cpus,
         });
-        let caller_weight = match times.steady && threads == Some(1) && run_time <= CALLER_RUN / 2 {
-            true => (CALLER_RUN.as_nanos() / times.in_batch.as_nanos().max(1)) as u32,
-            false => 0,
+        let caller_weight = match times.of_a_unit {
+            Some(unit) if threads == Some(1) && run_time <= CALLER_RUN / 2 => {
+                (CALLER_RUN.as_nanos() / unit.as_nanos().max(1)) as u32
+            }
+            _ => 0,
         };
         let why = match threads {
             Some(_) if caller_weight > 0 => "so CPUs have a lane each, which requests use on their own tasks",
@@ -114,7 +117,7 @@ mod tests {
         let times = RunTimes {
             single,
             in_batch: single,
-            steady: true,
+            of_a_unit: None,
         };
         let plan = Plan::new(LaneSettings { lanes, threads }, times, cpus);
         (plan.lanes, plan.threads)
@@ -122,23 +125,24 @@ mod tests {
 
     #[test]
     fn requests_run_on_their_own_tasks_what_is_short_for_certain() {
-        let caller_weight = |single, in_batch, steady, threads| {
+        let caller_weight = |single, of_a_unit: Option<u64>, threads| {
             let times = RunTimes {
                 single: Duration::from_micros(single),
-                in_batch: Duration::from_micros(in_batch),
-                steady,
+                in_batch: Duration::from_micros(single),
+                of_a_unit: of_a_unit.map(Duration::from_micros),
             };
             let settings = LaneSettings { lanes: None, threads };
             Plan::new(settings, times, 2).caller_weight
         };
-        assert_eq!(caller_weight(90, 80, true, None), 25, "2 ms");
+        assert_eq!(caller_weight(90, Some(80), None), 25, "2 ms");
+        assert_eq!(caller_weight(90, None, None), 0, "another input may take longer");
         assert_eq!(
-            caller_weight(90, 80, false, None),
+            caller_weight(90, Some(2100), None),
             0,
-            "another input may take longer"
+            "the heaviest take too long"
         );
-        assert_eq!(caller_weight(1500, 1500, true, None), 0);
-        assert_eq!(caller_weight(90, 80, true, Some(2)), 0);
+        assert_eq!(caller_weight(1500, Some(1500), None), 0);
+        assert_eq!(caller_weight(90, Some(80), Some(2)), 0);
     }
 
     #[test]
@@ -161,7 +165,7 @@ mod tests {
             let times = RunTimes {
                 single: Duration::from_micros(single),
                 in_batch: Duration::from_micros(in_batch),
-                steady: true,
+                of_a_unit: None,
             };
             Plan::new(LaneSettings::default(), times, 2).batches_pay
         };
