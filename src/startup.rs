@@ -210,6 +210,7 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
             fill_weight: weights.max_weight(),
             capacity: config.queue_capacity,
             max_wait: config.max_wait.0,
+            caller_weight: 0,
         },
         weights,
         image_limits: classifier::Limits {
