@@ -338,7 +338,9 @@ fn best(scores: &[f32]) -> usize {
 fn microseconds(classifier: &mut Classifier, pictures: &Pictures) -> Result<f64> {
     let mut rows = Vec::new();
     for picture in pictures.iter().take(100) {
-        rows.push(classifier.bundle().preprocessor.apply(picture)?);
+        rows.push(classifier::Row::from(
+            classifier.bundle().preprocessor.image()?.apply(picture)?,
+        ));
     }
     let mut times = Vec::with_capacity(TIMED_RUNS);
     for row in rows.chunks(1).cycle().take(TIMED_RUNS) {
