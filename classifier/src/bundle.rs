@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `model.onnx` | the graph: one named input with a dynamic batch axis, one row of outputs for each row of inputs |
 //! | `config.json` | `id2label`, `problem_type` |
-//! | `preprocessor_config.json` | how a picture becomes a row, see [`crate::image::PreprocessorConfig`] |
+//! | `preprocessor_config.json` | of an image classifier: how a picture becomes a row, see [`crate::image::PreprocessorConfig`] |
+//! | `tokenizer.json`, `tokenizer_config.json` | of a text classifier: how a text becomes token ids, see [`crate::text`] |
 //! | `serving.toml` | optional, see [`Serving`] |
 //! | `golden.json` + `golden/` | optional, see [`crate::golden`] |
 
@@ -17,8 +18,10 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Layout, Preprocessor, PreprocessorConfig};
+use crate::image::{self, Layout, PreprocessorConfig};
+use crate::input::Preprocessor;
 use crate::output::Activation;
+use crate::text::{self, TextServing, Tokenizer};
 
 /// Name of the graph's file.
 pub const MODEL: &str = "model.onnx";
@@ -92,6 +95,9 @@ pub struct Serving {
     /// Order of the axes of the input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
+    /// How texts are cut and padded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextServing>,
     /// Limits of a batch.
     pub batch: BatchLimits,
     /// Where the graph runs.
@@ -108,6 +114,9 @@ pub struct BatchLimits {
     /// Most inputs in one run of the graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u32>,
+    /// Most tokens of texts in one run of the graph, padding included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
 }
 
 /// `[lanes]` of `serving.toml`.
@@ -148,7 +157,7 @@ pub struct Bundle {
     pub problem_type: ProblemType,
     /// What turns outputs into scores.
     pub activation: Activation,
-    /// What turns a picture into a row.
+    /// What turns a picture or a text into a row.
     pub preprocessor: Preprocessor,
     /// `serving.toml`, or its defaults.
     pub serving: Serving,
@@ -168,24 +177,7 @@ impl Bundle {
         let labels = labels(&directory, &config)?;
         let serving: Serving = read_serving(&directory)?;
         check_serving(&directory, &serving)?;
-        if !directory.join(PREPROCESSOR_CONFIG).exists() && directory.join("tokenizer.json").exists() {
-            return Err(BundleError::new(
-                directory,
-                None,
-                format!("an image classifier with a {PREPROCESSOR_CONFIG}"),
-                "a tokenizer.json: text classifiers are not supported yet",
-            ));
-        }
-        let preprocessor_config: PreprocessorConfig = read_json(&directory.join(PREPROCESSOR_CONFIG))?;
-        let preprocessor = Preprocessor::new(&preprocessor_config, serving.layout.unwrap_or_default())
-            .map_err(|error| {
-                BundleError::new(
-                    directory.join(PREPROCESSOR_CONFIG),
-                    error.key.to_owned(),
-                    error.expected,
-                    error.found,
-                )
-            })?;
+        let preprocessor = preprocessor(&directory, &serving)?;
         let problem_type = config
             .problem_type
             .unwrap_or(ProblemType::SingleLabelClassification);
@@ -220,7 +212,55 @@ fn check_model_file(directory: &Path) -> Result<(), BundleError> {
     }
 }
 
-fn read(file: &Path) -> Result<String, BundleError> {
+/// The files say whether it is an image or a text classifier. A key of `serving.toml` that is for the other one would have no
+/// effect, so it is an error.
+fn preprocessor(directory: &Path, serving: &Serving) -> Result<Preprocessor, BundleError> {
+    let file = directory.join(PREPROCESSOR_CONFIG);
+    let misplaced = |key: &str, set: bool, other: &str| {
+        let wrong = || {
+            let expected = format!("no such key, for this is {other} classifier");
+            BundleError::new(directory.join(SERVING), key.to_owned(), expected, "one")
+        };
+        if set { Err(wrong()) } else { Ok(()) }
+    };
+    match (file.exists(), directory.join(text::TOKENIZER).exists()) {
+        (true, false) => {
+            misplaced("text", serving.text.is_some(), "an image")?;
+            misplaced("batch.max_tokens", serving.batch.max_tokens.is_some(), "an image")?;
+            let config: PreprocessorConfig = read_json(&file)?;
+            image::Preprocessor::new(&config, serving.layout.unwrap_or_default())
+                .map(Preprocessor::Image)
+                .map_err(|error| BundleError::new(&file, error.key.to_owned(), error.expected, error.found))
+        }
+        (false, true) => {
+            misplaced("layout", serving.layout.is_some(), "a text")?;
+            let tokenizer = Tokenizer::read(
+                directory,
+                serving.text.as_ref().unwrap_or(&TextServing::default()),
+            )?;
+            match serving.batch.max_tokens {
+                Some(tokens) if (tokens as usize) < tokenizer.max_length() => Err(BundleError::new(
+                    directory.join(SERVING),
+                    "batch.max_tokens".to_owned(),
+                    format!("at least model_max_length, which is {}", tokenizer.max_length()),
+                    tokens,
+                )),
+                _ => Ok(Preprocessor::Text(tokenizer)),
+            }
+        }
+        (both, _) => Err(BundleError::new(
+            directory,
+            None,
+            format!(
+                "{PREPROCESSOR_CONFIG}, as an image classifier has, or {}, as a text classifier has",
+                text::TOKENIZER
+            ),
+            if both { "both" } else { "neither" },
+        )),
+    }
+}
+
+pub(crate) fn read(file: &Path) -> Result<String, BundleError> {
     fs::read_to_string(file).map_err(|error| BundleError::new(file, None, "a readable UTF-8 file", error))
 }
 

@@ -1,6 +1,6 @@
 //! Golden samples: inputs with the scores that their trainer saw.
 //!
-//! `golden.json` lists them, `golden/` holds the pictures:
+//! `golden.json` lists them, `golden/` holds the pictures, or the texts in UTF-8:
 //!
 //! ```json
 //! {"tolerance": 0.001, "samples": [{"file": "golden/7_0.png", "label": "7", "scores": [0.0, 0.0, 1.0]}]}
@@ -54,7 +54,7 @@ pub struct GoldenEntry {
 pub struct GoldenSample {
     /// Path relative to the model directory.
     pub file: String,
-    /// The encoded picture.
+    /// The encoded picture, or the text.
     pub bytes: Vec<u8>,
     /// The score of every label, in their order.
     pub scores: Vec<f32>,
@@ -69,18 +69,20 @@ pub struct Golden {
     pub samples: Vec<GoldenSample>,
 }
 
-/// The classifier does not reproduce its trainer's scores.
+/// The classifier does not reproduce its trainer's scores, or its own.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "{GOLDEN}: {file}: label {label:?}: expected a score of {expected} (within {tolerance}), as its trainer saw, found {found}"
+    "{GOLDEN}: {file}: label {label:?}: expected a score of {expected} (within {tolerance}), as {origin}, found {found}"
 )]
 pub struct GoldenError {
     /// The sample.
     pub file: String,
     /// The label with the largest difference.
     pub label: String,
-    /// The trainer's score.
+    /// The score to reproduce.
     pub expected: f32,
+    /// Where that one is from, in words.
+    pub origin: &'static str,
     /// The score here.
     pub found: f32,
     /// The allowed difference.
@@ -155,20 +157,48 @@ impl Golden {
         scores: &[f32],
         labels: &[String],
     ) -> Result<f32, GoldenError> {
-        let mut largest: f32 = 0.0;
-        for ((label, &expected), &found) in labels.iter().zip(&sample.scores).zip(scores) {
-            let difference = (expected - found).abs();
-            if difference > self.tolerance {
-                return Err(GoldenError {
-                    file: sample.file.clone(),
-                    label: label.clone(),
-                    expected,
-                    found,
-                    tolerance: self.tolerance,
-                });
-            }
-            largest = largest.max(difference);
-        }
-        Ok(largest)
+        let origin = "its trainer saw";
+        compare(sample, &sample.scores, origin, scores, self.tolerance, labels)
     }
+}
+
+/// Most that padding may change a score.
+pub const PADDING_TOLERANCE: f32 = 1e-4;
+
+/// The largest difference between the scores of a text alone and beside a longer one, or an error where padding changes them:
+/// then the graph does not heed its attention mask.
+pub fn compare_padded(
+    sample: &GoldenSample,
+    alone: &[f32],
+    padded: &[f32],
+    labels: &[String],
+) -> Result<f32, GoldenError> {
+    let origin = "the text has alone, beside a longer one";
+    compare(sample, alone, origin, padded, PADDING_TOLERANCE, labels)
+}
+
+fn compare(
+    sample: &GoldenSample,
+    expected: &[f32],
+    origin: &'static str,
+    found: &[f32],
+    tolerance: f32,
+    labels: &[String],
+) -> Result<f32, GoldenError> {
+    let mut largest: f32 = 0.0;
+    for ((label, &expected), &found) in labels.iter().zip(expected).zip(found) {
+        let difference = (expected - found).abs();
+        if difference > tolerance {
+            return Err(GoldenError {
+                file: sample.file.clone(),
+                label: label.clone(),
+                expected,
+                origin,
+                found,
+                tolerance,
+            });
+        }
+        largest = largest.max(difference);
+    }
+    Ok(largest)
 }

@@ -1,8 +1,9 @@
 //! One ONNX classifier, on disk and in memory.
 //!
-//! A classifier is a directory ([`bundle`]): the graph, its labels, how a picture becomes a row of numbers ([`image`]),
-//! and samples with the scores that its trainer saw ([`golden`]). This crate reads and checks such a directory, runs
-//! the graph through ONNX Runtime ([`runtime`]) and turns its output into labels with scores ([`output`]).
+//! A classifier is a directory ([`bundle`]): the graph, its labels, how a picture becomes a row of numbers ([`image`]) or a
+//! text a row of token ids ([`text`]), and samples with the scores that its trainer saw ([`golden`]). This crate reads and
+//! checks such a directory, runs the graph through ONNX Runtime ([`runtime`]) and turns its output into labels with scores
+//! ([`output`]).
 //!
 //! The server and the trainer both call it, so that what was trained and what is served cannot drift apart.
 //!
@@ -19,17 +20,21 @@
 pub mod bundle;
 pub mod golden;
 pub mod image;
+pub mod input;
 pub mod output;
 pub mod runtime;
+pub mod text;
 
 use std::path::Path;
 
 pub use bundle::{Bundle, BundleError};
 pub use golden::GoldenError;
 pub use image::{ImageError, Limits};
+pub use input::{Kind, Prepared, Preprocessor, Row, WrongKind};
 pub use output::{Prediction, Score};
 pub use runtime::library::LibraryError;
 pub use runtime::session::{RunError, Session, SessionOptions};
+pub use text::TextError;
 
 /// Whatever can go wrong between a directory and a prediction.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,12 @@ pub enum Error {
     /// The picture cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The text cannot be used.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A text for an image classifier, or a picture for a text classifier.
+    #[error(transparent)]
+    WrongKind(#[from] WrongKind),
     /// The graph could not be run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -86,22 +97,41 @@ impl Classifier {
 
     /// Classifies one encoded picture (png, jpeg, webp, gif or bmp).
     pub fn classify_image(&mut self, bytes: &[u8]) -> Result<Prediction, Error> {
-        let scores = self.scores(bytes)?;
-        Ok(Prediction::from_scores(&scores, &self.bundle.labels, usize::MAX))
+        self.bundle.preprocessor.image()?;
+        self.classify(bytes)
     }
 
-    /// The score of every label, in the order of [`Bundle::labels`], for one encoded picture.
+    /// Classifies one text.
+    pub fn classify_text(&mut self, text: &str) -> Result<Prediction, Error> {
+        self.bundle.preprocessor.text()?;
+        self.classify(text.as_bytes())
+    }
+
+    /// Classifies one input as it stands in a file: an encoded picture, or a text in UTF-8, whichever the classifier takes.
+    pub fn classify(&mut self, bytes: &[u8]) -> Result<Prediction, Error> {
+        let prepared = self.bundle.preprocessor.prepare(bytes, &self.limits)?;
+        let scores = self.scores_of(prepared.row)?;
+        Ok(Prediction {
+            truncated: prepared.truncated,
+            ..Prediction::from_scores(&scores, &self.bundle.labels, usize::MAX)
+        })
+    }
+
+    /// The score of every label, in the order of [`Bundle::labels`], for one encoded picture or text in UTF-8.
     pub fn scores(&mut self, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-        let picture = image::decode(bytes, &self.limits)?;
-        let row = self.bundle.preprocessor.apply(picture)?;
+        let prepared = self.bundle.preprocessor.prepare(bytes, &self.limits)?;
+        self.scores_of(prepared.row)
+    }
+
+    fn scores_of(&mut self, row: Row) -> Result<Vec<f32>, Error> {
         let outputs = self.run(&[row])?;
         Ok(output::scores(&outputs, self.bundle.activation)?)
     }
 
-    /// Runs rows that [`image::Preprocessor::apply`] made, and gives the graph's raw outputs, one row of
-    /// [`Bundle::labels`] after the other.
-    pub fn run(&mut self, rows: &[Vec<f32>]) -> Result<Vec<f32>, RunError> {
-        self.session.run(rows.iter().map(Vec::as_slice), |_| {})
+    /// Runs rows that [`Bundle::preprocessor`] made, and gives the graph's raw outputs, one row of [`Bundle::labels`]
+    /// after the other.
+    pub fn run(&mut self, rows: &[Row]) -> Result<Vec<f32>, RunError> {
+        self.session.run(rows.iter(), |_| {})
     }
 
     /// Compares this classifier with the scores that its trainer saw. Gives the number of samples compared, and the
@@ -112,8 +142,16 @@ impl Classifier {
         };
         let mut largest: f32 = 0.0;
         for sample in &golden.samples {
-            let scores = self.scores(&sample.bytes)?;
+            let row = self.bundle.preprocessor.prepare(&sample.bytes, &self.limits)?.row;
+            let scores = self.scores_of(row.clone())?;
             largest = largest.max(golden.compare(sample, &scores, &self.bundle.labels)?);
+            if let Preprocessor::Text(tokenizer) = &self.bundle.preprocessor {
+                // Beside a text of full length it is filled up to that length.
+                let longest = Row::Text(tokenizer.blank(tokenizer.max_length()));
+                let outputs = self.run(&[row, longest])?;
+                let padded = output::scores(&outputs[..scores.len()], self.bundle.activation)?;
+                golden::compare_padded(sample, &scores, &padded, &self.bundle.labels)?;
+            }
         }
         Ok((golden.samples.len(), largest))
     }

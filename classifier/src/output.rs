@@ -82,6 +82,8 @@ pub struct Score {
 pub struct Prediction {
     /// At least one label, sorted by descending score; equal scores keep the order of the labels.
     pub top: Vec<Score>,
+    /// Whether only a part of the input, a text that is too long, was looked at.
+    pub truncated: bool,
 }
 
 impl Prediction {
@@ -94,6 +96,7 @@ impl Prediction {
         };
         Self {
             top: top_k(scores, k).into_iter().map(score).collect(),
+            truncated: false,
         }
     }
 

@@ -4,13 +4,14 @@
 //! cargo run -p trainer --example fixture_models -- tests/fixtures/models
 //! ```
 //!
-//! All of them take pictures of 4 x 4 pixels with values between 0 and 1 and have the labels `a`, `b` and `c`, whose
-//! logits are the sums of the first, second and third row of pixels. What sets each apart stands at its function.
+//! All have the labels `a`, `b` and `c`. Most take pictures of 4 x 4 pixels with values between 0 and 1, and their logits are
+//! the sums of the first, second and third row of pixels; those named `words` take texts, and their logits are the means of
+//! what [`VOCABULARY`] says of their words. What sets each apart stands at its function.
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use trainer::onnx::{Attribute, Dim, ElementType, Graph, Model};
 
 const SIDE: usize = 4;
@@ -25,10 +26,34 @@ struct Fixture {
     name: &'static str,
     about: &'static str,
     graph: Graph,
-    channels: usize,
+    input: Input,
     problem_type: &'static str,
     serving: &'static str,
 }
+
+/// What a fixture takes.
+enum Input {
+    /// Pictures with so many channels.
+    Picture { channels: usize },
+    /// Texts, between `[CLS]` and `[SEP]` or bare.
+    Text {
+        special_tokens: bool,
+        tokenizer_config: Value,
+    },
+}
+
+/// Words with their logits. Padding has an opinion, so that a graph that does not mask it is found out.
+const VOCABULARY: [(&str, [f32; 3]); 9] = [
+    ("[PAD]", [-9.0, 3.0, 6.0]),
+    ("[UNK]", [0.0, 0.0, 0.0]),
+    ("[CLS]", [0.0, 0.0, 0.0]),
+    ("[SEP]", [0.0, 0.0, 0.0]),
+    ("apple", [4.0, 0.0, 0.0]),
+    ("banana", [0.0, 4.0, 0.0]),
+    ("cherry", [0.0, 0.0, 4.0]),
+    (".", [0.0, 0.0, 0.0]),
+    ("!", [0.0, 0.0, 1.0]),
+];
 
 impl Fixture {
     fn new(name: &'static str, about: &'static str, graph: Graph) -> Self {
@@ -36,7 +61,7 @@ impl Fixture {
             name,
             about,
             graph,
-            channels: 1,
+            input: Input::Picture { channels: 1 },
             problem_type: "single_label_classification",
             serving: "",
         }
@@ -55,26 +80,22 @@ impl Fixture {
             "label2id": label2id,
             "problem_type": self.problem_type,
         });
-        let mut preprocessor = json!({
-            "do_resize": true,
-            "size": { "height": SIDE, "width": SIDE },
-            "resample": 2,
-            "do_rescale": true,
-            "rescale_factor": 1.0 / 255.0,
-            "do_normalize": false,
-        });
-        if self.channels == 1 {
-            preprocessor["do_convert_grayscale"] = json!(true);
-        } else {
-            preprocessor["do_convert_rgb"] = json!(true);
+        let mut files = vec![("config.json", json_file(&config)?)];
+        match &self.input {
+            Input::Picture { channels } => {
+                files.push((
+                    "preprocessor_config.json",
+                    json_file(&preprocessor_config(*channels))?,
+                ));
+            }
+            Input::Text {
+                special_tokens,
+                tokenizer_config,
+            } => {
+                files.push(("tokenizer.json", json_file(&tokenizer(*special_tokens))?));
+                files.push(("tokenizer_config.json", json_file(tokenizer_config)?));
+            }
         }
-        let mut files = vec![
-            ("config.json", serde_json::to_string_pretty(&config)? + "\n"),
-            (
-                "preprocessor_config.json",
-                serde_json::to_string_pretty(&preprocessor)? + "\n",
-            ),
-        ];
         if !self.serving.is_empty() {
             files.push(("serving.toml", format!("{}\n", self.serving)));
         }
@@ -84,6 +105,115 @@ impl Fixture {
         }
         Ok(())
     }
+}
+
+fn json_file(value: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn preprocessor_config(channels: usize) -> Value {
+    let mut config = json!({
+        "do_resize": true,
+        "size": { "height": SIDE, "width": SIDE },
+        "resample": 2,
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": false,
+    });
+    if channels == 1 {
+        config["do_convert_grayscale"] = json!(true);
+    } else {
+        config["do_convert_rgb"] = json!(true);
+    }
+    config
+}
+
+/// Lower case, without HTML breaks and accents, split at blanks and punctuation.
+fn tokenizer(special_tokens: bool) -> Value {
+    let words = VOCABULARY.iter().enumerate();
+    let vocabulary: BTreeMap<_, _> = words.clone().map(|(id, (word, _))| (*word, id)).collect();
+    let special = words
+        .filter(|(_, (word, _))| word.starts_with('['))
+        .map(|(id, (word, _))| {
+            json!({
+                "id": id, "content": word, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        });
+    let template = json!({
+        "type": "TemplateProcessing",
+        "single": [
+            { "SpecialToken": { "id": "[CLS]", "type_id": 0 } },
+            { "Sequence": { "id": "A", "type_id": 0 } },
+            { "SpecialToken": { "id": "[SEP]", "type_id": 0 } },
+        ],
+        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": {
+            "[CLS]": { "id": "[CLS]", "ids": [2], "tokens": ["[CLS]"] },
+            "[SEP]": { "id": "[SEP]", "ids": [3], "tokens": ["[SEP]"] },
+        },
+    });
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": special.collect::<Vec<_>>(),
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                { "type": "Replace", "pattern": { "Regex": "(?i)<br\\s*/?>" }, "content": " " },
+                {
+                    "type": "BertNormalizer",
+                    "clean_text": true, "handle_chinese_chars": true, "strip_accents": true, "lowercase": true,
+                },
+            ],
+        },
+        "pre_tokenizer": { "type": "BertPreTokenizer" },
+        "post_processor": if special_tokens { template } else { Value::Null },
+        "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]" },
+    })
+}
+
+/// The mean of the logits of the words. `masked` says whether padding is left out, `types` whether the graph also wants the
+/// type of each token, of which it makes nothing.
+fn words(name: &str, masked: bool, types: bool) -> Graph {
+    let mut graph = Graph::new(name);
+    let tokens = [Dim::BATCH, Dim::Symbolic("sequence")];
+    let ids = graph.input("input_ids", ElementType::Int64, &tokens);
+    let logits = VOCABULARY
+        .iter()
+        .flat_map(|(_, logits)| *logits)
+        .collect::<Vec<_>>();
+    let table = graph.floats("table", &[VOCABULARY.len(), LABELS.len()], &logits);
+    let mut each = graph.node("Gather", &[&table, &ids], "each", vec![Attribute::int("axis", 0)]);
+    let cast = |graph: &mut Graph, from: &str, name: &str| {
+        graph.node("Cast", &[from], name, vec![Attribute::int("to", 1)])
+    };
+    if types {
+        let types = graph.input("token_type_ids", ElementType::Int64, &tokens);
+        let types = cast(&mut graph, &types, "types");
+        let last = graph.ints("last", &[1], &[-1]);
+        let types = graph.node("Unsqueeze", &[&types, &last], "types_of_each", vec![]);
+        each = graph.node("Add", &[&each, &types], "typed", vec![]);
+    }
+    let logits = if masked {
+        let mask = graph.input("attention_mask", ElementType::Int64, &tokens);
+        let mask = cast(&mut graph, &mask, "mask");
+        let axis = graph.ints("axis", &[1], &[2]);
+        let mask = graph.node("Unsqueeze", &[&mask, &axis], "mask_of_each", vec![]);
+        let kept = graph.node("Mul", &[&each, &mask], "kept", vec![]);
+        let words = graph.ints("words", &[1], &[1]);
+        let no_keepdims = || vec![Attribute::int("keepdims", 0)];
+        let sum = graph.node("ReduceSum", &[&kept, &words], "sum", no_keepdims());
+        let count = graph.node("ReduceSum", &[&mask, &words], "count", no_keepdims());
+        graph.node("Div", &[&sum, &count], "logits", vec![])
+    } else {
+        let mean = vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 0)];
+        graph.node("ReduceMean", &[&each], "logits", mean)
+    };
+    graph.output(&logits, ElementType::Float, &LOGITS);
+    graph
 }
 
 /// Sums the rows of pixels into a value of the given name.
@@ -245,7 +375,7 @@ fn main() -> Result<()> {
     let fixtures = [
         Fixture::new("linear", "logits are the sums of the rows of pixels", linear()),
         Fixture {
-            channels: 3,
+            input: Input::Picture { channels: 3 },
             serving: "layout = \"nhwc\"",
             ..Fixture::new("linear_nhwc", "linear with channels last", linear_nhwc())
         },
@@ -277,6 +407,43 @@ fn main() -> Result<()> {
             "linear, takes a minute for a white picture",
             busy("hang", 200_000.0),
         ),
+        Fixture {
+            input: Input::Text {
+                special_tokens: false,
+                tokenizer_config: json!({ "model_max_length": 64, "pad_token": "[PAD]" }),
+            },
+            ..Fixture::new(
+                "words",
+                "logits are the means of those of the words",
+                words("words", true, false),
+            )
+        },
+        Fixture {
+            input: Input::Text {
+                special_tokens: true,
+                tokenizer_config: json!({
+                    "model_max_length": 40, "pad_token": { "content": "[PAD]" },
+                    "padding_side": "left", "truncation_side": "left",
+                }),
+            },
+            serving: "[text]\ntruncation = \"head_tail\"\nbuckets = [8, 24]",
+            ..Fixture::new(
+                "words_left",
+                "words between special tokens, padded on the left, cut in the middle",
+                words("words_left", true, true),
+            )
+        },
+        Fixture {
+            input: Input::Text {
+                special_tokens: false,
+                tokenizer_config: json!({ "model_max_length": 64, "pad_token": "[PAD]" }),
+            },
+            ..Fixture::new(
+                "words_unmasked",
+                "words whose mean counts the padding",
+                words("words_unmasked", false, false),
+            )
+        },
     ];
     for fixture in fixtures {
         fixture.write(Path::new(&root))?;

@@ -54,7 +54,7 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Draw a run's learning curves, or a model directory's confusion matrix and calibration, into its model card.
     Report(ReportArgs),
-    /// Write pictures of a data set as PNG files named LABEL_NUMBER.png.
+    /// Write pictures of a data set as PNG files named LABEL_NUMBER.png, or in folders, or as one sheet.
     Samples(SamplesArgs),
 }
 
@@ -331,8 +331,11 @@ struct SamplesArgs {
     #[command(flatten)]
     data: DataArgs,
     /// Directory to write to.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "sheet")]
+    out: Option<PathBuf>,
+    /// Also, or instead, write one PNG file with a row for each class, in the order of the labels.
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
     /// Which part of the data set.
     #[arg(long, default_value = "test")]
     split: PublishedSplit,
@@ -691,44 +694,45 @@ fn samples(args: &SamplesArgs) -> Result<ExitCode> {
         PublishedSplit::Train => data.training,
         PublishedSplit::Test => data.test,
     };
-    if let Some(class) = args
-        .classes
-        .iter()
-        .find(|class| !pictures.classes().contains(class))
-    {
-        bail!(
-            "--classes: expected some of {}, found {class}",
-            pictures.classes().join(", ")
-        );
+    let known = pictures.classes();
+    if let Some(class) = args.classes.iter().find(|class| !known.contains(class)) {
+        bail!("--classes: expected some of {}, found {class}", known.join(", "));
     }
     let (skip, count) = (args.skip as usize, args.per_class as usize);
-    let mut seen = vec![0_usize; pictures.classes().len()];
-    for (at, &label) in pictures.labels().iter().enumerate() {
-        let class = pictures.class(at).unwrap_or_default();
-        let seen = &mut seen[usize::from(label)];
-        *seen += 1;
-        if *seen <= skip || *seen > skip + count {
-            continue;
+    let wanted = |class: &String| args.classes.is_empty() || args.classes.contains(class);
+    let mut places = Vec::new();
+    for (label, _) in known.iter().enumerate().filter(|(_, class)| wanted(class)) {
+        let own = pictures.labels().iter().enumerate();
+        let own = own
+            .filter(|(_, found)| usize::from(**found) == label)
+            .map(|(at, _)| at);
+        places.extend(own.skip(skip).take(count));
+    }
+    if let Some(out) = &args.out {
+        for &at in &places {
+            let class = export::file_name(pictures.class(at).unwrap_or_default());
+            let path = if args.folders {
+                out.join(class).join(format!("{at:05}.png"))
+            } else {
+                out.join(format!("{class}_{at}.png"))
+            };
+            let folder = path.parent().unwrap_or(out);
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            let picture = pictures.get(at).context("a picture is missing")?;
+            fs::write(&path, data::png(&picture)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            if !args.folders {
+                println!("{}", path.display());
+            }
         }
-        if !args.classes.is_empty() && !args.classes.iter().any(|wanted| wanted == class) {
-            continue;
-        }
-        let class = export::file_name(class);
-        let path = if args.folders {
-            args.out.join(class).join(format!("{at:05}.png"))
-        } else {
-            args.out.join(format!("{class}_{at}.png"))
-        };
-        let folder = path.parent().unwrap_or(&args.out);
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let picture = pictures.get(at).context("a picture is missing")?;
-        fs::write(&path, data::png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
-        if !args.folders {
-            println!("{}", path.display());
+        if args.folders {
+            println!("{}", out.display());
         }
     }
-    if args.folders {
-        println!("{}", args.out.display());
+    if let Some(path) = &args.sheet {
+        let sheet = data::sheet(&pictures, &places, args.per_class)?;
+        fs::write(path, data::png(&sheet)?).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
 }

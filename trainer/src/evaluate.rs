@@ -36,6 +36,16 @@ pub enum Input {
     Text(String),
 }
 
+impl Input {
+    /// As it stands in a file.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Picture(bytes) => bytes,
+            Self::Text(text) => text.as_bytes(),
+        }
+    }
+}
+
 /// Samples whose labels are known.
 pub trait Labelled: Sync {
     /// How many there are.
@@ -242,10 +252,7 @@ pub fn evaluate(directory: &Path, samples: &dyn Labelled) -> Result<Measurement>
 fn timed_scores(classifier: &mut Classifier, samples: &dyn Labelled, at: usize) -> Result<(Vec<f32>, f64)> {
     let input = samples.input(at)?;
     let begun = Instant::now();
-    let scores = match &input {
-        Input::Picture(bytes) => classifier.scores(bytes),
-        Input::Text(_) => bail!("{}: text cannot be classified yet", samples.name(at)),
-    };
+    let scores = classifier.scores(input.bytes());
     let time = begun.elapsed().as_secs_f64() * 1e6;
     Ok((scores.with_context(|| samples.name(at))?, time))
 }
@@ -268,13 +275,13 @@ fn true_labels(labels: &[String], samples: &dyn Labelled) -> Result<Vec<usize>> 
 fn graph_time(classifier: &mut Classifier, samples: &dyn Labelled) -> Result<f64> {
     let mut rows = Vec::new();
     for at in 0..samples.len().min(TIMED_SAMPLES) {
-        match samples.input(at)? {
-            Input::Picture(bytes) => {
-                let picture = classifier::image::decode(&bytes, &classifier::Limits::default())?;
-                rows.push(classifier.bundle().preprocessor.apply(picture)?);
-            }
-            Input::Text(_) => bail!("{}: text cannot be classified yet", samples.name(at)),
-        }
+        let input = samples.input(at)?;
+        let prepared = classifier
+            .bundle()
+            .preprocessor
+            .prepare(input.bytes(), &classifier::Limits::default())
+            .with_context(|| samples.name(at))?;
+        rows.push(prepared.row);
     }
     let mut times = Vec::with_capacity(TIMED_RUNS);
     for row in rows.chunks(1).cycle().take(TIMED_RUNS) {

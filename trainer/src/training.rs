@@ -163,7 +163,7 @@ pub enum Start {
 pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool) -> Result<Outcome> {
     let config = task.config;
     let count = task.training.len();
-    if count == 0 || task.validation.len() == 0 {
+    if task.training.is_empty() || task.validation.is_empty() {
         bail!(
             "expected training and validation samples, found {count} and {}",
             task.validation.len()
@@ -321,20 +321,16 @@ fn step(
         let mean = tch::Reduction::Mean;
         logits.cross_entropy_loss::<Tensor>(labels, None, mean, -100, config.label_smoothing)
     };
-    let (logits, loss) = match mixed_part(config, optimizer.steps())? {
-        Some(part) => {
-            let others = labels.flip([0]);
-            let mixed = &inputs * part + inputs.flip([0]) * (1.0 - part);
-            let logits = network.forward(&mixed, Mode::Training);
-            let loss =
-                cross_entropy(&logits, &labels) * part + cross_entropy(&logits, &others) * (1.0 - part);
-            (logits, loss)
-        }
-        None => {
-            let logits = network.forward(&inputs, Mode::Training);
-            let loss = cross_entropy(&logits, &labels);
-            (logits, loss)
-        }
+    let (logits, loss) = if let Some(part) = mixed_part(config, optimizer.steps())? {
+        let others = labels.flip([0]);
+        let mixed = &inputs * part + inputs.flip([0]) * (1.0 - part);
+        let logits = network.forward(&mixed, Mode::Training);
+        let loss = cross_entropy(&logits, &labels) * part + cross_entropy(&logits, &others) * (1.0 - part);
+        (logits, loss)
+    } else {
+        let logits = network.forward(&inputs, Mode::Training);
+        let loss = cross_entropy(&logits, &labels);
+        (logits, loss)
     };
     loss.backward();
     optimizer.step(network, learning_rate);

@@ -77,8 +77,8 @@ fn a_hanging_run_can_be_interrupted() {
     let mut session = Session::load(&bundle, &SessionOptions::default()).unwrap();
     let begin = Instant::now();
     // A black picture would cost nothing.
-    let row = [1.0_f32; 16];
-    let end = session.run([row.as_slice()].into_iter(), |interrupt: Interrupt| {
+    let row = classifier::Row::from(vec![1.0_f32; 16]);
+    let end = session.run([row].iter(), |interrupt: Interrupt| {
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(200));
             interrupt.interrupt();

@@ -93,7 +93,10 @@ fn difference(layers: &[Layer], channels: usize, side: usize, classes: usize) ->
         .save(&directory.path().join("model.onnx"))
         .unwrap();
 
-    let rows: Vec<Vec<f32>> = rows.chunks(channels * side * side).map(<[f32]>::to_vec).collect();
+    let rows: Vec<classifier::Row> = rows
+        .chunks(channels * side * side)
+        .map(|row| row.to_vec().into())
+        .collect();
     let found = classifier::open(directory.path()).unwrap().run(&rows).unwrap();
     let expected = values(&network.forward(&batch, Mode::Inference)).unwrap();
     assert_eq!(found.len(), expected.len());

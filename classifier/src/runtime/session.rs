@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::session::RunOptions;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::{Outlet, TensorElementType, ValueType};
 
+use super::inputs::Inputs;
 use super::library;
 use crate::bundle::{Bundle, BundleError, CONFIG};
+use crate::input::Row;
 
 /// Where and how a session runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,22 +68,18 @@ pub enum RunError {
     },
 }
 
-/// A loaded graph: one input, one output that is read.
+/// A loaded graph: the inputs of an image or a text classifier, one output that is read.
 pub struct Session {
     graph: ort::session::Session,
-    /// Axes of one row of the input.
-    row_shape: [usize; 3],
-    row_length: usize,
+    inputs: Inputs,
     output: usize,
     labels: usize,
-    /// Rows of a batch side by side, kept so that a batch costs no allocation.
-    staging: Vec<f32>,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("row_shape", &self.row_shape)
+            .field("inputs", &self.inputs)
             .field("labels", &self.labels)
             .finish_non_exhaustive()
     }
@@ -146,51 +144,36 @@ impl Session {
         let session = builder
             .commit_from_file(&model)
             .map_err(|error| wrong("an ONNX graph that ONNX Runtime can load", error.to_string()))?;
-        let row_shape = bundle.preprocessor.shape();
-        check_input(bundle, session.inputs(), row_shape)?;
+        let inputs = Inputs::new(bundle, session.inputs())?;
         let output = find_output(bundle, session.outputs())?;
         Ok(Self {
             graph: session,
-            row_shape,
-            row_length: row_shape.iter().product(),
+            inputs,
             output,
             labels: bundle.labels.len(),
-            staging: Vec::new(),
         })
     }
 
-    /// Runs a batch of rows and gives the outputs, one row of labels after the other.
+    /// Runs a batch of rows and gives the outputs, one row of labels after the other. Texts are padded to the bucket of the
+    /// longest of them.
     ///
     /// `started` is called right before the run with the means to interrupt it.
     pub fn run<'a>(
         &mut self,
-        rows: impl Iterator<Item = &'a [f32]>,
+        rows: impl Iterator<Item = &'a Row>,
         started: impl FnOnce(Interrupt),
     ) -> Result<Vec<f32>, RunError> {
-        self.staging.clear();
-        let mut batch = 0;
-        for row in rows {
-            if row.len() != self.row_length {
-                return Err(RunError::RowLength {
-                    expected: self.row_length,
-                    found: row.len(),
-                });
-            }
-            self.staging.extend_from_slice(row);
-            batch += 1;
-        }
-        if batch == 0 {
-            return Err(RunError::Empty);
-        }
-        let input_bytes = size_of_val(self.staging.as_slice());
-        let interrupt = Interrupt::new(input_bytes)?;
-        let [a, b, c] = self.row_shape;
-        let tensor = TensorRef::from_array_view(([batch, a, b, c], self.staging.as_slice()))
+        let staged = self.inputs.stage(rows)?;
+        let batch = staged.rows;
+        let interrupt = Interrupt::new(staged.bytes)?;
+        let tensors = self
+            .inputs
+            .tensors(&staged)
             .map_err(|error| run_error(&error, &interrupt))?;
         started(interrupt.clone());
         let outputs = self
             .graph
-            .run_with_options(ort::inputs![tensor], &*interrupt.options)
+            .run_with_options(tensors, &*interrupt.options)
             .map_err(|error| run_error(&error, &interrupt))?;
         let (shape, values) = outputs[self.output]
             .try_extract_tensor::<f32>()
@@ -203,8 +186,8 @@ impl Session {
         }
         let values = values.to_vec();
         drop(outputs);
-        if input_bytes >= OUTLIER_BYTES {
-            self.staging = Vec::new();
+        if staged.bytes >= OUTLIER_BYTES {
+            self.inputs.release();
         }
         Ok(values)
     }
@@ -219,43 +202,6 @@ fn run_error(error: &ort::Error, interrupt: &Interrupt) -> RunError {
         ort::ErrorCode::InvalidArgument => RunError::InvalidInput(error.to_string()),
         _ => RunError::Failed(error.to_string()),
     }
-}
-
-/// One input of 32-bit floats, a batch axis of any size, and the row that the preprocessor makes.
-fn check_input(bundle: &Bundle, inputs: &[Outlet], row_shape: [usize; 3]) -> Result<(), BundleError> {
-    let model = bundle.model();
-    let [input] = inputs else {
-        let names: Vec<&str> = inputs.iter().map(Outlet::name).collect();
-        return Err(BundleError::new(
-            model,
-            None,
-            "one input, for an image classifier",
-            format!("{}: {}", inputs.len(), names.join(", ")),
-        ));
-    };
-    let [a, b, c] = row_shape;
-    let expected = format!("float32 [batch, {a}, {b}, {c}], as preprocessor_config.json and the layout say");
-    let fits = match input.dtype() {
-        ValueType::Tensor { ty, shape, .. } => {
-            *ty == TensorElementType::Float32
-                && shape.len() == 4
-                && shape[0] == -1
-                && shape[1..]
-                    .iter()
-                    .zip(row_shape)
-                    .all(|(&found, expected)| found == -1 || found == expected as i64)
-        }
-        _ => false,
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(BundleError::new(
-        model,
-        format!("input {}", input.name()),
-        expected,
-        input.dtype(),
-    ))
 }
 
 /// The output to read: the one that `serving.toml` names, else the first. One value for each label.

@@ -67,6 +67,11 @@ impl Donor {
     ) -> Result<(Self, [Rows; 2])> {
         classifier::runtime::library::load(None)?;
         let bundle = Bundle::open(from)?;
+        // A text classifier has nothing to say about pictures.
+        bundle
+            .preprocessor
+            .image()
+            .with_context(|| from.display().to_string())?;
         let backbone = Backbone::read(&bundle.model(), bundle.serving.output.as_deref())?;
         let width = backbone.width();
         write_features_model(&bundle, &backbone, scratch)?;
@@ -169,8 +174,8 @@ fn features(model: &Path, files: &Files, width: usize, views: Views) -> Result<(
                     let side = plain.width().min(plain.height());
                     picture = DynamicImage::ImageRgb8(views.variation.apply(&plain, side, &mut rng)?);
                 }
-                let row = classifier.bundle().preprocessor.apply(picture)?;
-                Ok(classifier.run(&[row])?)
+                let row = classifier.bundle().preprocessor.image()?.apply(picture)?;
+                Ok(classifier.run(&[row.into()])?)
             };
             let row = features().with_context(|| path.display().to_string())?;
             if let Some(value) = row.iter().find(|value| !value.is_finite()) {
