@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use classifier::Bundle;
+use classifier::{Bundle, Row};
 use serde_json::json;
 use tempfile::TempDir;
 use trainer::{
@@ -55,7 +55,8 @@ fn with_graph(original: &Path, graph: &[u8], labels: usize, output: Option<&str>
 }
 
 fn run(directory: &Path, rows: &[Vec<f32>]) -> Vec<f32> {
-    classifier::open(directory).unwrap().run(rows).unwrap()
+    let rows: Vec<Row> = rows.iter().cloned().map(Row::from).collect();
+    classifier::open(directory).unwrap().run(&rows).unwrap()
 }
 
 #[test]

@@ -173,8 +173,9 @@ fn write_serving(
         }),
         ..kept
     };
-    let toml = toml::to_string(&serving).context("cannot write serving.toml")?;
-    write(&directory.join(SERVING), &toml)
+    let mut table = toml::Table::try_from(&serving).context("cannot write serving.toml")?;
+    table.retain(|_, value| value.as_table().is_none_or(|table| !table.is_empty()));
+    write(&directory.join(SERVING), &table.to_string())
 }
 
 /// Compares ONNX Runtime's scores with libtorch's on every validation picture.

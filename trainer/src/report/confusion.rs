@@ -48,7 +48,7 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
     let below = if upright { room } else { 24 };
     let length = cell * count as i32;
     let left = MARGIN + 22 + room;
-    let width = (left + length + MARGIN).max(420);
+    let width = (left + length + MARGIN).max(500);
     let height = TITLE + length + below + 26 + MARGIN;
 
     document(width as u32, height as u32, |area| {
@@ -58,19 +58,10 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
             evaluation.unit,
             100.0 * evaluation.accuracy
         );
-        text(
-            area,
-            &title,
-            (left, 16),
-            &font(18, INK).pos(Pos::new(HPos::Left, VPos::Top)),
-        )?;
+        let corner = Pos::new(HPos::Left, VPos::Top);
+        text(area, &title, (MARGIN, 16), &font(18, INK).pos(corner))?;
         let note = "blue is right, red is wrong; the darker, the larger the part of the row";
-        text(
-            area,
-            note,
-            (left, 40),
-            &font(13, PALE).pos(Pos::new(HPos::Left, VPos::Top)),
-        )?;
+        text(area, note, (MARGIN, 40), &font(13, PALE).pos(corner))?;
         for (row, counts) in evaluation.confusion.iter().enumerate() {
             let total: usize = counts.iter().sum();
             for (column, &number) in counts.iter().enumerate() {
