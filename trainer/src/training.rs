@@ -201,6 +201,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     let begun = Instant::now();
     while state.epoch < config.epochs && !state.out_of_patience(config.patience) {
         let plan = plan(task, &state, steps);
+        let (epoch_begun, seen_before) = (Instant::now(), state.seen);
         for batch in task.training.batches(plan) {
             let batch = batch?;
             let rate = state.plateau.factor * learning_rate(config, steps, optimizer.steps() as usize);
@@ -229,6 +230,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
                 return Ok(Outcome::Interrupted);
             }
         }
+        let rate = (state.seen - seen_before) as f64 / epoch_begun.elapsed().as_secs_f64().max(1e-9);
         let (validation_loss, validation_accuracy) = look(&average, task.validation)?;
         state.plateau.look(config.schedule, validation_loss);
         let epoch = Epoch {
@@ -246,7 +248,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
             100.0 * epoch.training_accuracy,
             epoch.validation_loss,
             100.0 * epoch.validation_accuracy,
-            bar.rate(),
+            rate,
             begun.elapsed().as_secs_f64(),
         ));
         if state.finish_epoch(epoch) {
