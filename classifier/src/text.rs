@@ -5,7 +5,9 @@
 //! which end is padded stand in `tokenizer_config.json`, as Hugging Face writes it; what is kept of a longer text, and the
 //! lengths that texts are padded to, in `[text]` of `serving.toml`.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -161,6 +163,12 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "one that panics".into())
+}
+
 /// The text in these bytes, without a byte order mark.
 pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     let text = std::str::from_utf8(bytes).map_err(|error| TextError::NotUtf8 {
@@ -172,6 +180,15 @@ pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
 impl Tokenizer {
     /// Reads `tokenizer.json` and `tokenizer_config.json` of a model directory.
     pub fn read(directory: &Path, serving: &TextServing) -> Result<Self, BundleError> {
+        // The crate panics on some files, such as one whose post-processor names a token that it does not list.
+        catch_unwind(|| Self::read_trusting(directory, serving)).unwrap_or_else(|panic| {
+            let found = panic_message(panic.as_ref());
+            let expected = "a tokenizer that works";
+            Err(BundleError::new(directory.join(TOKENIZER), None, expected, found))
+        })
+    }
+
+    fn read_trusting(directory: &Path, serving: &TextServing) -> Result<Self, BundleError> {
         let file = directory.join(TOKENIZER);
         let wrong = |key: &str, expected: &str, found: String| {
             let key = (!key.is_empty()).then(|| key.to_owned());

@@ -240,6 +240,16 @@ fn mistakes_are_named() {
             vec!["tokenizer.json: model", "a token for unknown words"],
         ),
         (tokenizer("(?i)<br", "(?i"), vec!["tokenizer.json"]),
+        (
+            // The crate panics on a token that the template names and does not list.
+            tokenizer(
+                "\"post_processor\": null",
+                r#""post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+                    {"Sequence": {"id": "B", "type_id": 0}}], "special_tokens": {}}"#,
+            ),
+            vec!["tokenizer.json", "a tokenizer that works"],
+        ),
     ] {
         let error = read.unwrap_err().to_string();
         for part in parts {
