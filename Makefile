@@ -33,16 +33,23 @@ serve: setup ## Build and start the server on LISTEN (127.0.0.1:8080)
 # libtorch lies outside the clone; the build must be told where.
 TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
-test: setup ## Run every test that needs no root; fetches libtorch and MNIST once
+test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
 	$(TRAINER) cargo test -p trainer
-	$(TRAINER) scripts/test-mnist-over-http.sh
+	$(TRAINER) scripts/test-accuracy-over-http.sh
 
-train: setup ## Train the digit classifier as its model card says, and write models/digits/1
+# Each model card names its commands. Interrupted runs go on where they were.
+train: setup ## Train the shipped classifiers as their model cards say, and write models/*/1
 	$(TRAINER) cargo build --release -p trainer
 	target/release/trainer fetch mnist
 	target/release/trainer train digits --network mlp --resume
 	target/release/trainer train digits --compare runs/digits-mlp/digits/1 --resume
+	target/release/trainer fetch cifar10
+	target/release/trainer train images --network plain --resume
+	target/release/trainer train images --threads 1 --compare runs/images-plain/images/1 --resume
+	target/release/trainer fetch fashion-mnist
+	target/release/trainer train fashion --network mlp --resume
+	target/release/trainer train fashion --threads 1 --compare runs/fashion-mlp/fashion/1 --resume
 
 benches/.venv/ready: benches/requirements.txt
 	python3 -m venv benches/.venv
