@@ -3,6 +3,7 @@
 pub mod cifar10;
 pub mod fashion_mnist;
 pub mod files;
+pub mod folder;
 pub mod idx;
 pub mod mnist;
 

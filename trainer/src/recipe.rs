@@ -14,6 +14,7 @@ use tch::{Device, Tensor};
 
 use crate::{
     data::{DataSet, Pictures},
+    folder,
     network::Layer,
     parallel::in_parallel,
     training::{Config, Ink, Jitter, Pixels, Source},
@@ -29,6 +30,8 @@ pub enum Target {
     Images,
     /// Clothes, from Fashion-MNIST.
     Fashion,
+    /// Pictures of your own, in folders named after their classes: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS.
+    Folder,
 }
 
 impl Target {
@@ -38,6 +41,7 @@ impl Target {
             Self::Digits => "digits",
             Self::Images => "images",
             Self::Fashion => "fashion",
+            Self::Folder => "folder",
         }
     }
 }
@@ -187,32 +191,29 @@ impl Recipe {
 pub fn table() -> String {
     let mut text = "Defaults:\n".to_owned();
     for recipe in all() {
-        let config = &recipe.config;
-        let Ok(serde_json::Value::Object(mut settings)) = serde_json::to_value(config) else {
-            continue;
-        };
-        settings.remove("network");
-        let settings: Vec<String> = settings
-            .iter()
-            .map(|(name, value)| {
-                let value = value.to_string();
-                format!(
-                    "{} {}",
-                    name.replace('_', "-"),
-                    value.trim_matches('"').replace('_', "-")
-                )
-            })
-            .collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "  {} --network {}: {}",
-            recipe.target.name(),
-            recipe.network,
-            settings.join(", ")
-        );
+        let title = format!("{} --network {}", recipe.target.name(), recipe.network);
+        add_settings(&mut text, &title, &recipe.config);
     }
+    add_settings(&mut text, "folder", &folder::from_scratch());
+    add_settings(&mut text, "folder --from DIR", &folder::transfer());
     text
+}
+
+fn add_settings(text: &mut String, title: &str, config: &Config) {
+    let Ok(serde_json::Value::Object(mut settings)) = serde_json::to_value(config) else {
+        return;
+    };
+    settings.remove("network");
+    let settings: Vec<String> = settings
+        .iter()
+        .map(|(name, value)| {
+            let value = value.to_string();
+            let value = value.trim_matches('"');
+            format!("{} {}", name.replace('_', "-"), value.replace('_', "-"))
+        })
+        .collect();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "  {title}: {}", settings.join(", "));
 }
 
 #[cfg(test)]

@@ -29,8 +29,6 @@ pub use schedule::Schedule;
 use schedule::learning_rate;
 pub use source::{Batch, Change, Ink, Jitter, Part, Pixels, Source, order};
 
-/// Batch of the passes that only look.
-const EVALUATION_BATCH: usize = 500;
 /// Pictures from which whitening kernels are made.
 const WHITENING: usize = 2000;
 /// A loss above this is a run that will not come back.
@@ -275,6 +273,17 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     })
 }
 
+/// How the epochs of the run in `directory` went so far, and which of them was best, counted from 1.
+pub fn history(directory: &Path) -> Result<(Vec<Epoch>, Option<u32>)> {
+    let state = Run::new(directory).state()?;
+    Ok((state.history, state.best.map(|best| best.epoch)))
+}
+
+/// Whether `directory` holds a run.
+pub fn is_run(directory: &Path) -> bool {
+    Run::new(directory).is_used()
+}
+
 /// What is left of the epoch that is under way.
 fn plan(task: &Task<'_>, state: &State, steps: usize) -> Vec<Part> {
     let config = task.config;
@@ -371,7 +380,7 @@ fn batches<'a>(
     samples: &'a dyn Source,
 ) -> impl Iterator<Item = Result<(Tensor, Tensor)>> + 'a {
     let places: Vec<i64> = (0..samples.len() as i64).collect();
-    let parts = places.chunks(EVALUATION_BATCH).map(|picked| Part {
+    let parts = places.chunks(samples.looking_batch()).map(|picked| Part {
         picked: picked.to_vec(),
         change: None,
     });
