@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test train bench fmt fmt-check lint openapi clean
+.PHONY: help setup setup-trainer serve test test-accuracy train bench fmt fmt-check lint openapi clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
 	$(TRAINER) cargo test -p trainer
+	$(TRAINER) scripts/test-accuracy-over-http.sh digits
+
+test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
 	$(TRAINER) scripts/test-accuracy-over-http.sh
 
 # Each model card names its commands. Interrupted runs go on where they were.
