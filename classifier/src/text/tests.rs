@@ -31,8 +31,8 @@ fn ids(text: &str) -> Vec<i64> {
 /// A tokenizer that keeps so many tokens.
 fn keeping(truncation: Truncation, max_length: usize) -> Tokenizer {
     Tokenizer {
-        truncation,
         max_length,
+        truncation,
         ..words()
     }
 }
