@@ -108,6 +108,7 @@ impl Backbone {
         let walk = walk(&graph, &output)?;
         let features = walk.take_off(&mut graph);
         prune(&mut graph, &features)?;
+        let features = name_features(&mut graph, features);
         let (layer, width) = (walk.layer, walk.width);
         model.graph = Some(graph);
         Ok(Self {
@@ -199,6 +200,24 @@ impl Backbone {
                 value: Some(value.clone()),
             }));
         Ok((model.encode_to_vec(), logits))
+    }
+}
+
+/// Calls the last value of a graph what it is now, so that the name that the scores had is free. Gives its name.
+fn name_features(graph: &mut GraphProto, value: String) -> String {
+    let taken = names(graph);
+    let mut name = "features".to_owned();
+    while taken.contains(&name) {
+        name.push('_');
+    }
+    let mut outputs = graph.node.iter_mut().flat_map(|node| &mut node.output);
+    match outputs.find(|output| **output == value) {
+        Some(output) => {
+            output.clone_from(&name);
+            name
+        }
+        // The layer took the graph's input as it is.
+        None => value,
     }
 }
 
