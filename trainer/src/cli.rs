@@ -87,7 +87,7 @@ struct FetchArgs {
 struct TrainArgs {
     /// The classifier.
     target: Target,
-    /// The network: cnn or mlp for digits, airbench or plain for images, resnet or mlp for fashion [default: the first].
+    /// The network: cnn or mlp for digits, airbench or plain for images, airbench, resnet or mlp for fashion [default: the first].
     #[arg(long)]
     network: Option<String>,
     #[command(flatten)]

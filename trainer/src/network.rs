@@ -1,5 +1,6 @@
 //! Networks: a tree of layers from which training, export and the graph's size all follow.
 
+pub mod airbench;
 pub mod digits;
 pub mod fashion;
 pub mod folder;

@@ -89,11 +89,12 @@ pub enum Augmentation {
 }
 
 /// Every recipe; the first one of each target is the one that is served.
-const TABLE: [fn() -> Recipe; 6] = [
+const TABLE: [fn() -> Recipe; 7] = [
     digits::cnn,
     digits::mlp,
     images::airbench,
     images::plain,
+    fashion::airbench,
     fashion::resnet,
     fashion::mlp,
 ];
