@@ -18,12 +18,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use tch::Device;
 
 use crate::{
-    data::{self, mnist, mnist::Mnist},
-    digits::Kind,
+    data::{self, DataSet},
     evaluate::{self, evaluate_remote},
     export::{self, Trained},
+    network::{self, Precision},
     optimizer::Rule,
-    training::{self, Config, Outcome, Start, Task},
+    recipe::{self, Target},
+    training::{self, Config, Outcome, Schedule, Start, Task},
     transform::Transform,
 };
 
@@ -43,40 +44,27 @@ enum Command {
     /// Fetch a data set and verify its checksums.
     Fetch(FetchArgs),
     /// Train a classifier and write its model directory.
-    Train(TrainArgs),
+    #[command(after_help = recipe::table())]
+    Train(Box<TrainArgs>),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
     /// Write test pictures as PNG files named LABEL_NUMBER.png.
     Samples(SamplesArgs),
 }
 
-/// Data sets that can be fetched.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DataSet {
-    /// 60,000 + 10,000 handwritten digits.
-    Mnist,
-}
-
-/// Classifiers that can be trained.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Target {
-    /// Handwritten digits, from MNIST.
-    Digits,
-}
-
 #[derive(Debug, Args)]
 struct DataArgs {
-    /// Directory with the data set's files, raw or gzipped [default: data/mnist in $CLASSIFYD_CACHE, else in
+    /// Directory with the data set's files, raw or gzipped [default: data/SET in $CLASSIFYD_CACHE, else in
     /// $XDG_CACHE_HOME/classifyd, else in ~/.cache/classifyd].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
 impl DataArgs {
-    fn directory(&self) -> Result<PathBuf> {
+    fn directory(&self, set: DataSet) -> Result<PathBuf> {
         match &self.data {
             Some(directory) => Ok(directory.clone()),
-            None => Ok(data::cache_directory()?.join("data/mnist")),
+            None => set.directory(),
         }
     }
 }
@@ -93,37 +81,21 @@ struct FetchArgs {
 struct TrainArgs {
     /// The classifier.
     target: Target,
-    /// The network.
-    #[arg(long, default_value = "cnn")]
-    network: Kind,
-    /// Passes over the training pictures [default: 20 for cnn, 10 for mlp].
-    #[arg(long, value_parser = at_least_one())]
-    epochs: Option<u32>,
-    /// Pictures in a step [default: 128 for cnn, 64 for mlp].
-    #[arg(long, value_parser = at_least_one())]
-    batch_size: Option<u32>,
-    /// The highest learning rate [default: 0.003 for cnn, 0.001 for mlp].
-    #[arg(long, value_parser = positive)]
-    learning_rate: Option<f64>,
-    /// The rule for a step [default: adam].
+    /// The network: cnn or mlp for digits, airbench or plain for images, resnet or mlp for fashion [default: the first].
     #[arg(long)]
-    optimizer: Option<Rule>,
-    /// All randomness follows from it: the same seed and number of threads give the same weights on a CPU.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Stop after this many epochs without a better validation accuracy.
-    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
-    patience: u32,
+    network: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// Model directory to write; one that is there is replaced [default: models/digits/1 for cnn,
-    /// runs/digits-mlp/digits/1 for mlp].
+    /// Model directory to write; one that is there is replaced [default: models/TARGET/1 for the target's first network,
+    /// runs/TARGET-NETWORK/TARGET/1 for another].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Another model directory, whose accuracy the model card states as well.
     #[arg(long, value_name = "DIR")]
     compare: Option<PathBuf>,
-    /// Directory for checkpoints [default: runs/digits-NETWORK].
+    /// Directory for checkpoints [default: runs/TARGET-NETWORK].
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     /// Go on from the checkpoint in the run's directory, if it has one.
@@ -140,10 +112,98 @@ struct TrainArgs {
     threads: Option<u32>,
 }
 
+/// What a run's [`Config`] takes from the command line. The defaults are the recipe's and stand at the end of the help.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Passes over the training samples.
+    #[arg(long, value_parser = at_least_one())]
+    epochs: Option<u32>,
+    /// Samples in a step.
+    #[arg(long, value_parser = at_least_one())]
+    batch_size: Option<u32>,
+    /// The highest learning rate.
+    #[arg(long, value_parser = positive)]
+    learning_rate: Option<f64>,
+    /// How the learning rate goes over the run.
+    #[arg(long)]
+    schedule: Option<Schedule>,
+    /// The rule for a step.
+    #[arg(long)]
+    optimizer: Option<Rule>,
+    /// How much of the last step SGD repeats.
+    #[arg(long, value_parser = part)]
+    momentum: Option<f64>,
+    /// SGD looks ahead along its momentum.
+    #[arg(long, value_name = "true|false")]
+    nesterov: Option<bool>,
+    /// Shifts of normalisations learn this many times faster, and decay as the rest does.
+    #[arg(long, value_parser = positive)]
+    shift_rate: Option<f64>,
+    /// Shrinks kernels and matrices by this part of the learning rate in each step.
+    #[arg(long, value_parser = not_negative)]
+    weight_decay: Option<f64>,
+    /// Probability with which a value before the last layer is dropped.
+    #[arg(long, value_parser = part)]
+    dropout: Option<f64>,
+    /// This part of each label is spread evenly over all classes.
+    #[arg(long, value_parser = part)]
+    label_smoothing: Option<f64>,
+    /// Mixes each sample with another one; the part is drawn from Beta(MIXUP, MIXUP). 0 mixes nothing.
+    #[arg(long, value_parser = not_negative)]
+    mixup: Option<f64>,
+    /// Scales all gradients down where their norm, taken together, exceeds this; 0 leaves them.
+    #[arg(long, value_parser = not_negative)]
+    clip: Option<f64>,
+    /// Change training samples each time.
+    #[arg(long, value_name = "true|false")]
+    augment: Option<bool>,
+    /// The weights that are kept move by 1 minus this towards the trained ones in each step; 0 keeps the trained ones.
+    #[arg(long, value_parser = part)]
+    average_decay: Option<f64>,
+    /// Stop after this many epochs without a better validation accuracy.
+    #[arg(long, value_parser = at_least_one())]
+    patience: Option<u32>,
+    /// How numbers are kept within a pass.
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// All randomness follows from it: the same seed and number of threads give the same weights on a CPU.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl ConfigArgs {
+    fn over(&self, defaults: &Config) -> Config {
+        Config {
+            network: defaults.network.clone(),
+            epochs: self.epochs.unwrap_or(defaults.epochs),
+            batch_size: self.batch_size.unwrap_or(defaults.batch_size),
+            learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
+            schedule: self.schedule.unwrap_or(defaults.schedule),
+            optimizer: self.optimizer.unwrap_or(defaults.optimizer),
+            momentum: self.momentum.unwrap_or(defaults.momentum),
+            nesterov: self.nesterov.unwrap_or(defaults.nesterov),
+            shift_rate: self.shift_rate.unwrap_or(defaults.shift_rate),
+            weight_decay: self.weight_decay.unwrap_or(defaults.weight_decay),
+            dropout: self.dropout.unwrap_or(defaults.dropout),
+            label_smoothing: self.label_smoothing.unwrap_or(defaults.label_smoothing),
+            mixup: self.mixup.unwrap_or(defaults.mixup),
+            clip: self.clip.unwrap_or(defaults.clip),
+            augment: self.augment.unwrap_or(defaults.augment),
+            average_decay: self.average_decay.unwrap_or(defaults.average_decay),
+            patience: self.patience.unwrap_or(defaults.patience),
+            precision: self.precision.unwrap_or(defaults.precision),
+            seed: self.seed.unwrap_or(defaults.seed),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct EvaluateArgs {
     /// The model directory, such as models/digits/1.
     directory: PathBuf,
+    /// The data set [default: the one that the model's serving.toml names].
+    #[arg(long)]
+    set: Option<DataSet>,
     #[command(flatten)]
     data: DataArgs,
     /// What to do to the test pictures first.
@@ -204,6 +264,20 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        _ => Err("expected a number of at least 0".to_owned()),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..1.0).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0 to below 1".to_owned()),
+    }
+}
+
 /// Does what the arguments say.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
@@ -215,55 +289,39 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn fetch(args: &FetchArgs) -> Result<ExitCode> {
-    let DataSet::Mnist = args.set;
-    for path in mnist::fetch(&args.data.directory()?)? {
+    for path in args.set.fetch(&args.data.directory(args.set)?)? {
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl TrainArgs {
-    fn out(&self) -> PathBuf {
-        let default = match self.network {
-            Kind::Cnn => "models/digits/1",
-            Kind::Mlp => "runs/digits-mlp/digits/1",
-        };
-        self.out.clone().unwrap_or_else(|| default.into())
-    }
-
-    fn config(&self) -> Config {
-        let mut config = self.network.config();
-        config.epochs = self.epochs.unwrap_or(config.epochs);
-        config.batch_size = self.batch_size.unwrap_or(config.batch_size);
-        config.learning_rate = self.learning_rate.unwrap_or(config.learning_rate);
-        config.optimizer = self.optimizer.unwrap_or(config.optimizer);
-        config.patience = self.patience;
-        config.seed = self.seed;
-        config
-    }
-}
-
 fn train(args: &TrainArgs) -> Result<ExitCode> {
-    let Target::Digits = args.target;
+    let mut recipe = recipe::find(args.target, args.network.as_deref())?;
     let device = args.device.device()?;
     if let Some(threads) = args.threads {
         tch::set_num_threads(threads as i32);
     }
-    let mnist = Mnist::open(&args.data.directory()?)?;
-    let config = args.config();
-    let run = args
-        .run
-        .clone()
-        .unwrap_or_else(|| Path::new("runs").join(format!("digits-{}", args.network.name())));
+    let data = recipe.set.open(&args.data.directory(recipe.set)?)?;
+    let config = args.config.over(&recipe.config);
+    network::set_dropout(&mut recipe.layers, config.dropout);
+    let run = args.run.clone().unwrap_or_else(|| recipe.run());
+    let out = args.out.clone().unwrap_or_else(|| recipe.out());
 
-    // The last twelfth of the training pictures, 5,000 of MNIST's, tells which epoch was best.
-    let count = mnist.training.len();
-    let (training, validation) = mnist.training.clone().split_at(count - count / 12);
+    // The last pictures of the training split tell which epoch was best: 5,000 of any of the sets.
+    let count = data.training.len();
+    let (training, validation) = data
+        .training
+        .clone()
+        .split_at(count - recipe.set.validation(count));
+    let samples = [
+        recipe.samples(&training, device)?,
+        recipe.samples(&validation, device)?,
+    ];
     let task = Task {
-        layers: &args.network.layers(),
+        layers: &recipe.layers,
         config: &config,
-        training: &args.network.samples(&training, device)?,
-        validation: &args.network.samples(&validation, device)?,
+        training: samples[0].as_ref(),
+        validation: samples[1].as_ref(),
         device,
     };
     let start = match (args.resume, args.restart) {
@@ -283,16 +341,16 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
             history,
         } => {
             let trained = Trained {
-                kind: args.network,
+                recipe: &recipe,
                 network: &network,
                 config: &config,
                 history: &history,
                 best,
-                data: &mnist,
+                data: &data,
                 split: (training.len(), validation.len()),
                 command: &command(),
             };
-            let measured = export::export(&trained, &args.out(), args.compare.as_deref())?;
+            let measured = export::export(&trained, &out, args.compare.as_deref())?;
             print!("{}", measured.test.table());
             for canvas in &measured.canvas {
                 println!(
@@ -301,7 +359,7 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
                     100.0 * canvas.accuracy
                 );
             }
-            println!("wrote {}", args.out().display());
+            println!("wrote {}", out.display());
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -320,8 +378,12 @@ fn command() -> String {
 }
 
 fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
-    let mnist = Mnist::open(&args.data.directory()?)?;
-    let measured = evaluate::evaluate(&args.directory, &mnist.test, args.transform)?;
+    let set = match args.set {
+        Some(set) => set,
+        None => own_set(&args.directory)?,
+    };
+    let test = set.open(&args.data.directory(set)?)?.test;
+    let measured = evaluate::evaluate(&args.directory, &test, args.transform)?;
     print!("{}", measured.evaluation.table());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
@@ -330,13 +392,7 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(
-        url,
-        &args.directory,
-        &mnist.test,
-        args.transform,
-        &measured.scores,
-    )?;
+    let remote = evaluate_remote(url, &args.directory, &test, args.transform, &measured.scores)?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,
@@ -352,12 +408,26 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     })
 }
 
+/// The data set that a model directory says it was measured on.
+fn own_set(directory: &Path) -> Result<DataSet> {
+    let measured = classifier::Bundle::open(directory)?.serving.measured;
+    let set = measured.and_then(|measured| DataSet::from_title(&measured.dataset));
+    set.with_context(|| {
+        format!(
+            "{}: serving.toml names no data set that is known here: name it with --set",
+            directory.display()
+        )
+    })
+}
+
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {
-    let DataSet::Mnist = args.set;
-    let test = Mnist::open(&args.data.directory()?)?.test;
+    let test = args.set.open(&args.data.directory(args.set)?)?.test;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     for at in test.first_of_each_class(args.per_class as usize) {
-        let path = args.out.join(format!("{}_{at}.png", test.labels()[at]));
+        let path = args.out.join(format!(
+            "{}_{at}.png",
+            export::file_name(test.class(at).unwrap_or_default())
+        ));
         let picture = test.get(at).context("a picture is missing")?;
         fs::write(&path, data::png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());

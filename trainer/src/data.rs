@@ -1,23 +1,67 @@
 //! Published data sets: fetched, verified, read.
 
+pub mod cifar10;
+pub mod fashion_mnist;
+pub mod files;
 pub mod idx;
 pub mod mnist;
 
-use std::{collections::BTreeMap, env, io::Cursor, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env,
+    io::Cursor,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result};
-use image::{GrayImage, ImageFormat};
+use anyhow::{Context as _, Result, bail};
+use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
 
-/// Labelled grey pictures of one size.
+pub use files::File;
+
+/// Labelled pictures of one size, grey or in colour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pictures {
+    channels: u32,
     height: u32,
     width: u32,
     pixels: Vec<u8>,
     labels: Vec<u8>,
+    classes: Vec<String>,
 }
 
 impl Pictures {
+    /// Puts pictures together from their bytes, row by row, the channels of a pixel side by side. `size` is channels (1 or
+    /// 3), height and width; `classes` are the names that the labels stand for.
+    pub fn new(size: [u32; 3], pixels: Vec<u8>, labels: Vec<u8>, classes: Vec<String>) -> Result<Self> {
+        let [channels, height, width] = size;
+        let bytes = u64::from(channels) * u64::from(height) * u64::from(width) * labels.len() as u64;
+        if !matches!(channels, 1 | 3) || bytes != pixels.len() as u64 {
+            bail!(
+                "expected {bytes} bytes for {} pictures of {channels} (1 or 3) x {height} x {width}, found {}",
+                labels.len(),
+                pixels.len()
+            );
+        }
+        if let Some((at, label)) = labels
+            .iter()
+            .enumerate()
+            .find(|&(_, &label)| usize::from(label) >= classes.len())
+        {
+            bail!(
+                "label {at}: expected 0 to {}, found {label}",
+                classes.len().saturating_sub(1)
+            );
+        }
+        Ok(Self {
+            channels,
+            height,
+            width,
+            pixels,
+            labels,
+            classes,
+        })
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -28,20 +72,57 @@ impl Pictures {
         self.labels.is_empty()
     }
 
+    /// 1 for grey pictures, 3 for red, green and blue.
+    pub fn channels(&self) -> u32 {
+        self.channels
+    }
+
+    /// Rows of each picture.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// Columns of each picture.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
     /// The true class of each picture.
     pub fn labels(&self) -> &[u8] {
         &self.labels
     }
 
+    /// What the labels stand for.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The name of a picture's true class.
+    pub fn class(&self, at: usize) -> Option<&str> {
+        let label = self.labels.get(at)?;
+        self.classes.get(usize::from(*label)).map(String::as_str)
+    }
+
+    /// The bytes and the label of one picture.
+    pub fn sample(&self, at: usize) -> Result<(&[u8], u8)> {
+        let size = (self.channels * self.width * self.height) as usize;
+        let pixels = self.pixels.get(at * size..(at + 1) * size);
+        let sample = pixels.zip(self.labels.get(at).copied());
+        sample.with_context(|| format!("expected picture {at}, found {} pictures", self.len()))
+    }
+
     /// One picture, if there is one at this place.
-    pub fn get(&self, at: usize) -> Option<GrayImage> {
-        let size = (self.width * self.height) as usize;
-        let pixels = self.pixels.get(at * size..(at + 1) * size)?;
-        GrayImage::from_raw(self.width, self.height, pixels.to_vec())
+    pub fn get(&self, at: usize) -> Option<DynamicImage> {
+        let pixels = self.sample(at).ok()?.0.to_vec();
+        if self.channels == 1 {
+            GrayImage::from_raw(self.width, self.height, pixels).map(DynamicImage::ImageLuma8)
+        } else {
+            RgbImage::from_raw(self.width, self.height, pixels).map(DynamicImage::ImageRgb8)
+        }
     }
 
     /// All pictures in order.
-    pub fn iter(&self) -> impl Iterator<Item = GrayImage> {
+    pub fn iter(&self) -> impl Iterator<Item = DynamicImage> {
         (0..self.len()).filter_map(|at| self.get(at))
     }
 
@@ -59,20 +140,131 @@ impl Pictures {
 
     /// The first `count` pictures, and the others.
     pub fn split_at(mut self, count: usize) -> (Self, Self) {
-        let size = (self.width * self.height) as usize;
+        let size = (self.channels * self.width * self.height) as usize;
         let count = count.min(self.len());
         let rest = Self {
-            height: self.height,
-            width: self.width,
             pixels: self.pixels.split_off(count * size),
             labels: self.labels.split_off(count),
+            classes: self.classes.clone(),
+            ..self
         };
         (self, rest)
     }
 }
 
+/// Published data sets of pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DataSet {
+    /// 60,000 + 10,000 handwritten digits.
+    Mnist,
+    /// 60,000 + 10,000 grey pictures of clothes.
+    FashionMnist,
+    /// 50,000 + 10,000 colour pictures of animals and vehicles.
+    Cifar10,
+}
+
+impl DataSet {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mnist, Self::FashionMnist, Self::Cifar10];
+
+    /// As on the command line, and the name of its directory.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mnist => "mnist",
+            Self::FashionMnist => "fashion-mnist",
+            Self::Cifar10 => "cifar10",
+        }
+    }
+
+    /// What its authors call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Mnist => "MNIST",
+            Self::FashionMnist => "Fashion-MNIST",
+            Self::Cifar10 => "CIFAR-10",
+        }
+    }
+
+    /// What to call other data in the same files.
+    pub fn lookalike(self) -> &'static str {
+        match self {
+            Self::Mnist => "digits in MNIST's format",
+            Self::FashionMnist => "pictures in Fashion-MNIST's format",
+            Self::Cifar10 => "pictures in CIFAR-10's format",
+        }
+    }
+
+    /// The data set that a model directory names as its own.
+    pub fn from_title(title: &str) -> Option<Self> {
+        let mut sets = Self::ALL.into_iter();
+        sets.find(|set| set.title() == title || set.lookalike() == title)
+    }
+
+    /// How many of `count` training pictures are kept apart to tell which epoch was best: 5,000 of the published ones.
+    pub fn validation(self, count: usize) -> usize {
+        match self {
+            Self::Mnist | Self::FashionMnist => count / 12,
+            Self::Cifar10 => count / 10,
+        }
+    }
+
+    /// The directory where it is kept unless another one is named.
+    pub fn directory(self) -> Result<PathBuf> {
+        Ok(cache_directory()?.join("data").join(self.name()))
+    }
+
+    /// Makes sure that `directory` holds the published files: looks, fetches what is missing, verifies.
+    /// Gives the path of each file.
+    pub fn fetch(self, directory: &Path) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Mnist => mnist::fetch(directory),
+            Self::FashionMnist => fashion_mnist::fetch(directory),
+            Self::Cifar10 => cifar10::fetch(directory),
+        }
+    }
+
+    /// Reads the files in `directory`. Their sums are not judged, so that other pictures in the same format can be used
+    /// as well; see [`Data::is_published`].
+    pub fn open(self, directory: &Path) -> Result<Data> {
+        match self {
+            Self::Mnist => mnist::open(directory),
+            Self::FashionMnist => fashion_mnist::open(directory),
+            Self::Cifar10 => cifar10::open(directory),
+        }
+    }
+}
+
+/// A data set as read from a directory.
+#[derive(Debug, Clone)]
+pub struct Data {
+    /// Which one.
+    pub set: DataSet,
+    /// What there is to learn from.
+    pub training: Pictures,
+    /// What there is to be measured on.
+    pub test: Pictures,
+    /// The files, with the MD5 sums that were found.
+    pub sums: Vec<(File, String)>,
+}
+
+impl Data {
+    /// Whether all files are those that were published.
+    pub fn is_published(&self) -> bool {
+        self.sums.iter().all(|(file, sum)| sum == file.md5)
+    }
+
+    /// What to call it in public: other pictures in the same format are not the data set.
+    pub fn title(&self) -> &'static str {
+        if self.is_published() {
+            self.set.title()
+        } else {
+            self.set.lookalike()
+        }
+    }
+}
+
 /// A picture as the bytes of a PNG file.
-pub fn png(picture: &GrayImage) -> Result<Vec<u8>> {
+pub fn png(picture: &DynamicImage) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     picture
         .write_to(&mut bytes, ImageFormat::Png)

@@ -47,6 +47,38 @@ pub fn npm_package(package: &str, directory: &Path) -> Result<PathBuf> {
     Ok(complete)
 }
 
+/// Fetches a Debian package into `directory` with apt-get, which verifies it, and gives its path.
+pub fn debian_package(package: &str, directory: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let find = || -> Option<PathBuf> {
+        let entries = fs::read_dir(directory).ok()?.flatten();
+        let is_it = |name: &str| name.starts_with(&format!("{package}_")) && name.ends_with(".deb");
+        entries.map(|entry| entry.path()).find(|path| {
+            path.file_name()
+                .is_some_and(|name| is_it(&name.to_string_lossy()))
+        })
+    };
+    if let Some(path) = find() {
+        return Ok(path);
+    }
+    eprintln!("apt-get download {package}");
+    let output = Command::new("apt-get")
+        .args(["download", package])
+        .current_dir(directory)
+        .output()
+        .with_context(|| format!("cannot run `apt-get download {package}`: is this a Debian or Ubuntu?"))?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "`apt-get download {package}` failed ({}): {}",
+            output.status,
+            reason.trim()
+        );
+    }
+    find()
+        .with_context(|| format!("apt-get download {package}: expected it to write a .deb file, found none"))
+}
+
 fn address(package: &str) -> Result<String> {
     let answer = npm(&["view", package, "dist", "--json"], Path::new("."))?;
     let distribution: Distribution = serde_json::from_str(&answer)

@@ -14,11 +14,11 @@ use serde_json::json;
 use tch::Device;
 
 use crate::{
-    data::{Pictures, mnist::Mnist, png},
-    digits::Kind,
+    data::{Data, Pictures, png},
     evaluate::{Evaluation, evaluate},
-    network::{Network, digits, values},
+    network::{Network, values},
     onnx::{Dim, ElementType, Graph, Model, metadata},
+    recipe::Recipe,
     training::{Config, Epoch, probabilities},
     transform::Transform,
 };
@@ -33,8 +33,8 @@ const GOLDEN_PER_CLASS: usize = 2;
 /// The result of training, with where it came from.
 #[derive(Debug)]
 pub struct Trained<'a> {
-    /// Which network it is.
-    pub kind: Kind,
+    /// What it was made by.
+    pub recipe: &'a Recipe,
     /// Its weights.
     pub network: &'a Network,
     /// How it was trained.
@@ -44,7 +44,7 @@ pub struct Trained<'a> {
     /// The epoch that the weights are from, counted from 1.
     pub best: u32,
     /// What it was trained on and is measured on.
-    pub data: &'a Mnist,
+    pub data: &'a Data,
     /// How many pictures the weights were found with, and how many chose the epoch.
     pub split: (usize, usize),
     /// The command that made it.
@@ -98,19 +98,12 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
     );
     let test = evaluate(&aside, &trained.data.test, Transform::None)?;
     let agreement = agreement(trained, &test.scores)?;
-    write_golden(&trained.data.test, &test.scores, &test.evaluation, &aside)?;
+    write_golden(&trained.data.test, &test.scores, &aside)?;
     write_serving(trained, Some(&test.evaluation), &aside)?;
     let mut canvas = Vec::new();
-    if trained.kind == Kind::Cnn {
-        for transform in [
-            Transform::Canvas,
-            Transform::Jpeg,
-            Transform::Thin,
-            Transform::Thick,
-        ] {
-            eprintln!("measuring them again, transform {}", transform.name());
-            canvas.push(evaluate(&aside, &trained.data.test, transform)?.evaluation);
-        }
+    for &transform in trained.recipe.transforms {
+        eprintln!("measuring them again, transform {}", transform.name());
+        canvas.push(evaluate(&aside, &trained.data.test, transform)?.evaluation);
     }
     let compared = match compare {
         Some(directory) => Some(Compared {
@@ -146,40 +139,41 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
 }
 
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
-    let side = Dim::Fixed(digits::SIDE as usize);
-    let mut graph = Graph::new(&format!("digits-{}", trained.kind.name()));
-    graph.describe("pictures of handwritten digits to one logit for each digit");
+    let recipe = trained.recipe;
+    let mut graph = Graph::new(&format!("{}-{}", recipe.target.name(), recipe.network));
+    graph.describe(recipe.summary);
+    let [channels, height, width] = recipe.input.map(|length| Dim::Fixed(length as usize));
     let input = graph.input(
         "pixel_values",
         ElementType::Float,
-        &[Dim::BATCH, Dim::Fixed(1), side, side],
+        &[Dim::BATCH, channels, height, width],
     );
     trained.network.export(&mut graph, &input, "logits")?;
-    let logits = [Dim::BATCH, Dim::Fixed(digits::CLASSES as usize)];
+    let logits = [Dim::BATCH, Dim::Fixed(recipe.labels.len())];
     graph.output("logits", ElementType::Float, &logits);
     let metadata = BTreeMap::from([
-        ("dataset".to_owned(), dataset(trained.data).to_owned()),
-        ("network".to_owned(), trained.kind.name().to_owned()),
+        ("dataset".to_owned(), trained.data.title().to_owned()),
+        ("network".to_owned(), recipe.network.to_owned()),
         ("seed".to_owned(), trained.config.seed.to_string()),
         ("task".to_owned(), "image-classification".to_owned()),
     ]);
-    Model::new(graph, "Handwritten digits, 0 to 9", &metadata)?.save(&directory.join(MODEL))
+    Model::new(graph, recipe.title, &metadata)?.save(&directory.join(MODEL))
 }
 
 fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {
-    let classes = 0..digits::CLASSES;
-    let id2label: BTreeMap<String, String> = classes
+    let labels = trained.recipe.labels.iter().enumerate();
+    let id2label: BTreeMap<String, &String> = labels
         .clone()
-        .map(|class| (class.to_string(), class.to_string()))
+        .map(|(at, label)| (at.to_string(), label))
         .collect();
-    let label2id: BTreeMap<String, i64> = classes.map(|class| (class.to_string(), class)).collect();
+    let label2id: BTreeMap<&String, usize> = labels.map(|(at, label)| (label, at)).collect();
     let config = json!({
         "id2label": id2label,
         "label2id": label2id,
         "problem_type": "single_label_classification",
     });
     write_json(&directory.join(CONFIG), &config)?;
-    write_json(&directory.join(PREPROCESSOR_CONFIG), &trained.kind.preprocessor())?;
+    write_json(&directory.join(PREPROCESSOR_CONFIG), &trained.recipe.preprocessor)?;
     write_serving(trained, None, directory)
 }
 
@@ -195,7 +189,7 @@ fn write_serving(trained: &Trained<'_>, test: Option<&Evaluation>, directory: &P
     let serving = Serving {
         output: "logits",
         measured: test.map(|test| Measured {
-            dataset: dataset(trained.data).to_owned(),
+            dataset: trained.data.title().to_owned(),
             split: "test".to_owned(),
             samples: test.samples as u64,
             accuracy: test.accuracy,
@@ -207,10 +201,10 @@ fn write_serving(trained: &Trained<'_>, test: Option<&Evaluation>, directory: &P
 
 /// Compares ONNX Runtime's scores with libtorch's on every test picture.
 fn agreement(trained: &Trained<'_>, scores: &[Vec<f32>]) -> Result<f32> {
-    let samples = trained.kind.samples(&trained.data.test, Device::Cpu)?;
-    let mut network = Network::new(&trained.kind.layers(), 0, Device::Cpu)?;
+    let samples = trained.recipe.samples(&trained.data.test, Device::Cpu)?;
+    let mut network = Network::new(&trained.recipe.layers, 0, Device::Cpu)?;
     network.load(trained.network.weights())?;
-    let expected = values(&probabilities(&network, &samples))?;
+    let expected = values(&probabilities(&network, samples.as_ref())?)?;
     let largest = expected
         .iter()
         .zip(scores.iter().flatten())
@@ -225,27 +219,18 @@ fn agreement(trained: &Trained<'_>, scores: &[Vec<f32>]) -> Result<f32> {
     Ok(largest)
 }
 
-fn write_golden(
-    pictures: &Pictures,
-    scores: &[Vec<f32>],
-    evaluation: &Evaluation,
-    directory: &Path,
-) -> Result<()> {
+fn write_golden(pictures: &Pictures, scores: &[Vec<f32>], directory: &Path) -> Result<()> {
     create(&directory.join("golden"))?;
     let mut samples = Vec::new();
     for at in pictures.first_of_each_class(GOLDEN_PER_CLASS) {
-        let class = pictures.labels()[at];
-        let file = format!("golden/{class}_{at}.png");
+        let label = pictures.class(at).context("a picture has no class")?;
+        let file = format!("golden/{}_{at}.png", file_name(label));
         let picture = pictures.get(at).context("a picture is missing")?;
         let path = directory.join(&file);
         fs::write(&path, png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut labels = evaluation.classes.iter().map(|class| &class.label);
-        let label = labels.find(|label| **label == class.to_string());
         samples.push(GoldenEntry {
             file,
-            label: label
-                .with_context(|| format!("no label for class {class}"))?
-                .clone(),
+            label: label.to_owned(),
             scores: scores[at].clone(),
         });
     }
@@ -256,13 +241,16 @@ fn write_golden(
     write_json(&directory.join(GOLDEN), &golden)
 }
 
-/// What to call the data in public: other digits in MNIST's format are not MNIST.
-fn dataset(data: &Mnist) -> &'static str {
-    if data.is_published() {
-        "MNIST"
-    } else {
-        "digits in MNIST's format"
-    }
+/// A label as part of a file's name.
+pub(crate) fn file_name(label: &str) -> String {
+    let plain = |letter: char| {
+        if letter.is_ascii_alphanumeric() {
+            letter
+        } else {
+            '-'
+        }
+    };
+    label.chars().map(plain).collect::<String>().to_lowercase()
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

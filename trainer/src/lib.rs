@@ -4,7 +4,6 @@
 pub mod augment;
 pub mod cli;
 pub mod data;
-pub mod digits;
 pub mod download;
 pub mod evaluate;
 pub mod export;
@@ -13,5 +12,6 @@ pub mod onnx;
 pub mod optimizer;
 pub mod parallel;
 pub mod progress;
+pub mod recipe;
 pub mod training;
 pub mod transform;

@@ -2,12 +2,15 @@
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::network::{Network, Weights, copies};
+use crate::{
+    network::{Network, Weights, copies},
+    training::Config,
+};
 
-/// How much of the last step SGD repeats; also the decay of Adam's mean of gradients.
-const MOMENTUM: f64 = 0.9;
+/// Decay of Adam's mean of gradients.
+const MEAN_DECAY: f64 = 0.9;
 /// Decay of Adam's mean of squared gradients.
 const SQUARE_DECAY: f64 = 0.999;
 /// Keeps Adam from dividing by zero.
@@ -17,27 +20,38 @@ const ADAM_EPSILON: f64 = 1e-8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// Stochastic gradient descent with Nesterov momentum 0.9.
+    /// Stochastic gradient descent with momentum; weight decay is part of the gradient.
     Sgd,
-    /// Adam (0.9, 0.999) with decoupled weight decay.
+    /// Adam (0.9, 0.999); weight decay is part of the gradient.
     Adam,
+    /// Adam (0.9, 0.999) with decoupled weight decay.
+    Adamw,
 }
 
 /// A rule with its memory of earlier gradients.
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
+    momentum: f64,
+    nesterov: bool,
+    shift_rate: f64,
     weight_decay: f64,
+    clip: f64,
     steps: i64,
     moments: Weights,
 }
 
 impl Optimizer {
-    /// An optimiser without memory. Weight decay applies to kernels and matrices, not to biases and scales.
-    pub fn new(rule: Rule, weight_decay: f64) -> Self {
+    /// An optimiser without memory, as the config asks. Weight decay applies to kernels and matrices, and to the shifts of
+    /// normalisations where those learn faster; other biases and scales are spared.
+    pub fn new(config: &Config) -> Self {
         Self {
-            rule,
-            weight_decay,
+            rule: config.optimizer,
+            momentum: config.momentum,
+            nesterov: config.nesterov,
+            shift_rate: config.shift_rate,
+            weight_decay: config.weight_decay,
+            clip: config.clip,
             steps: 0,
             moments: Weights::new(),
         }
@@ -69,36 +83,76 @@ impl Optimizer {
     /// Takes one step along the gradients of `network` and clears them.
     pub fn step(&mut self, network: &mut Network, learning_rate: f64) {
         self.steps += 1;
+        let scale = if self.clip > 0.0 {
+            clipping(network, self.clip)
+        } else {
+            None
+        };
         tch::no_grad(|| {
             for (name, weight) in network.trainable() {
                 let mut gradient = weight.grad();
                 if !gradient.defined() {
                     continue;
                 }
-                let decay = if weight.dim() > 1 { self.weight_decay } else { 0.0 };
+                if let Some(scale) = &scale {
+                    let _ = gradient.g_mul_(scale);
+                }
+                let (rate, decay) = if self.shift_rate != 1.0 && name.ends_with(".shift") {
+                    (
+                        learning_rate * self.shift_rate,
+                        self.weight_decay / self.shift_rate,
+                    )
+                } else if weight.dim() > 1 {
+                    (learning_rate, self.weight_decay)
+                } else {
+                    (learning_rate, 0.0)
+                };
                 let step = match self.rule {
                     Rule::Sgd => {
                         let total = &gradient + &*weight * decay;
                         let velocity = moment(&mut self.moments, name, "velocity", weight);
-                        let _ = velocity.g_mul_scalar_(MOMENTUM).g_add_(&total);
-                        total + &*velocity * MOMENTUM
+                        let _ = velocity.g_mul_scalar_(self.momentum).g_add_(&total);
+                        if self.nesterov {
+                            total + &*velocity * self.momentum
+                        } else {
+                            velocity.shallow_clone()
+                        }
                     }
-                    Rule::Adam => {
+                    Rule::Adam | Rule::Adamw => {
+                        let coupled = self.rule == Rule::Adam && decay > 0.0;
+                        let total = if coupled {
+                            &gradient + &*weight * decay
+                        } else {
+                            gradient.shallow_clone()
+                        };
                         let mean = moment(&mut self.moments, name, "mean", weight);
-                        let _ = mean.lerp_(&gradient, 1.0 - MOMENTUM);
+                        let _ = mean.lerp_(&total, 1.0 - MEAN_DECAY);
                         // Both means begin at zero, which these factors make up for.
-                        let mean = &*mean / (1.0 - MOMENTUM.powf(self.steps as f64));
+                        let mean = &*mean / (1.0 - MEAN_DECAY.powf(self.steps as f64));
                         let square = moment(&mut self.moments, name, "square", weight);
-                        let _ = square.lerp_(&gradient.square(), 1.0 - SQUARE_DECAY);
+                        let _ = square.lerp_(&total.square(), 1.0 - SQUARE_DECAY);
                         let square = &*square / (1.0 - SQUARE_DECAY.powf(self.steps as f64));
-                        mean / (square.sqrt() + ADAM_EPSILON) + &*weight * decay
+                        let step = mean / (square.sqrt() + ADAM_EPSILON);
+                        if coupled { step } else { step + &*weight * decay }
                     }
                 };
-                let _ = weight.g_sub_(&(step * learning_rate));
+                let _ = weight.g_sub_(&(step * rate));
                 let _ = gradient.zero_();
             }
         });
     }
+}
+
+/// What to multiply all gradients by, so that the norm of all of them is at most `limit`. `None` if there are none.
+fn clipping(network: &mut Network, limit: f64) -> Option<Tensor> {
+    tch::no_grad(|| {
+        let gradients = network.trainable().map(|(_, weight)| weight.grad());
+        let squares = gradients
+            .filter(Tensor::defined)
+            .map(|gradient| gradient.square().sum(Kind::Float));
+        let norm = squares.reduce(|sum, square| sum + square)?.sqrt();
+        Some((limit / (norm + 1e-12)).clamp_max(1.0))
+    })
 }
 
 fn moment<'a>(moments: &'a mut Weights, weight: &str, kind: &str, like: &Tensor) -> &'a mut Tensor {
@@ -109,17 +163,15 @@ fn moment<'a>(moments: &'a mut Weights, weight: &str, kind: &str, like: &Tensor)
 
 #[cfg(test)]
 mod tests {
-    use tch::Kind;
-
     use super::*;
-    use crate::network::{Layer, Mode, values};
+    use crate::network::{Activation, Layer, Mode, values};
 
     /// One weight of 2 and a bias of 0, whose output for the input 1 is the loss: both gradients are 1.
     fn network() -> Network {
         let layer = Layer::Dense {
             inputs: 1,
             outputs: 1,
-            relu: false,
+            activation: Activation::Identity,
         };
         let mut network = Network::new(&[layer], 0, Device::Cpu).unwrap();
         let weight = Tensor::from_slice(&[2f32]).view([1, 1]);
@@ -129,9 +181,18 @@ mod tests {
         network
     }
 
-    fn steps(rule: Rule, weight_decay: f64, count: usize) -> [f32; 2] {
+    fn steps(optimizer: Rule, weight_decay: f64, count: usize) -> [f32; 2] {
+        let config = Config {
+            optimizer,
+            weight_decay,
+            ..Config::default()
+        };
+        steps_with(&config, count)
+    }
+
+    fn steps_with(config: &Config, count: usize) -> [f32; 2] {
         let mut network = network();
-        let mut optimizer = Optimizer::new(rule, weight_decay);
+        let mut optimizer = Optimizer::new(config);
         let input = Tensor::ones([1, 1], (Kind::Float, Device::Cpu));
         for _ in 0..count {
             network
@@ -156,6 +217,33 @@ mod tests {
     }
 
     #[test]
+    fn sgd_without_nesterov_steps_by_its_velocity() {
+        let config = Config {
+            optimizer: Rule::Sgd,
+            nesterov: false,
+            momentum: 0.5,
+            ..Config::default()
+        };
+        // Velocities 1, 1.5, 1.75.
+        close(steps_with(&config, 3), [2.0 - 0.425, -0.425]);
+    }
+
+    #[test]
+    fn gradients_are_clipped_together() {
+        let config = Config {
+            optimizer: Rule::Sgd,
+            momentum: 0.0,
+            clip: 0.5,
+            ..Config::default()
+        };
+        // Two gradients of 1 have the norm of the square root of 2.
+        let each = 0.1 * 0.5 / 2f32.sqrt();
+        close(steps_with(&config, 1), [2.0 - each, -each]);
+        let config = Config { clip: 2.0, ..config };
+        close(steps_with(&config, 1), [1.9, -0.1]);
+    }
+
+    #[test]
     fn adam_steps_by_the_learning_rate_along_a_constant_gradient() {
         close(steps(Rule::Adam, 0.0, 1), [1.9, -0.1]);
         close(steps(Rule::Adam, 0.0, 5), [1.5, -0.5]);
@@ -163,7 +251,9 @@ mod tests {
 
     #[test]
     fn decay_shrinks_weights_and_spares_biases() {
-        close(steps(Rule::Adam, 0.5, 1), [2.0 - 0.1 - 0.1 * 0.5 * 2.0, -0.1]);
+        close(steps(Rule::Adamw, 0.5, 1), [2.0 - 0.1 - 0.1 * 0.5 * 2.0, -0.1]);
+        // Adam's step does not depend on the size of a first gradient.
+        close(steps(Rule::Adam, 0.5, 1), [1.9, -0.1]);
         // With a gradient of 1 + 0.5 * 2.
         close(steps(Rule::Sgd, 0.5, 1), [2.0 - 0.1 * 1.9 * 2.0, -0.19]);
     }

@@ -4,30 +4,35 @@
 //! middle of an epoch or not, ends with the same weights as one that was left alone.
 
 mod run;
+mod schedule;
+mod source;
 
 use std::{
-    f64::consts::PI,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
-use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
+use rand_distr::{Beta, Distribution as _};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    augment::augment,
-    network::{Layer, Mode, Network},
+    network::{Layer, Mode, Network, Precision},
     optimizer::{Optimizer, Rule},
     progress::Bar,
 };
 use run::{Run, State};
+pub use schedule::Schedule;
+use schedule::learning_rate;
+pub use source::{Batch, Change, Ink, Jitter, Part, Pixels, Source, order};
 
 /// Batch of the passes that only look.
-const EVALUATION_BATCH: i64 = 500;
+const EVALUATION_BATCH: usize = 500;
+/// Pictures from which whitening kernels are made.
+const WHITENING: usize = 2000;
 /// A loss above this is a run that will not come back.
 const LOSS_LIMIT: f64 = 1e4;
 
@@ -36,48 +41,67 @@ const LOSS_LIMIT: f64 = 1e4;
 pub struct Config {
     /// Name of the network.
     pub network: String,
-    /// Passes over the training pictures.
+    /// Passes over the training samples.
     pub epochs: u32,
-    /// Pictures in a step.
+    /// Samples in a step.
     pub batch_size: u32,
     /// The highest learning rate.
     pub learning_rate: f64,
-    /// Begins with a warm-up of one epoch and falls along half a cosine; otherwise the learning rate is constant.
-    pub cosine: bool,
+    /// How the learning rate goes over the run.
+    pub schedule: Schedule,
     /// The rule for a step.
     pub optimizer: Rule,
+    /// How much of the last step SGD repeats.
+    pub momentum: f64,
+    /// SGD looks ahead along its momentum.
+    pub nesterov: bool,
+    /// Shifts of normalisations learn this many times faster, and decay as the rest does.
+    pub shift_rate: f64,
     /// Shrinks kernels and matrices by this part of the learning rate in each step.
     pub weight_decay: f64,
-    /// Training pictures are changed each time.
+    /// Probability with which a value before the last layer is dropped, in networks that have such a layer.
+    pub dropout: f64,
+    /// This part of each label is spread evenly over all classes.
+    pub label_smoothing: f64,
+    /// Each sample is mixed with another one; the part is drawn from Beta(mixup, mixup). 0 mixes nothing.
+    pub mixup: f64,
+    /// Gradients are scaled down to this norm, all of them taken together, where they exceed it; 0 leaves them.
+    pub clip: f64,
+    /// Training samples are changed each time.
     pub augment: bool,
     /// Each step moves the weights that are kept by 1 minus this towards the trained ones; 0 keeps the trained ones.
     pub average_decay: f64,
     /// Stop after this many epochs without a better validation accuracy.
     pub patience: u32,
+    /// How numbers are kept within a pass.
+    pub precision: Precision,
     /// All randomness follows from it.
     pub seed: u64,
 }
 
-/// Pictures as they are trained on, before augmentation and normalisation.
-#[derive(Debug)]
-pub struct Samples {
-    /// `[count, channels, height, width]`, values between 0 and 1.
-    pub pictures: Tensor,
-    /// `[count]`, class numbers.
-    pub labels: Tensor,
-    /// Subtracted from the values before the network sees them.
-    pub mean: f64,
-    /// The values are divided by it after that.
-    pub deviation: f64,
-}
-
-impl Samples {
-    fn len(&self) -> usize {
-        self.labels.numel()
-    }
-
-    fn normalised(&self, pictures: &Tensor) -> Tensor {
-        (pictures - self.mean) / self.deviation
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: String::new(),
+            epochs: 10,
+            batch_size: 128,
+            learning_rate: 1e-3,
+            schedule: Schedule::Cosine,
+            optimizer: Rule::Adamw,
+            momentum: 0.9,
+            nesterov: true,
+            shift_rate: 1.0,
+            weight_decay: 0.0,
+            dropout: 0.0,
+            label_smoothing: 0.0,
+            mixup: 0.0,
+            clip: 0.0,
+            augment: false,
+            average_decay: 0.0,
+            patience: 10,
+            precision: Precision::F32,
+            seed: 1,
+        }
     }
 }
 
@@ -88,11 +112,11 @@ pub struct Epoch {
     pub epoch: u32,
     /// Mean over the epoch's batches, as they were trained on.
     pub training_loss: f64,
-    /// Part of the epoch's pictures labelled right while they were trained on.
+    /// Part of the epoch's samples labelled right while they were trained on.
     pub training_accuracy: f64,
-    /// On the pictures that are not trained on.
+    /// On the samples that are not trained on.
     pub validation_loss: f64,
-    /// On the pictures that are not trained on.
+    /// On the samples that are not trained on.
     pub validation_accuracy: f64,
 }
 
@@ -113,16 +137,15 @@ pub enum Outcome {
 }
 
 /// What is known before the first step.
-#[derive(Debug)]
 pub struct Task<'a> {
     /// The network's layers.
     pub layers: &'a [Layer],
     /// How to train.
     pub config: &'a Config,
     /// What to learn from.
-    pub training: &'a Samples,
+    pub training: &'a dyn Source,
     /// What tells which epoch was best.
-    pub validation: &'a Samples,
+    pub validation: &'a dyn Source,
     /// Where to compute.
     pub device: Device,
 }
@@ -144,13 +167,23 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     let count = task.training.len();
     if count == 0 || task.validation.len() == 0 {
         bail!(
-            "expected training and validation pictures, found {count} and {}",
+            "expected training and validation samples, found {count} and {}",
             task.validation.len()
         );
     }
     let mut network = Network::new(task.layers, config.seed, task.device)?;
+    network.set_precision(config.precision);
+    if task
+        .layers
+        .iter()
+        .any(|layer| matches!(layer, Layer::Whiten { .. }))
+    {
+        let picked = (0..count.min(WHITENING) as i64).collect();
+        let part = Part { picked, change: None };
+        network.whiten(&task.training.batch(&part)?.inputs)?;
+    }
     let mut average = network.frozen();
-    let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay);
+    let mut optimizer = Optimizer::new(config);
     let run = Run::new(directory);
     let mut state = match run.begin(config, start)? {
         Some(checkpoint) => {
@@ -162,26 +195,28 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
         None => State::default(),
     };
 
-    let steps = count.div_ceil(config.batch_size as usize);
+    let size = config.batch_size as usize;
+    let steps = task.training.epoch(config.seed, 0, size).len();
     let total = u64::from(config.epochs) * count as u64;
-    let seen = u64::from(state.epoch) * count as u64 + (state.step * config.batch_size as usize) as u64;
+    let seen = u64::from(state.epoch) * count as u64 + state.seen as u64;
     let bar = Bar::samples("train", total, seen.min(total));
     let begun = Instant::now();
     while state.epoch < config.epochs && !state.out_of_patience(config.patience) {
-        let order = order(config.seed, state.epoch, count);
-        while state.step < steps {
-            let first = state.step * config.batch_size as usize;
-            let picked = &order[first..count.min(first + config.batch_size as usize)];
-            let learning_rate = learning_rate(config, steps, optimizer.steps() as usize);
-            let (loss, right) = step(task, &mut network, &mut optimizer, picked, learning_rate)?;
+        let plan = plan(task, &state, steps);
+        for batch in task.training.batches(plan) {
+            let batch = batch?;
+            let rate = state.plateau.factor * learning_rate(config, steps, optimizer.steps() as usize);
+            let trained = batch.labels.numel();
+            let (loss, right) = step(task, &mut network, &mut optimizer, batch, rate)?;
             let decay = average_decay(config.average_decay, optimizer.steps());
             average.follow(&network, decay);
             state.step += 1;
             state.steps = optimizer.steps();
-            state.loss += loss * picked.len() as f64;
+            state.seen += trained;
+            state.loss += loss * trained as f64;
             state.right += right;
-            let so_far = (first + picked.len()) as f64;
-            bar.advance_with(picked.len() as u64, || {
+            let so_far = state.seen as f64;
+            bar.advance_with(trained as u64, || {
                 format!(
                     "epoch {}/{} loss {:.4} accuracy {:.2} %",
                     state.epoch + 1,
@@ -197,6 +232,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
             }
         }
         let (validation_loss, validation_accuracy) = look(&average, task.validation)?;
+        state.plateau.look(config.schedule, validation_loss);
         let epoch = Epoch {
             epoch: state.epoch + 1,
             training_loss: state.loss / count as f64,
@@ -229,6 +265,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     }
     let best = run.best(&state)?;
     average.load(&best)?;
+    average.set_precision(Precision::F32);
     Ok(Outcome::Finished {
         network: average,
         best: state.best.as_ref().map_or(0, |best| best.epoch),
@@ -236,25 +273,60 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     })
 }
 
-/// One step. Gives the batch's mean loss and how many of its pictures were labelled right.
+/// What is left of the epoch that is under way.
+fn plan(task: &Task<'_>, state: &State, steps: usize) -> Vec<Part> {
+    let config = task.config;
+    let epoch = task
+        .training
+        .epoch(config.seed, state.epoch, config.batch_size as usize);
+    let parts = epoch.into_iter().enumerate().skip(state.step);
+    let first = u64::from(state.epoch) * steps as u64;
+    parts
+        .map(|(at, picked)| Part {
+            picked,
+            change: config.augment.then_some(Change {
+                seed: config.seed,
+                epoch: state.epoch,
+                step: first + at as u64,
+            }),
+        })
+        .collect()
+}
+
+/// One step. Gives the batch's mean loss and how many of its samples were labelled right.
 fn step(
     task: &Task<'_>,
     network: &mut Network,
     optimizer: &mut Optimizer,
-    picked: &[i64],
+    batch: Batch,
     learning_rate: f64,
 ) -> Result<(f64, i64)> {
-    let picked = Tensor::from_slice(picked).to_device(task.device);
-    let mut pictures = task.training.pictures.index_select(0, &picked);
-    let labels = task.training.labels.index_select(0, &picked);
-    if task.config.augment {
-        // Numbered by the step, so that it does not matter where a run was resumed.
-        let mut rng = ChaCha8Rng::seed_from_u64(task.config.seed);
-        rng.set_stream(optimizer.steps() as u64);
-        pictures = augment(&pictures, &mut rng);
+    let config = task.config;
+    let inputs = batch.inputs.to_device(task.device);
+    let labels = batch.labels.to_device(task.device);
+    if config.dropout > 0.0 {
+        // Libtorch's own generator decides what is dropped.
+        tch::manual_seed((config.seed ^ 0x6472_6f70_0000_0000).wrapping_add(optimizer.steps() as u64) as i64);
     }
-    let logits = network.forward(&task.training.normalised(&pictures), Mode::Training);
-    let loss = logits.cross_entropy_for_logits(&labels);
+    let cross_entropy = |logits: &Tensor, labels: &Tensor| {
+        let mean = tch::Reduction::Mean;
+        logits.cross_entropy_loss::<Tensor>(labels, None, mean, -100, config.label_smoothing)
+    };
+    let (logits, loss) = match mixed_part(config, optimizer.steps())? {
+        Some(part) => {
+            let others = labels.flip([0]);
+            let mixed = &inputs * part + inputs.flip([0]) * (1.0 - part);
+            let logits = network.forward(&mixed, Mode::Training);
+            let loss =
+                cross_entropy(&logits, &labels) * part + cross_entropy(&logits, &others) * (1.0 - part);
+            (logits, loss)
+        }
+        None => {
+            let logits = network.forward(&inputs, Mode::Training);
+            let loss = cross_entropy(&logits, &labels);
+            (logits, loss)
+        }
+    };
     loss.backward();
     optimizer.step(network, learning_rate);
     let loss = f64::try_from(&loss).context("cannot read the loss")?;
@@ -264,10 +336,23 @@ fn step(
     Ok((loss, right(&logits, &labels)?))
 }
 
+/// How much of each sample stays when it is mixed with another one: at least half.
+fn mixed_part(config: &Config, steps: i64) -> Result<Option<f64>> {
+    if config.mixup <= 0.0 {
+        return Ok(None);
+    }
+    let beta = Beta::new(config.mixup, config.mixup).context("mixup: expected a number above 0")?;
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ 0x6d69_7875_7000_0000);
+    rng.set_stream(steps as u64);
+    let part: f64 = beta.sample(&mut rng);
+    Ok(Some(part.max(1.0 - part)))
+}
+
 /// Mean loss and accuracy of a network that is not being trained.
-fn look(network: &Network, samples: &Samples) -> Result<(f64, f64)> {
+fn look(network: &Network, samples: &dyn Source) -> Result<(f64, f64)> {
     let (mut loss, mut correct) = (0.0, 0);
-    for (logits, labels) in batches(network, samples) {
+    for batch in batches(network, samples) {
+        let (logits, labels) = batch?;
         let sum = logits.cross_entropy_loss::<Tensor>(&labels, None, tch::Reduction::Sum, -100, 0.0);
         loss += f64::try_from(&sum).context("cannot read the loss")?;
         correct += right(&logits, &labels)?;
@@ -277,50 +362,32 @@ fn look(network: &Network, samples: &Samples) -> Result<(f64, f64)> {
 }
 
 /// The softmax of the network's logits for every sample, `[count, classes]`.
-pub fn probabilities(network: &Network, samples: &Samples) -> Tensor {
-    let parts: Vec<Tensor> = batches(network, samples)
-        .map(|(logits, _)| logits.softmax(-1, Kind::Float))
-        .collect();
-    Tensor::cat(&parts, 0)
+pub fn probabilities(network: &Network, samples: &dyn Source) -> Result<Tensor> {
+    let parts = batches(network, samples).map(|batch| Ok(batch?.0.softmax(-1, Kind::Float)));
+    Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
 }
 
-fn batches<'a>(network: &'a Network, samples: &'a Samples) -> impl Iterator<Item = (Tensor, Tensor)> + 'a {
-    let count = samples.len() as i64;
-    (0..count).step_by(EVALUATION_BATCH as usize).map(move |first| {
-        let length = EVALUATION_BATCH.min(count - first);
-        let pictures = samples.pictures.narrow(0, first, length);
-        let logits = tch::no_grad(|| network.forward(&samples.normalised(&pictures), Mode::Inference));
-        (logits, samples.labels.narrow(0, first, length))
+/// Logits and labels of all samples in order.
+fn batches<'a>(
+    network: &'a Network,
+    samples: &'a dyn Source,
+) -> impl Iterator<Item = Result<(Tensor, Tensor)>> + 'a {
+    let places: Vec<i64> = (0..samples.len() as i64).collect();
+    let parts = places.chunks(EVALUATION_BATCH).map(|picked| Part {
+        picked: picked.to_vec(),
+        change: None,
+    });
+    let device = network.device();
+    samples.batches(parts.collect()).map(move |batch| {
+        let Batch { inputs, labels } = batch?;
+        let logits = tch::no_grad(|| network.forward(&inputs.to_device(device), Mode::Inference));
+        Ok((logits, labels.to_device(device)))
     })
 }
 
 fn right(logits: &Tensor, labels: &Tensor) -> Result<i64> {
     let right = logits.argmax(-1, false).eq_tensor(labels).sum(Kind::Int64);
     i64::try_from(&right).context("cannot read the number of right answers")
-}
-
-/// The order in which an epoch visits the pictures.
-fn order(seed: u64, epoch: u32, count: usize) -> Vec<i64> {
-    // Another key than that of the steps' generators, which share the seed.
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6f72_6465_7200_0000);
-    rng.set_stream(u64::from(epoch));
-    let mut order: Vec<i64> = (0..count as i64).collect();
-    order.shuffle(&mut rng);
-    order
-}
-
-/// Of the step that follows `done` others.
-fn learning_rate(config: &Config, steps_an_epoch: usize, done: usize) -> f64 {
-    if !config.cosine {
-        return config.learning_rate;
-    }
-    let total = steps_an_epoch * config.epochs as usize;
-    let warm_up = steps_an_epoch.min(total / 5);
-    if done < warm_up {
-        return config.learning_rate * (done + 1) as f64 / warm_up as f64;
-    }
-    let part = (done - warm_up) as f64 / (total - warm_up).max(1) as f64;
-    config.learning_rate * 0.5 * (1.0 + (PI * part).cos())
 }
 
 /// Early on, when the weights still change fast, the average is a short one.
@@ -331,43 +398,26 @@ fn average_decay(decay: f64, steps: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digits;
-
-    #[test]
-    fn the_learning_rate_rises_for_an_epoch_and_falls_to_nothing() {
-        let config = Config {
-            epochs: 10,
-            learning_rate: 0.5,
-            ..digits::Kind::Cnn.config()
-        };
-        let rate = |done| learning_rate(&config, 100, done);
-        assert!(rate(0) > 0.0 && rate(0) < 0.01);
-        assert!((rate(99) - 0.5).abs() < 1e-12);
-        assert!((rate(100) - 0.5).abs() < 1e-12);
-        assert!((rate(550) - 0.25).abs() < 1e-12, "half way down");
-        assert!(rate(999) > 0.0 && rate(999) < 1e-5);
-        assert!((0..900).all(|done| rate(done + 100) < rate(done + 99) || done == 0));
-
-        let constant = digits::Kind::Mlp.config();
-        assert!((learning_rate(&constant, 100, 0) - constant.learning_rate).abs() < 1e-12);
-        assert!((learning_rate(&constant, 100, 999) - constant.learning_rate).abs() < 1e-12);
-    }
-
-    #[test]
-    fn an_epoch_visits_every_picture_once_in_an_order_of_its_own() {
-        let first = order(1, 0, 100);
-        let mut sorted = first.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..100).collect::<Vec<i64>>());
-        assert_eq!(first, order(1, 0, 100));
-        assert_ne!(first, order(1, 1, 100));
-        assert_ne!(first, order(2, 0, 100));
-    }
 
     #[test]
     fn an_average_of_nothing_follows_at_once() {
         assert!(average_decay(0.0, 1).abs() < 1e-12);
         assert!(average_decay(0.998, 1) < 0.2);
         assert!((average_decay(0.998, 100_000) - 0.998).abs() < 1e-12);
+    }
+
+    #[test]
+    fn mixing_keeps_at_least_half_and_repeats() {
+        let config = Config {
+            mixup: 0.4,
+            ..Config::default()
+        };
+        let parts: Vec<f64> = (0..100)
+            .map(|step| mixed_part(&config, step).unwrap().unwrap())
+            .collect();
+        assert!(parts.iter().all(|part| (0.5..=1.0).contains(part)));
+        assert_ne!(parts[0], parts[1]);
+        assert_eq!(mixed_part(&config, 7).unwrap(), Some(parts[7]));
+        assert_eq!(mixed_part(&Config::default(), 7).unwrap(), None);
     }
 }

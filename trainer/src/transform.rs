@@ -2,9 +2,9 @@
 
 use std::io::Cursor;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use image::{
-    GrayImage, ImageFormat, Luma,
+    DynamicImage, GrayImage, ImageFormat, Luma,
     codecs::jpeg::JpegEncoder,
     imageops::{self, FilterType},
 };
@@ -47,10 +47,13 @@ impl Transform {
     }
 
     /// The bytes of an image file. The same seed and number give the same canvas.
-    pub fn apply(self, picture: &GrayImage, seed: u64, number: usize) -> Result<Vec<u8>> {
+    pub fn apply(self, picture: &DynamicImage, seed: u64, number: usize) -> Result<Vec<u8>> {
         if self == Self::None {
             return crate::data::png(picture);
         }
+        let DynamicImage::ImageLuma8(picture) = picture else {
+            bail!("transform {}: expected grey pictures, found colour", self.name());
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(number as u64);
         let mut canvas = canvas(picture, &mut rng)?;
@@ -112,12 +115,12 @@ fn spread(picture: &GrayImage, winner: impl Fn(u8, u8) -> u8) -> GrayImage {
 mod tests {
     use super::*;
 
-    fn dot() -> GrayImage {
+    fn dot() -> DynamicImage {
         let mut picture = GrayImage::new(28, 28);
         for (x, y) in [(13, 13), (14, 13), (13, 14), (14, 14)] {
             picture.put_pixel(x, y, Luma([255]));
         }
-        picture
+        DynamicImage::ImageLuma8(picture)
     }
 
     fn ink(bytes: &[u8]) -> usize {

@@ -6,41 +6,62 @@ use std::{collections::BTreeMap, fs};
 
 use tch::{Device, Kind, Tensor};
 use trainer::{
-    network::{Layer, Mode, Network, copies, digits, values},
+    network::{Activation, Conv, Layer, Mode, Network, copies, digits, fashion, images, values},
     onnx::{Dim, ElementType, Graph, Model},
 };
 
 /// Every kind of layer, on pictures of 8 x 8.
 fn small() -> Vec<Layer> {
-    let conv = |inputs, outputs, kernel, stride| Layer::Conv {
+    let dense = |inputs, outputs, activation| Layer::Dense {
         inputs,
         outputs,
-        kernel,
-        stride,
-        padding: kernel / 2,
-    };
-    let dense = |inputs, outputs, relu| Layer::Dense {
-        inputs,
-        outputs,
-        relu,
+        activation,
     };
     vec![
-        conv(1, 4, 5, 1),
+        Layer::Conv(Conv::new(1, 4, 5)),
         Layer::MaxPool(2),
-        conv(4, 6, 3, 2),
+        Layer::Conv(Conv::new(4, 6, 3).stride(2)),
         Layer::Flatten,
-        dense(6 * 2 * 2, 12, true),
-        dense(12, 3, false),
+        dense(6 * 2 * 2, 12, Activation::Relu),
+        dense(12, 3, Activation::Identity),
+    ]
+}
+
+/// The other kinds of layers.
+fn mirrored() -> Vec<Layer> {
+    vec![
+        Layer::Mirror,
+        Layer::Whiten {
+            inputs: 1,
+            kernel: 3,
+            activation: Activation::Gelu,
+        },
+        Layer::Conv(Conv::new(18, 20, 3).dirac().pool(2).activation(Activation::Silu)),
+        Layer::Residual {
+            body: vec![Layer::Conv(Conv::new(20, 8, 3).activation(Activation::Identity))],
+            shortcut: vec![Layer::Conv(Conv::new(20, 8, 1).activation(Activation::Gelu))],
+            activation: Activation::Relu,
+        },
+        Layer::AveragePool(3),
+        Layer::GlobalAverage,
+        Layer::Dropout(0.5),
+        Layer::Dense {
+            inputs: 8,
+            outputs: 3,
+            activation: Activation::Identity,
+        },
+        Layer::Scale(0.5),
+        Layer::MirrorMean,
     ]
 }
 
 /// Largest difference in a logit on random pictures, after training has moved batch normalisation's statistics.
-fn difference(layers: &[Layer], side: usize, classes: usize) -> f32 {
+fn difference(layers: &[Layer], channels: usize, side: usize, classes: usize) -> f32 {
     let network = Network::new(layers, 7, Device::Cpu).unwrap();
-    let rows: Vec<f32> = (0..12 * side * side)
+    let rows: Vec<f32> = (0..12 * channels * side * side)
         .map(|at| ((at * 7919) % 1009) as f32 / 1009.0)
         .collect();
-    let shape = [-1, 1, side as i64, side as i64];
+    let shape = [-1, channels as i64, side as i64, side as i64];
     let batch = Tensor::from_slice(&rows).view(shape);
     for _ in 0..5 {
         let _ = network.forward(&batch, Mode::Training);
@@ -50,7 +71,7 @@ fn difference(layers: &[Layer], side: usize, classes: usize) -> f32 {
     let input = graph.input(
         "pixel_values",
         ElementType::Float,
-        &[Dim::BATCH, Dim::Fixed(1), side, side],
+        &[Dim::BATCH, Dim::Fixed(channels), side, side],
     );
     network.export(&mut graph, &input, "logits").unwrap();
     graph.output("logits", ElementType::Float, &[Dim::BATCH, Dim::Fixed(classes)]);
@@ -65,14 +86,17 @@ fn difference(layers: &[Layer], side: usize, classes: usize) -> f32 {
     let target = serde_json::json!({ "height": side, "width": side });
     write(
         "preprocessor_config.json",
-        serde_json::json!({ "do_convert_grayscale": true, "size": target }),
+        serde_json::json!({ "do_convert_grayscale": channels == 1, "size": target }),
     );
     Model::new(graph, "", &BTreeMap::new())
         .unwrap()
         .save(&directory.path().join("model.onnx"))
         .unwrap();
 
-    let rows: Vec<classifier::Row> = rows.chunks(side * side).map(|row| row.to_vec().into()).collect();
+    let rows: Vec<classifier::Row> = rows
+        .chunks(channels * side * side)
+        .map(|row| row.to_vec().into())
+        .collect();
     let found = classifier::open(directory.path()).unwrap().run(&rows).unwrap();
     let expected = values(&network.forward(&batch, Mode::Inference)).unwrap();
     assert_eq!(found.len(), expected.len());
@@ -85,8 +109,17 @@ fn difference(layers: &[Layer], side: usize, classes: usize) -> f32 {
 
 #[test]
 fn graphs_agree_with_their_networks() {
-    for (layers, side, classes) in [(small(), 8, 3), (digits::cnn(), 28, 10), (digits::mlp(), 28, 10)] {
-        let difference = difference(&layers, side, classes);
+    for (layers, channels, side, classes) in [
+        (small(), 1, 8, 3),
+        (mirrored(), 1, 8, 3),
+        (digits::cnn(), 1, 28, 10),
+        (digits::mlp(), 1, 28, 10),
+        (images::airbench([8, 12, 16]), 3, 32, 10),
+        (images::plain(), 3, 32, 10),
+        (fashion::resnet(), 1, 28, 10),
+        (fashion::mlp(), 1, 28, 10),
+    ] {
+        let difference = difference(&layers, channels, side, classes);
         assert!(difference < 1e-5, "{layers:?}: {difference}");
     }
 }

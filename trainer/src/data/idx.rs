@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use flate2::read::GzDecoder;
 
-use super::Pictures;
+use super::{Data, DataSet, File, Pictures, files};
 
 /// Third byte: unsigned bytes. Fourth byte: number of axes.
 const IMAGES_MAGIC: u32 = 0x0000_0803;
@@ -36,8 +36,27 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(unpacked)
 }
 
-/// Puts the contents of an image file and a label file together. `classes` is one more than the largest label.
-pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: u8) -> Result<Pictures> {
+/// Reads a data set of four files: training pictures and labels, test pictures and labels.
+pub(super) fn open(set: DataSet, directory: &Path, files: &[File; 4], classes: &[String]) -> Result<Data> {
+    let (found, sums) = files::read(set.name(), directory, files)?;
+    let parse = |images: &files::Found, labels: &files::Found| {
+        parse(
+            (&images.path, &images.bytes),
+            (&labels.path, &labels.bytes),
+            classes,
+        )
+    };
+    let [images, labels, test_images, test_labels] = &found;
+    Ok(Data {
+        set,
+        training: parse(images, labels)?,
+        test: parse(test_images, test_labels)?,
+        sums,
+    })
+}
+
+/// Puts the contents of an image file and a label file together. The labels stand for `classes`.
+pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: &[String]) -> Result<Pictures> {
     let (path, bytes) = images;
     let ([count, height, width], pixels) =
         header(bytes, IMAGES_MAGIC).with_context(|| path.display().to_string())?;
@@ -51,19 +70,13 @@ pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: u8) -> Res
             path.display()
         );
     }
-    if let Some((at, label)) = labels.iter().enumerate().find(|&(_, &label)| label >= classes) {
-        bail!(
-            "{}: label {at}: expected 0 to {}, found {label}",
-            label_path.display(),
-            classes - 1
-        );
-    }
-    Ok(Pictures {
-        height,
-        width,
-        pixels: pixels.to_vec(),
-        labels: labels.to_vec(),
-    })
+    Pictures::new(
+        [1, height, width],
+        pixels.to_vec(),
+        labels.to_vec(),
+        classes.to_vec(),
+    )
+    .with_context(|| label_path.display().to_string())
 }
 
 /// The lengths of the axes, and the bytes behind them.
@@ -123,7 +136,11 @@ mod tests {
     }
 
     fn parsed(images: &[u8], labels: &[u8]) -> Result<Pictures> {
-        parse((Path::new("images"), images), (Path::new("labels"), labels), 10)
+        parse(
+            (Path::new("images"), images),
+            (Path::new("labels"), labels),
+            &super::super::mnist::classes(),
+        )
     }
 
     fn error(images: &[u8], labels: &[u8]) -> String {
@@ -134,15 +151,15 @@ mod tests {
     fn pictures_and_labels_are_read_in_order() {
         let pictures = parsed(&images(2, 12), &labels(&[7, 9])).unwrap();
         assert_eq!(pictures.labels(), [7, 9]);
-        assert_eq!(pictures.get(1).unwrap().into_raw(), [6, 7, 8, 9, 10, 11]);
-        assert_eq!(pictures.get(1).unwrap().dimensions(), (3, 2));
+        assert_eq!(pictures.get(1).unwrap().into_bytes(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!((pictures.width(), pictures.height()), (3, 2));
         assert!(pictures.get(2).is_none());
         let (first, second) = pictures.split_at(1);
         assert_eq!(
             (first.labels(), second.labels()),
             ([7].as_slice(), [9].as_slice())
         );
-        assert_eq!(second.get(0).unwrap().into_raw(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!(second.get(0).unwrap().into_bytes(), [6, 7, 8, 9, 10, 11]);
     }
 
     #[test]

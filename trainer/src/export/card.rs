@@ -2,12 +2,12 @@
 
 use std::fmt::{Result, Write as _};
 
-use super::{Compared, Measurements, Trained, dataset};
+use super::{Compared, Measurements, Trained};
 use crate::{
-    data::mnist::FILES,
-    digits::Kind,
     evaluate::Evaluation,
-    network::{Layer, digits},
+    network::{Activation, Conv, Layer, Precision},
+    optimizer::Rule,
+    recipe::{self, Augmentation, Recipe},
     transform::Transform,
 };
 
@@ -17,11 +17,11 @@ pub(super) fn text(trained: &Trained<'_>, measured: &Measurements) -> String {
     let mut card = String::new();
     // Writing to a string cannot fail.
     let _ = head(&mut card, trained, measured)
-        .and_then(|()| quality(&mut card, measured))
+        .and_then(|()| quality(&mut card, trained, measured))
         .and_then(|()| classes(&mut card, &measured.test))
         .and_then(|()| data(&mut card, trained))
         .and_then(|()| training(&mut card, trained));
-    limits(&mut card, trained.kind);
+    limits(&mut card, trained.recipe);
     card
 }
 
@@ -30,25 +30,36 @@ fn percent(evaluation: &Evaluation) -> String {
 }
 
 fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Result {
-    writeln!(card, "# Handwritten digits ({})\n", trained.kind.name())?;
+    let recipe = trained.recipe;
+    writeln!(card, "# {}\n", recipe.title)?;
     writeln!(
         card,
-        "Tells which digit, 0 to 9, a picture shows. {} right on the {} test pictures of {}.\n",
+        "{} {} right on the {} test pictures of {}.\n",
+        recipe.summary,
         percent(&measured.test),
         measured.test.samples,
-        dataset(trained.data)
+        trained.data.title()
     )?;
     writeln!(card, "Made by\n\n```sh")?;
     if trained.data.is_published() {
-        writeln!(card, "trainer fetch mnist")?;
+        writeln!(card, "trainer fetch {}", trained.data.set.name())?;
     }
-    if measured.compared.as_ref().is_some_and(is_mlp) {
-        writeln!(card, "trainer train digits --network mlp")?;
+    if let Some(other) = measured
+        .compared
+        .as_ref()
+        .and_then(|compared| known(recipe, compared))
+    {
+        writeln!(
+            card,
+            "trainer train {} --network {}",
+            other.target.name(),
+            other.network
+        )?;
     }
     writeln!(card, "{}\n```\n", trained.command)
 }
 
-fn quality(card: &mut String, measured: &Measurements) -> Result {
+fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Result {
     let test = &measured.test;
     writeln!(card, "## Measured\n")?;
     writeln!(
@@ -86,32 +97,28 @@ fn quality(card: &mut String, measured: &Measurements) -> Result {
          exported it).",
         test.microseconds
     )?;
-    match &measured.compared {
-        Some(compared) if is_mlp(compared) => writeln!(
-            card,
-            "* For comparison, the fully connected 784-128-64-10 network of many introductions (`--network mlp`: ReLU, \
-             Adam at 0.001, batches of 64, 10 epochs, no augmentation, pixels divided by 255): {} on the same test \
-             pictures. An article that trains it claims 98.4 %; its code, run in PyTorch, gave 97.4 to 97.9 %.",
-            percent(&compared.test)
-        ),
-        Some(compared) => writeln!(
-            card,
-            "* For comparison, the network `{}`: {} on the same test pictures.",
-            compared.network.as_deref().unwrap_or("unknown"),
-            percent(&compared.test)
-        ),
-        None => Ok(()),
-    }
+    let Some(compared) = &measured.compared else {
+        return Ok(());
+    };
+    let network = compared.network.as_deref().unwrap_or("unknown");
+    let what = known(trained.recipe, compared).and_then(|recipe| recipe.comparison);
+    writeln!(
+        card,
+        "* For comparison, {}: {} on the same test pictures.",
+        what.map_or_else(|| format!("the network `{network}`"), str::to_owned),
+        percent(&compared.test)
+    )
 }
 
-fn is_mlp(compared: &Compared) -> bool {
-    compared.network.as_deref() == Some(Kind::Mlp.name())
+/// The recipe of a compared network.
+fn known(recipe: &Recipe, compared: &Compared) -> Option<Recipe> {
+    recipe::find(recipe.target, Some(compared.network.as_deref()?)).ok()
 }
 
 fn classes(card: &mut String, test: &Evaluation) -> Result {
     writeln!(
         card,
-        "\n| digit | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
+        "\n| label | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
     )?;
     let rows = test
         .classes
@@ -134,47 +141,74 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
         "\n## Data\n\n{}. Trained on the first {training} training pictures; the last {validation} chose the epoch. No \
          test picture was trained on or chose an epoch; `docs/training.md` says how the recipe was chosen, and which \
          test figures were known by then. MD5 sums of the files:\n",
-        dataset(trained.data)
+        trained.data.title()
     )?;
-    for (file, sum) in FILES.iter().zip(&trained.data.sums) {
+    for (file, sum) in &trained.data.sums {
         writeln!(card, "* `{}` {sum}", file.name)?;
     }
     Ok(())
 }
 
 fn training(card: &mut String, trained: &Trained<'_>) -> Result {
-    writeln!(
-        card,
-        "\n## Network and training\n\n{}\n",
-        layers(&trained.kind.layers())
-    )?;
+    writeln!(card, "\n## Network and training\n\n{}\n", network(trained.recipe))?;
     let config = trained.config;
-    writeln!(
-        card,
-        "{} epochs in batches of {}, {:?} with a learning rate of {}{}, weight decay {}, seed {}.{}{}",
-        config.epochs,
-        config.batch_size,
-        config.optimizer,
-        config.learning_rate,
-        if config.cosine {
-            " (one epoch of warm-up, then a cosine)"
-        } else {
-            ""
-        },
-        config.weight_decay,
-        config.seed,
-        if config.augment {
-            " Every picture is turned, slanted, scaled, shifted, bent, its strokes thickened or thinned, blurred or \
-             strengthened at random each time."
-        } else {
-            ""
-        },
-        if config.average_decay > 0.0 {
-            " The weights are a running average over the steps."
-        } else {
-            ""
-        },
-    )?;
+    let rule = match config.optimizer {
+        Rule::Sgd if config.nesterov => format!("SGD with Nesterov momentum {}", config.momentum),
+        Rule::Sgd => format!("SGD with momentum {}", config.momentum),
+        Rule::Adam => "Adam".to_owned(),
+        Rule::Adamw => "AdamW".to_owned(),
+    };
+    let mut settings = vec![
+        format!("{} epochs in batches of {}", config.epochs, config.batch_size),
+        format!(
+            "{rule} with a learning rate of {} ({})",
+            config.learning_rate,
+            config.schedule.describe()
+        ),
+    ];
+    let mut unless = |value: f64, nothing: f64, what: &str| {
+        if value != nothing {
+            settings.push(format!("{what} {value}"));
+        }
+    };
+    unless(config.weight_decay, 0.0, "weight decay");
+    unless(
+        config.shift_rate,
+        1.0,
+        "learning rate of normalisations' shifts times",
+    );
+    unless(config.dropout, 0.0, "dropout");
+    unless(config.label_smoothing, 0.0, "label smoothing");
+    unless(config.mixup, 0.0, "mixup");
+    unless(config.clip, 0.0, "gradients clipped to a norm of");
+    write!(card, "{}, seed {}.", settings.join(", "), config.seed)?;
+    if config.precision == Precision::Bf16 {
+        *card += " Convolutions were computed in bfloat16 while training; the exported weights are 32-bit.";
+    }
+    if config.augment {
+        match trained.recipe.augmentation {
+            Augmentation::Ink => {
+                *card += " Every picture is turned, slanted, scaled, shifted, bent, its strokes thickened or thinned, \
+                          blurred or strengthened at random each time.";
+            }
+            Augmentation::Jitter(jitter) => {
+                if jitter.flip {
+                    *card += " Every picture is mirrored in every second epoch.";
+                }
+                if jitter.shift > 0 {
+                    write!(card, " It is moved by up to {} pixels each way.", jitter.shift)?;
+                }
+                if jitter.erase > 0 {
+                    let side = jitter.erase;
+                    write!(card, " A square of {side} x {side} pixels of it is erased.")?;
+                }
+            }
+        }
+    }
+    if config.average_decay > 0.0 {
+        *card += " The weights are a running average over the steps.";
+    }
+    *card += "\n";
     writeln!(
         card,
         "The weights of epoch {} of {} were kept, the best on the validation pictures.",
@@ -183,20 +217,10 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     )
 }
 
-fn limits(card: &mut String, kind: Kind) {
+fn limits(card: &mut String, recipe: &Recipe) {
     *card += "\n## Use and limits\n\n";
-    *card += match kind {
-        Kind::Cnn => {
-            "One digit on a plain background, dark on light or light on dark, of any size and anywhere in the picture: the \
-             preprocessing finds the ink and frames it as MNIST's digits are framed. The digit must be the only ink; \
-             several digits, ruled paper, shadows and things in the background mislead it. A picture without a digit \
-             still gets the label of one, often with a high score. MNIST's digits were written in the United States \
-             around 1990: a 1 with a long upstroke or a crossed 7 is rare among them.\n"
-        }
-        Kind::Mlp => {
-            "Kept for comparison. Reads pictures framed as MNIST's are: light ink on dark, 28 x 28 pixels, centred.\n"
-        }
-    };
+    *card += recipe.limits;
+    *card += "\n";
 }
 
 fn describe(transform: Transform) -> &'static str {
@@ -213,28 +237,84 @@ fn describe(transform: Transform) -> &'static str {
     }
 }
 
+fn network(recipe: &Recipe) -> String {
+    let [channels, height, width] = recipe.input;
+    format!(
+        "Input {height} x {width}, {channels} channel{}; {}. In the exported graph, batch normalisation is part of the \
+         convolutions.",
+        if channels == 1 { "" } else { "s" },
+        layers(&recipe.layers),
+    )
+}
+
 fn layers(layers: &[Layer]) -> String {
-    let steps: Vec<String> = layers
-        .iter()
-        .map(|layer| match *layer {
-            Layer::Conv {
+    let steps: Vec<String> = layers.iter().filter_map(step).collect();
+    steps.join("; ")
+}
+
+fn step(layer: &Layer) -> Option<String> {
+    Some(match layer {
+        Layer::Conv(conv) => {
+            let Conv {
                 outputs,
                 kernel,
                 stride,
+                pool,
+                activation,
                 ..
-            } => {
-                format!("convolution {kernel} x {kernel} to {outputs} channels, stride {stride}, batch normalisation, ReLU")
-            }
-            Layer::MaxPool(side) => format!("maximum of {side} x {side}"),
-            Layer::Flatten => "flatten".to_owned(),
-            Layer::Dense { outputs, relu, .. } => {
-                format!("fully connected to {outputs}{}", if relu { ", ReLU" } else { "" })
-            }
-        })
-        .collect();
-    format!(
-        "Input {side} x {side}, one channel; {}. In the exported graph, batch normalisation is part of the convolutions.",
-        steps.join("; "),
-        side = digits::SIDE,
-    )
+            } = conv;
+            let pool = if *pool > 1 {
+                format!(", maximum of {pool} x {pool}")
+            } else {
+                String::new()
+            };
+            format!(
+                "convolution {kernel} x {kernel} to {outputs} channels, stride {stride}{pool}, batch normalisation{}",
+                name(*activation)
+            )
+        }
+        Layer::Whiten {
+            inputs,
+            kernel,
+            activation,
+        } => {
+            let outputs = 2 * inputs * kernel * kernel;
+            format!(
+                "whitening convolution {kernel} x {kernel} to {outputs} channels, not trained but its biases{}",
+                name(*activation)
+            )
+        }
+        Layer::MaxPool(side) => format!("maximum of {side} x {side}"),
+        Layer::AveragePool(side) => format!("mean of {side} x {side}"),
+        Layer::GlobalAverage => "mean over the picture".to_owned(),
+        Layer::Flatten => "flatten".to_owned(),
+        Layer::Dense {
+            outputs, activation, ..
+        } => format!("fully connected to {outputs}{}", name(*activation)),
+        Layer::Residual {
+            body,
+            shortcut,
+            activation,
+        } => {
+            let shortcut = if shortcut.is_empty() {
+                "its input".to_owned()
+            } else {
+                format!("({})", layers(shortcut))
+            };
+            format!("sum of ({}) and {shortcut}{}", layers(body), name(*activation))
+        }
+        Layer::Dropout(_) => return None,
+        Layer::Scale(factor) => format!("times {factor:.3}"),
+        Layer::Mirror => "the picture and its mirror image".to_owned(),
+        Layer::MirrorMean => "mean of the two".to_owned(),
+    })
+}
+
+fn name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Identity => "",
+        Activation::Relu => ", ReLU",
+        Activation::Gelu => ", GELU",
+        Activation::Silu => ", SiLU",
+    }
 }

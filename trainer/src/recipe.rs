@@ -1,0 +1,244 @@
+//! What belongs to each classifier beside its layers: data, preprocessing, training, words for the card.
+//!
+//! A recipe is a row of [`TABLE`]: a target with one of its networks. To add a classifier is to add rows.
+
+mod digits;
+mod fashion;
+mod images;
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use classifier::image::{Layout, Preprocessor, PreprocessorConfig};
+use tch::{Device, Tensor};
+
+use crate::{
+    data::{DataSet, Pictures},
+    network::Layer,
+    parallel::in_parallel,
+    training::{Config, Ink, Jitter, Pixels, Source},
+    transform::Transform,
+};
+
+/// Classifiers that can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Target {
+    /// Handwritten digits, from MNIST.
+    Digits,
+    /// Animals and vehicles in colour, from CIFAR-10.
+    Images,
+    /// Clothes, from Fashion-MNIST.
+    Fashion,
+}
+
+impl Target {
+    /// As on the command line; also the name of the model.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Digits => "digits",
+            Self::Images => "images",
+            Self::Fashion => "fashion",
+        }
+    }
+}
+
+/// A target with one of its networks, and all that is needed to train, export and describe it.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// The classifier.
+    pub target: Target,
+    /// Name of the network, as on the command line.
+    pub network: &'static str,
+    /// Heading of the model card.
+    pub title: &'static str,
+    /// What the classifier does, for the model card.
+    pub summary: &'static str,
+    /// The data set.
+    pub set: DataSet,
+    /// The name of each output.
+    pub labels: Vec<String>,
+    /// Channels, rows and columns of the network's input.
+    pub input: [i64; 3],
+    /// The network.
+    pub layers: Vec<Layer>,
+    /// How it is trained unless options say otherwise.
+    pub config: Config,
+    /// How a picture becomes the network's input, in training and in serving.
+    pub preprocessor: PreprocessorConfig,
+    /// How training changes pictures.
+    pub augmentation: Augmentation,
+    /// What is done to the test pictures for further figures in the model card.
+    pub transforms: &'static [Transform],
+    /// What to say of this network where another one's model card compares itself with it.
+    pub comparison: Option<&'static str>,
+    /// What it is good for and what not, for the model card.
+    pub limits: &'static str,
+}
+
+/// How training changes pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Augmentation {
+    /// As handwriting differs, see [`crate::augment`].
+    Ink,
+    /// As pictures of things differ.
+    Jitter(Jitter),
+}
+
+/// Every recipe; the first one of each target is the one that is served.
+const TABLE: [fn() -> Recipe; 6] = [
+    digits::cnn,
+    digits::mlp,
+    images::airbench,
+    images::plain,
+    fashion::resnet,
+    fashion::mlp,
+];
+
+/// All recipes.
+pub fn all() -> impl Iterator<Item = Recipe> {
+    TABLE.iter().map(|recipe| recipe())
+}
+
+/// The recipe of a target with the network of this name, or with the one that is served.
+pub fn find(target: Target, network: Option<&str>) -> Result<Recipe> {
+    let recipes: Vec<Recipe> = all().filter(|recipe| recipe.target == target).collect();
+    let names: Vec<&str> = recipes.iter().map(|recipe| recipe.network).collect();
+    let found = recipes
+        .iter()
+        .find(|recipe| network.is_none_or(|network| network == recipe.network));
+    match found {
+        Some(recipe) => Ok(recipe.clone()),
+        None => bail!(
+            "--network: expected one of {}, found {}",
+            names.join(", "),
+            network.unwrap_or_default()
+        ),
+    }
+}
+
+impl Recipe {
+    /// Where the model directory goes unless another place is named.
+    pub fn out(&self) -> PathBuf {
+        let target = self.target.name();
+        if self.is_served() {
+            format!("models/{target}/1").into()
+        } else {
+            format!("runs/{target}-{}/{target}/1", self.network).into()
+        }
+    }
+
+    /// Where checkpoints go unless another place is named.
+    pub fn run(&self) -> PathBuf {
+        format!("runs/{}-{}", self.target.name(), self.network).into()
+    }
+
+    fn is_served(&self) -> bool {
+        find(self.target, None).is_ok_and(|served| served.network == self.network)
+    }
+
+    /// Puts pictures into the form in which they are trained on.
+    pub fn samples(&self, pictures: &Pictures, device: Device) -> Result<Box<dyn Source>> {
+        let normalised = self.preprocessor.do_normalize == Some(true);
+        let channels = self.input[0] as usize;
+        let values = |values: &Option<Vec<f64>>, otherwise: f64| match values {
+            Some(values) if normalised => values.clone(),
+            _ => vec![otherwise; channels],
+        };
+        let mean = values(&self.preprocessor.image_mean, 0.0);
+        let deviation = values(&self.preprocessor.image_std, 1.0);
+        match self.augmentation {
+            Augmentation::Jitter(jitter) => {
+                let found = [pictures.channels(), pictures.height(), pictures.width()].map(i64::from);
+                if found != self.input {
+                    bail!("expected pictures of {:?}, found {found:?}", self.input);
+                }
+                Ok(Box::new(Pixels {
+                    pictures: pictures.clone(),
+                    mean,
+                    deviation,
+                    jitter,
+                }))
+            }
+            Augmentation::Ink => {
+                let (mean, deviation) = (mean[0], deviation[0]);
+                let preprocessor = Preprocessor::new(&self.preprocessor, Layout::Nchw)?;
+                let no_state = || Ok(());
+                let rows = in_parallel(pictures.len(), no_state, |(), at| {
+                    let picture = pictures.get(at).context("a picture is missing")?;
+                    Ok(preprocessor.apply(picture)?)
+                })?;
+                let rows: Vec<f32> = rows.concat();
+                let labels: Vec<i64> = pictures.labels().iter().map(|&label| i64::from(label)).collect();
+                let [channels, height, width] = self.input;
+                let pictures = Tensor::from_slice(&rows).view([-1, channels, height, width]);
+                Ok(Box::new(Ink {
+                    // Augmentation needs ink between 0 and 1; training normalises what comes out of it.
+                    pictures: (pictures * deviation + mean).to_device(device),
+                    labels: Tensor::from_slice(&labels).to_device(device),
+                    mean,
+                    deviation,
+                }))
+            }
+        }
+    }
+}
+
+/// The settings of every recipe, for the help of `train`.
+pub fn table() -> String {
+    let mut text = "Defaults:\n".to_owned();
+    for recipe in all() {
+        let config = &recipe.config;
+        let mut settings = match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(settings)) => settings,
+            _ => continue,
+        };
+        settings.remove("network");
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|(name, value)| {
+                let value = value.to_string();
+                format!(
+                    "{} {}",
+                    name.replace('_', "-"),
+                    value.trim_matches('"').replace('_', "-")
+                )
+            })
+            .collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "  {} --network {}: {}",
+            recipe.target.name(),
+            recipe.network,
+            settings.join(", ")
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_network_of_a_target_is_served_and_others_go_elsewhere() {
+        let served = find(Target::Digits, None).unwrap();
+        assert_eq!(served.network, "cnn");
+        assert_eq!(served.out(), PathBuf::from("models/digits/1"));
+        let other = find(Target::Digits, Some("mlp")).unwrap();
+        assert_eq!(other.out(), PathBuf::from("runs/digits-mlp/digits/1"));
+        assert_eq!(other.run(), PathBuf::from("runs/digits-mlp"));
+        let error = find(Target::Digits, Some("cat")).unwrap_err().to_string();
+        assert_eq!(error, "--network: expected one of cnn, mlp, found cat");
+    }
+
+    #[test]
+    fn every_recipe_fits_together() {
+        for recipe in all() {
+            assert_eq!(recipe.config.network, recipe.network);
+            let mean = recipe.preprocessor.image_mean.as_ref().map_or(0, Vec::len);
+            assert!(mean == 0 || mean as i64 == recipe.input[0], "{}", recipe.network);
+            assert!(table().contains(&format!("{} --network {}", recipe.target.name(), recipe.network)));
+        }
+    }
+}

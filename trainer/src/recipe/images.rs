@@ -1,0 +1,96 @@
+use classifier::image::{PreprocessorConfig, Resample, Size};
+
+use super::{Augmentation, Recipe, Target};
+use crate::{
+    data::{DataSet, cifar10},
+    network::{Precision, images},
+    optimizer::Rule,
+    training::{Config, Jitter, Schedule},
+};
+
+/// Mean and deviation of CIFAR-10's training pixels: red, green, blue.
+const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
+const DEVIATION: [f64; 3] = [0.247, 0.2435, 0.2616];
+
+/// Channels of the three stages.
+const WIDTHS: [i64; 3] = [48, 160, 256];
+
+/// The one that is served.
+pub(super) fn airbench() -> Recipe {
+    Recipe {
+        network: "airbench",
+        title: "Animals and vehicles (airbench)",
+        layers: images::airbench(WIDTHS),
+        config: Config {
+            network: "airbench".to_owned(),
+            epochs: 16,
+            batch_size: 512,
+            learning_rate: 0.75,
+            schedule: Schedule::OneCycle,
+            optimizer: Rule::Sgd,
+            momentum: 0.85,
+            nesterov: true,
+            shift_rate: 64.0,
+            weight_decay: 1.33e-3,
+            label_smoothing: 0.2,
+            augment: true,
+            average_decay: 0.99,
+            patience: 100,
+            precision: Precision::Bf16,
+            ..Config::default()
+        },
+        augmentation: Augmentation::Jitter(Jitter {
+            flip: true,
+            shift: 2,
+            erase: 0,
+        }),
+        comparison: None,
+        ..plain()
+    }
+}
+
+/// Three convolutions and two dense layers, as many introductions train them.
+pub(super) fn plain() -> Recipe {
+    let side = images::SIDE;
+    Recipe {
+        target: Target::Images,
+        network: "plain",
+        title: "Animals and vehicles (plain)",
+        summary: "Tells which of ten kinds of animals and vehicles a small colour picture shows.",
+        set: DataSet::Cifar10,
+        labels: cifar10::CLASSES.map(str::to_owned).to_vec(),
+        input: [3, i64::from(side), i64::from(side)],
+        layers: images::plain(),
+        config: Config {
+            network: "plain".to_owned(),
+            epochs: 10,
+            batch_size: 64,
+            learning_rate: 1e-3,
+            schedule: Schedule::Constant,
+            optimizer: Rule::Adam,
+            ..Config::default()
+        },
+        preprocessor: PreprocessorConfig {
+            do_convert_rgb: Some(true),
+            do_resize: Some(true),
+            size: Some(Size::Exact {
+                height: side,
+                width: side,
+            }),
+            resample: Some(Resample::Bilinear),
+            do_rescale: Some(true),
+            rescale_factor: Some(1.0 / 255.0),
+            do_normalize: Some(true),
+            image_mean: Some(MEAN.to_vec()),
+            image_std: Some(DEVIATION.to_vec()),
+            ..PreprocessorConfig::default()
+        },
+        augmentation: Augmentation::Jitter(Jitter::default()),
+        transforms: &[],
+        comparison: Some(
+            "the three convolutions (32, 64 and 128 channels) and two dense layers of many introductions (`--network plain`)",
+        ),
+        limits: "Pictures of one animal or vehicle of the ten kinds that fills the frame. Whatever else a picture shows still \
+                 gets one of the ten labels, often with a high score. Every picture becomes 32 x 32 pixels first.",
+    }
+}

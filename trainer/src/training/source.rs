@@ -1,0 +1,341 @@
+//! Where batches come from.
+
+use anyhow::Result;
+use rand::seq::SliceRandom as _;
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng as _},
+};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::{augment::augment, data::Pictures};
+
+/// Inputs with their classes.
+#[derive(Debug)]
+pub struct Batch {
+    /// What the network takes, one row a sample.
+    pub inputs: Tensor,
+    /// `[count]`, class numbers.
+    pub labels: Tensor,
+}
+
+/// What is to become a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Places of the samples.
+    pub picked: Vec<i64>,
+    /// How to change them; `None` leaves them as they are.
+    pub change: Option<Change>,
+}
+
+/// All that the changes to a batch may depend on, so that it does not matter where a run was resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The run's seed.
+    pub seed: u64,
+    /// Complete epochs.
+    pub epoch: u32,
+    /// Number of the step in the whole run.
+    pub step: u64,
+}
+
+impl Change {
+    /// A generator for this step.
+    pub fn rng(&self) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.step);
+        rng
+    }
+}
+
+/// Samples to train or to measure on. What is in memory implements [`Source::batch`]; what must be read from somewhere
+/// implements [`Source::batches`] as well and reads ahead.
+pub trait Source {
+    /// How many samples there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One batch. May be on any device.
+    fn batch(&self, part: &Part) -> Result<Batch>;
+
+    /// One batch for each part, in order.
+    fn batches<'a>(&'a self, plan: Vec<Part>) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
+        Box::new(plan.into_iter().map(|part| self.batch(&part)))
+    }
+
+    /// Which samples are in each batch of an epoch: each once, in an order of the epoch's own. How many batches there are
+    /// must not depend on the epoch.
+    fn epoch(&self, seed: u64, epoch: u32, batch_size: usize) -> Vec<Vec<i64>> {
+        let order = order(seed, epoch, self.len());
+        order.chunks(batch_size).map(<[i64]>::to_vec).collect()
+    }
+}
+
+/// The order in which an epoch visits the samples.
+pub fn order(seed: u64, epoch: u32, count: usize) -> Vec<i64> {
+    // Another key than that of the steps' generators, which share the seed.
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6f72_6465_7200_0000);
+    rng.set_stream(u64::from(epoch));
+    let mut order: Vec<i64> = (0..count as i64).collect();
+    order.shuffle(&mut rng);
+    order
+}
+
+/// Handwriting, as floats: changed by [`augment`], then normalised.
+#[derive(Debug)]
+pub struct Ink {
+    /// `[count, 1, height, width]`, values between 0 and 1.
+    pub pictures: Tensor,
+    /// `[count]`, class numbers.
+    pub labels: Tensor,
+    /// Subtracted from the values before the network sees them.
+    pub mean: f64,
+    /// The values are divided by it after that.
+    pub deviation: f64,
+}
+
+impl Source for Ink {
+    fn len(&self) -> usize {
+        self.labels.numel()
+    }
+
+    fn batch(&self, part: &Part) -> Result<Batch> {
+        let picked = Tensor::from_slice(&part.picked).to_device(self.labels.device());
+        let mut pictures = self.pictures.index_select(0, &picked);
+        if let Some(change) = &part.change {
+            pictures = augment(&pictures, &mut change.rng());
+        }
+        Ok(Batch {
+            inputs: (pictures - self.mean) / self.deviation,
+            labels: self.labels.index_select(0, &picked),
+        })
+    }
+}
+
+/// How pictures of things are changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jitter {
+    /// Mirrored in every second epoch, half of the pictures beginning with the first.
+    pub flip: bool,
+    /// Moved by at most this many pixels each way; what comes in is the mirror image of what is beside it.
+    pub shift: u32,
+    /// Side of a square, anywhere, that becomes the mean of all pictures.
+    pub erase: u32,
+}
+
+/// Pictures that stay bytes in memory: changed, normalised by channel and made floats batch by batch.
+#[derive(Debug)]
+pub struct Pixels {
+    /// The pictures.
+    pub pictures: Pictures,
+    /// For each channel, subtracted from the values between 0 and 1.
+    pub mean: Vec<f64>,
+    /// For each channel, divides what is left.
+    pub deviation: Vec<f64>,
+    /// How they are changed in training.
+    pub jitter: Jitter,
+}
+
+impl Pixels {
+    /// The normalised value of each of the 256 levels of each channel.
+    fn levels(&self) -> Vec<[f32; 256]> {
+        let channels = self.mean.iter().zip(&self.deviation);
+        channels
+            .map(|(mean, deviation)| {
+                std::array::from_fn(|level| ((level as f64 / 255.0 - mean) / deviation) as f32)
+            })
+            .collect()
+    }
+}
+
+impl Source for Pixels {
+    fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    fn batch(&self, part: &Part) -> Result<Batch> {
+        let levels = self.levels();
+        let (height, width) = (self.pictures.height() as usize, self.pictures.width() as usize);
+        let channels = levels.len();
+        let mut rows = Vec::with_capacity(part.picked.len() * height * width * channels);
+        let mut labels = Vec::with_capacity(part.picked.len());
+        let mut rng = part.change.as_ref().map(Change::rng);
+        for &at in &part.picked {
+            let (pixels, label) = self.pictures.sample(at as usize)?;
+            labels.push(i64::from(label));
+            let draw = match (&part.change, &mut rng) {
+                (Some(change), Some(rng)) => self.jitter.draw(at, change, (height, width), rng),
+                _ => Draw::default(),
+            };
+            for y in 0..height {
+                let row = reflected(y as i64 + draw.down, height) * width;
+                for x in 0..width {
+                    let erased = draw.erased.is_some_and(|(top, left)| {
+                        let side = i64::from(self.jitter.erase);
+                        (top..top + side).contains(&(y as i64)) && (left..left + side).contains(&(x as i64))
+                    });
+                    let x = if draw.mirrored { width - 1 - x } else { x };
+                    let column = reflected(x as i64 + draw.right, width);
+                    let pixel = &pixels[(row + column) * channels..][..channels];
+                    if erased {
+                        rows.extend(std::iter::repeat_n(0.0, channels));
+                    } else {
+                        let values = pixel.iter().zip(&levels);
+                        rows.extend(values.map(|(&value, levels)| levels[usize::from(value)]));
+                    }
+                }
+            }
+        }
+        let shape = [labels.len(), height, width, channels].map(|length| length as i64);
+        Ok(Batch {
+            // Channels stay innermost in memory, which is how convolutions are fastest.
+            inputs: Tensor::from_slice(&rows).view(shape).permute([0, 3, 1, 2]),
+            labels: Tensor::from_slice(&labels),
+        })
+    }
+}
+
+/// What happens to one picture.
+#[derive(Debug, Default)]
+struct Draw {
+    mirrored: bool,
+    down: i64,
+    right: i64,
+    /// Top and left edge of the square.
+    erased: Option<(i64, i64)>,
+}
+
+impl Jitter {
+    fn draw(self, at: i64, change: &Change, size: (usize, usize), rng: &mut impl Rng) -> Draw {
+        let mut below = |end: u32| i64::from(rng.next_u32() % end.max(1));
+        let shift = i64::from(self.shift);
+        let (down, right) = (
+            below(2 * self.shift + 1) - shift,
+            below(2 * self.shift + 1) - shift,
+        );
+        let erased = (self.erase > 0).then(|| {
+            let half = i64::from(self.erase / 2);
+            (below(size.0 as u32) - half, below(size.1 as u32) - half)
+        });
+        Draw {
+            mirrored: self.flip && (first_side(change.seed, at) ^ (change.epoch % 2 == 1)),
+            down,
+            right,
+            erased,
+        }
+    }
+}
+
+/// Whether a picture is mirrored in the first epoch: a coin that is the same in every epoch.
+fn first_side(seed: u64, at: i64) -> bool {
+    // The finaliser of SplitMix64.
+    let mut bits = seed.wrapping_add((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (bits ^ (bits >> 31)) & 1 == 1
+}
+
+/// A place on an axis; beyond its ends it goes back, without repeating the last one.
+fn reflected(at: i64, length: usize) -> usize {
+    let last = length as i64 - 1;
+    let at = at.abs();
+    (if at > last { 2 * last - at } else { at }).clamp(0, last) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::values;
+
+    #[test]
+    fn an_epoch_visits_every_picture_once_in_an_order_of_its_own() {
+        let first = order(1, 0, 100);
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<i64>>());
+        assert_eq!(first, order(1, 0, 100));
+        assert_ne!(first, order(1, 1, 100));
+        assert_ne!(first, order(2, 0, 100));
+    }
+
+    fn pixels(jitter: Jitter) -> Pixels {
+        // One picture of 2 x 3 pixels of three channels: 0, 1, 2 / 3, 4, 5 ... as levels.
+        let pictures = Pictures::new([3, 2, 3], (0..18).collect(), vec![4], classes()).unwrap();
+        Pixels {
+            pictures,
+            mean: vec![0.0, 1.0 / 255.0, 0.0],
+            deviation: vec![1.0 / 255.0; 3],
+            jitter,
+        }
+    }
+
+    fn classes() -> Vec<String> {
+        (0..10).map(|class: u8| class.to_string()).collect()
+    }
+
+    fn inputs(pixels: &Pixels, change: Option<Change>) -> Vec<f32> {
+        let part = Part {
+            picked: vec![0],
+            change,
+        };
+        let batch = pixels.batch(&part).unwrap();
+        assert_eq!(batch.inputs.size(), [1, 3, 2, 3]);
+        let rounded = values(&batch.inputs).unwrap();
+        rounded.into_iter().map(f32::round).collect()
+    }
+
+    const CHANGE: Change = Change {
+        seed: 1,
+        epoch: 0,
+        step: 0,
+    };
+
+    #[test]
+    fn channels_are_taken_apart_and_normalised() {
+        let expected = [0, 3, 6, 9, 12, 15, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 17].map(|at| at as f32);
+        assert_eq!(inputs(&pixels(Jitter::default()), None), expected);
+        assert_eq!(inputs(&pixels(Jitter::default()), Some(CHANGE)), expected);
+    }
+
+    #[test]
+    fn a_picture_is_mirrored_in_every_second_epoch() {
+        let flip = pixels(Jitter {
+            flip: true,
+            ..Jitter::default()
+        });
+        let sides = [0, 1, 2, 3].map(|epoch| inputs(&flip, Some(Change { epoch, ..CHANGE }))[0]);
+        assert!(
+            sides == [0.0, 6.0, 0.0, 6.0] || sides == [6.0, 0.0, 6.0, 0.0],
+            "{sides:?}"
+        );
+        let mirrored = (0..1000).filter(|&at| first_side(1, at)).count();
+        assert!((450..550).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
+    fn a_shift_reflects_and_a_square_is_erased() {
+        assert_eq!(
+            [-2, -1, 0, 3, 4, 5].map(|at| reflected(at, 4)),
+            [2, 1, 0, 3, 2, 1]
+        );
+        assert_eq!(reflected(7, 1), 0);
+        let all = pixels(Jitter {
+            erase: 9,
+            ..Jitter::default()
+        });
+        assert!(inputs(&all, Some(CHANGE)).iter().all(|&value| value == 0.0));
+        let moved = pixels(Jitter {
+            shift: 1,
+            ..Jitter::default()
+        });
+        let steps = (0..50).map(|step| inputs(&moved, Some(Change { step, ..CHANGE })));
+        let distinct: std::collections::BTreeSet<String> =
+            steps.map(|values| format!("{values:?}")).collect();
+        assert!(distinct.len() >= 4, "{distinct:?}");
+    }
+}
