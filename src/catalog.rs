@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use classifier::{Bundle, BundleError};
+use classifier::{Bundle, BundleError, Kind};
 
 use crate::error::{Code, Error};
 use crate::model::Model;
@@ -103,27 +103,51 @@ pub fn open(models: &Path) -> Result<Vec<(Found, Bundle)>, Vec<BundleError>> {
 #[derive(Debug)]
 pub struct Catalog {
     models: BTreeMap<String, Model>,
-    default_image_model: Option<String>,
+    defaults: Defaults,
+}
+
+/// Names of the models that requests mean which name none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// For pictures.
+    pub image: Option<String>,
+    /// For texts.
+    pub text: Option<String>,
+}
+
+impl Defaults {
+    fn of(&self, kind: Kind) -> Option<&str> {
+        match kind {
+            Kind::Image => self.image.as_deref(),
+            Kind::Text => self.text.as_deref(),
+        }
+    }
 }
 
 impl Catalog {
-    /// A catalog of these models. A default must be one of them.
-    pub fn new(models: Vec<Model>, default_image_model: Option<String>) -> Result<Self, String> {
+    /// A catalog of these models. A default must be one of them, and take what it is the default for.
+    pub fn new(models: Vec<Model>, defaults: Defaults) -> Result<Self, String> {
         let models: BTreeMap<String, Model> = models
             .into_iter()
             .map(|model| (model.name.clone(), model))
             .collect();
-        let catalog = Self {
-            models,
-            default_image_model,
-        };
-        match &catalog.default_image_model {
-            Some(name) if !catalog.models.contains_key(name) => Err(format!(
-                "default_image_model: expected one of the loaded models ({}), found {name:?}",
-                catalog.names()
-            )),
-            _ => Ok(catalog),
+        let catalog = Self { models, defaults };
+        for (key, kind) in [
+            ("default_image_model", Kind::Image),
+            ("default_text_model", Kind::Text),
+        ] {
+            let Some(name) = catalog.defaults.of(kind) else {
+                continue;
+            };
+            if catalog.models.get(name).is_none_or(|model| model.kind() != kind) {
+                let names = catalog.taking(kind).map(|model| model.name.as_str());
+                return Err(format!(
+                    "{key}: expected one of the loaded models that take {kind} ({}), found {name:?}",
+                    names.collect::<Vec<_>>().join(", ")
+                ));
+            }
         }
+        Ok(catalog)
     }
 
     /// All models, sorted by name.
@@ -141,22 +165,34 @@ impl Catalog {
         })
     }
 
-    /// The model that a request without a name means: the only one, or the default.
-    pub fn for_images(&self) -> Result<&Model, Error> {
-        if let Some(name) = &self.default_image_model {
-            return self.get(name);
+    /// The model that a request without a name means: the default for its kind of input, or the only one that takes it. None
+    /// where no model takes it.
+    pub fn for_kind(&self, kind: Kind) -> Result<Option<&Model>, Error> {
+        if let Some(name) = self.defaults.of(kind) {
+            return self.get(name).map(Some);
         }
-        let mut models = self.models.values();
-        match (models.next(), models.next()) {
-            (Some(model), None) => Ok(model),
-            _ => Err(Error::new(
-                Code::ModelRequired,
-                format!("model: expected one of {}, found none", self.names()),
-            )),
+        let mut taking = self.taking(kind);
+        match (taking.next(), taking.next()) {
+            (only, None) => Ok(only),
+            _ => {
+                let names: Vec<&str> = self.taking(kind).map(|model| model.name.as_str()).collect();
+                Err(Error::new(
+                    Code::ModelRequired,
+                    format!(
+                        "model: expected one of those that take {kind} ({}), found none",
+                        names.join(", ")
+                    ),
+                ))
+            }
         }
     }
 
-    fn names(&self) -> String {
+    fn taking(&self, kind: Kind) -> impl Iterator<Item = &Model> {
+        self.models.values().filter(move |model| model.kind() == kind)
+    }
+
+    /// Names of all models.
+    pub fn names(&self) -> String {
         self.models
             .keys()
             .map(String::as_str)

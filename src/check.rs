@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use classifier::runtime::library;
-use classifier::{Bundle, Classifier, SessionOptions, bundle};
+use classifier::{Bundle, Classifier, Preprocessor, SessionOptions, bundle};
 
 use crate::catalog;
 use crate::cli::CheckArgs;
@@ -46,11 +46,14 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
 fn check(directory: &Path) -> Result<String, classifier::Error> {
     let bundle = Bundle::open(directory)?;
     let labels = bundle.labels.len();
-    let [a, b, c] = bundle.preprocessor.shape();
+    let input = match &bundle.preprocessor {
+        Preprocessor::Image(preprocessor) => format!("pictures as {:?}", preprocessor.shape()),
+        Preprocessor::Text(tokenizer) => format!("texts of up to {} tokens", tokenizer.max_length()),
+    };
     let mut classifier = Classifier::new(bundle, &SessionOptions::default())?;
     let golden = match classifier.check_golden()? {
         (0, _) => "no golden samples".to_owned(),
         (samples, difference) => format!("{samples} golden samples reproduced to {difference:.1e}"),
     };
-    Ok(format!("input [{a}, {b}, {c}], {labels} labels, {golden}"))
+    Ok(format!("{input}, {labels} labels, {golden}"))
 }

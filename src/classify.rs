@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use classifier::runtime::library;
-use classifier::{Bundle, Classifier, Prediction, SessionOptions};
+use classifier::{Bundle, Classifier, Kind, Prediction, SessionOptions};
 use serde_json::json;
 
 use crate::catalog;
@@ -15,11 +15,12 @@ use crate::cli::ClassifyArgs;
 pub fn run(args: &ClassifyArgs) -> anyhow::Result<()> {
     library::load(args.onnxruntime.as_deref())?;
     let bundle = find_bundle(&args.models, args.model.as_deref())?;
+    let kind = bundle.preprocessor.kind();
     let mut classifier = Classifier::new(bundle, &SessionOptions::default())?;
     let mut output = std::io::stdout().lock();
     let mut failed = 0;
     for input in &args.inputs {
-        match read(input).and_then(|bytes| Ok(classifier.classify_image(&bytes)?)) {
+        match read(input, kind).and_then(|bytes| Ok(classifier.classify(&bytes)?)) {
             Ok(prediction) => print(&mut output, args, input, &prediction)?,
             Err(error) => {
                 failed += 1;
@@ -56,7 +57,8 @@ fn find_bundle(models: &Path, name: Option<&str>) -> anyhow::Result<Bundle> {
     Ok(Bundle::open(&chosen.directory)?)
 }
 
-fn read(input: &str) -> anyhow::Result<Vec<u8>> {
+/// The content of a file or of standard input; for a text classifier, what names no file is the text itself.
+fn read(input: &str, kind: Kind) -> anyhow::Result<Vec<u8>> {
     if input == "-" {
         let mut bytes = Vec::new();
         std::io::stdin()
@@ -64,9 +66,12 @@ fn read(input: &str) -> anyhow::Result<Vec<u8>> {
             .context("standard input")?;
         return Ok(bytes);
     }
+    if kind == Kind::Text && !Path::new(input).is_file() {
+        return Ok(input.as_bytes().to_vec());
+    }
     std::fs::read(input).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            bail!("expected the file of a picture, which is what the model takes, found no such file")
+            bail!("expected the file of {kind}, which is what the model takes, found no such file")
         }
         _ => Err(error.into()),
     })
@@ -87,12 +92,15 @@ fn print(
             "label": best.label,
             "score": best.score,
             "top": top.iter().map(scored).collect::<Vec<_>>(),
+            "truncated": prediction.truncated,
         });
         return writeln!(output, "{line}");
     }
-    write!(output, "{input}")?;
+    // A text is shown on its line, whatever is in it.
+    write!(output, "{}", input.replace(char::is_control, " "))?;
     for score in top {
         write!(output, "\t{} {:.4}", score.label, score.score)?;
     }
-    writeln!(output)
+    let cut = if prediction.truncated { "\ttruncated" } else { "" };
+    writeln!(output, "{cut}")
 }

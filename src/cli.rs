@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Settings;
 
-/// Serves ONNX classifiers over HTTP: POST an image, get labels with scores.
+/// Serves ONNX classifiers over HTTP: POST an image or a text, get labels with scores.
 #[derive(Debug, Parser)]
 #[command(name = "classifyd", version, propagate_version = true)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
@@ -48,7 +48,7 @@ pub struct ServeArgs {
 /// Options of `classify`.
 #[derive(Debug, Args)]
 pub struct ClassifyArgs {
-    /// Pictures; `-` is standard input. What names no file is taken as a text.
+    /// Files of pictures or texts; `-` is standard input. For a text classifier, what names no file is the text itself.
     #[arg(required = true, value_name = "FILE|TEXT")]
     pub inputs: Vec<String>,
     /// Folder of the models.

@@ -139,8 +139,10 @@ settings! {
     models: PathBuf = PathBuf::from("models"), "CLASSIFYD_MODELS";
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
     onnxruntime: Unset<PathBuf> = Unset(None), "CLASSIFYD_ONNXRUNTIME";
-    /// Model for pictures when a request names none. Needed where several models are loaded.
+    /// Model for pictures when a request names none. Needed where several models that take pictures are loaded.
     default_image_model: Unset<String> = Unset(None), "CLASSIFYD_DEFAULT_IMAGE_MODEL";
+    /// Model for texts when a request names none. Needed where several models that take texts are loaded.
+    default_text_model: Unset<String> = Unset(None), "CLASSIFYD_DEFAULT_TEXT_MODEL";
     /// Longest body of a request.
     max_body: ByteSize = ByteSize::mib(16), "CLASSIFYD_MAX_BODY";
     /// Most pixels of a picture along one side.
@@ -157,6 +159,8 @@ settings! {
     queue_capacity: u32 = 1024, "CLASSIFYD_QUEUE_CAPACITY";
     /// Most inputs in a batch, and in one request. Default: the model's own (`serving.toml`), else 32.
     max_batch: Unset<u32> = Unset(None), "CLASSIFYD_MAX_BATCH";
+    /// Most tokens of texts in a batch, padding included. Default: the model's own, else 128 for each input of a batch.
+    max_batch_tokens: Unset<u32> = Unset(None), "CLASSIFYD_MAX_BATCH_TOKENS";
     /// How long a batch that is not full waits for more inputs. Only worth it on a GPU.
     max_wait: HumanDuration = HumanDuration(Duration::ZERO), "CLASSIFYD_MAX_WAIT";
     /// Sessions of each model that run side by side. Default: the model's own, else decided by its run time.
@@ -201,6 +205,7 @@ impl Config {
         at_least_one("max_connections", Some(self.max_connections as u64))?;
         at_least_one("queue_capacity", Some(u64::from(self.queue_capacity)))?;
         at_least_one("max_batch", self.max_batch.0.map(u64::from))?;
+        at_least_one("max_batch_tokens", self.max_batch_tokens.0.map(u64::from))?;
         at_least_one("lanes", self.lanes.0.map(|lanes| lanes as u64))?;
         at_least_one("threads", self.threads.0.map(|threads| threads as u64))?;
         for (key, duration) in [

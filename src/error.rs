@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use classifier::{ImageError, RunError};
+use classifier::{ImageError, RunError, TextError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -173,8 +173,8 @@ impl Error {
     }
 
     /// Malformed request.
-    pub fn invalid_request(detail: impl Into<String>) -> Self {
-        Self::new(Code::InvalidRequest, detail)
+    pub fn invalid_request(detail: impl ToString) -> Self {
+        Self::new(Code::InvalidRequest, detail.to_string())
     }
 
     /// A fault of ours: logged in full, while the client gets the request id alone.
@@ -195,6 +195,11 @@ impl Error {
             }
         };
         Self::new(code, format!("{field}: {error}"))
+    }
+
+    /// A text that cannot be used, in this field of the request.
+    pub fn text(field: &str, error: &TextError) -> Self {
+        Self::new(Code::InvalidText, format!("{field}: {error}"))
     }
 
     /// The deadline passed.
@@ -260,8 +265,8 @@ impl Error {
 impl From<PoolError> for Error {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Full => Self::new(Code::QueueFull, "too many pictures wait to be decoded"),
-            PoolError::Panicked => Self::internal("decoding panicked"),
+            PoolError::Full => Self::new(Code::QueueFull, "too many inputs wait to be decoded or tokenised"),
+            PoolError::Panicked => Self::internal("decoding or tokenising panicked"),
         }
     }
 }

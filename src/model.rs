@@ -1,22 +1,48 @@
 //! One running model: from encoded inputs to scores.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use classifier::image::{self, Header};
-use classifier::{Bundle, BundleError, Limits as ImageLimits, output};
+use classifier::text::{TextError, Tokens};
+use classifier::{
+    Bundle, BundleError, ImageError, Kind, Limits as ImageLimits, Prepared, Preprocessor, Row, golden, output,
+};
 use futures_util::future::try_join_all;
 use tower::Service;
 
-use crate::batch::{self, Limits, Priority, Submission};
+use crate::batch::{self, Answer, Limits, Priority, Submission};
 use crate::cpu::{self, Pool};
-use crate::engine::{Engine, Job, JobService, LaneSettings, Plan};
+use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Plan, Weights};
 use crate::error::Error;
 use crate::metrics::{Metrics, ModelMetrics};
 
 /// A picture with at most so many pixels is decoded where its request is: at that size it takes 60 us there, and 130 us on
 /// another thread.
 const INLINE_PIXELS: u64 = 96 * 96;
+
+/// Texts of a request with at most so many bytes in all are tokenised where the request is.
+const INLINE_TEXT: usize = 4096;
+
+/// One input of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// An encoded picture.
+    Image(Bytes),
+    /// A text.
+    Text(String),
+}
+
+impl Input {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Image(_) => Kind::Image,
+            Self::Text(_) => Kind::Text,
+        }
+    }
+}
 
 /// A loaded model with its lanes.
 #[derive(Debug)]
@@ -32,6 +58,7 @@ pub struct Model {
     /// Its metrics.
     pub metrics: ModelMetrics,
     image_limits: ImageLimits,
+    weights: Weights,
     /// Its own, so that large pictures for one model do not hold up another.
     pool: Pool,
     engine: Engine,
@@ -45,6 +72,8 @@ pub struct ModelSettings {
     pub lanes: LaneSettings,
     /// Limits of the queue and of a batch.
     pub limits: Limits,
+    /// What inputs weigh in a batch.
+    pub weights: Weights,
     /// Limits of a picture.
     pub image_limits: ImageLimits,
 }
@@ -52,10 +81,19 @@ pub struct ModelSettings {
 /// The result of one classification.
 #[derive(Debug)]
 pub struct Classified {
-    /// For each input, the score of every label.
-    pub scores: Vec<Vec<f32>>,
+    /// One for each input, in their order.
+    pub results: Vec<Scores>,
     /// Where the time went.
     pub timing: Timing,
+}
+
+/// The result of one input.
+#[derive(Debug)]
+pub struct Scores {
+    /// The score of every label.
+    pub scores: Vec<f32>,
+    /// Whether only a part of the input, a text that is too long, was looked at.
+    pub truncated: bool,
 }
 
 /// Time that one classification spent in each stage.
@@ -67,8 +105,13 @@ pub struct Timing {
     pub queue: Duration,
     /// In the batch that ran.
     pub inference: Duration,
-    /// Inputs of the batch that it was part of.
-    pub batch_size: u32,
+}
+
+/// Rows of one request that run together.
+struct Part {
+    /// Places of the rows in the request.
+    places: Vec<usize>,
+    submission: Submission<Job>,
 }
 
 impl Model {
@@ -81,13 +124,20 @@ impl Model {
         metrics: &Metrics,
     ) -> Result<Self, classifier::Error> {
         let model_metrics = metrics.model(name, &bundle.labels);
-        let engine = Engine::start(name, &bundle, settings.lanes, settings.limits, &model_metrics)?;
+        let ModelSettings {
+            lanes,
+            limits,
+            weights,
+            image_limits,
+        } = *settings;
+        let engine = Engine::start(name, &bundle, lanes, limits, weights, &model_metrics)?;
         let model = Self {
             name: name.to_owned(),
             version: version.to_string(),
-            max_batch: settings.limits.max_weight,
-            image_limits: settings.image_limits,
-            pool: Pool::new(cpu::available(), settings.limits.capacity as usize),
+            max_batch: weights.max_weight(),
+            image_limits,
+            weights,
+            pool: Pool::new(cpu::available(), limits.capacity as usize),
             service: engine.service(),
             metrics: model_metrics,
             bundle,
@@ -96,6 +146,11 @@ impl Model {
         model.check_golden()?;
         metrics.set_model_info(name, &model.version, model.provider());
         Ok(model)
+    }
+
+    /// What it takes.
+    pub fn kind(&self) -> Kind {
+        self.bundle.preprocessor.kind()
     }
 
     /// Where its graph runs.
@@ -118,94 +173,190 @@ impl Model {
         self.engine.queue().workers() > 0
     }
 
-    /// Classifies pictures that stand in the request under the names that `field` gives.
+    /// Classifies inputs that stand in the request under the names that `field` gives.
     pub async fn classify(
         &self,
-        pictures: Vec<Bytes>,
+        inputs: Vec<Input>,
         field: impl Fn(usize) -> String,
         priority: Priority,
         deadline: tokio::time::Instant,
     ) -> Result<Classified, Error> {
-        // Before any work is done for a request that will not be taken.
-        let weight = pictures.len() as u32;
+        // Before any work is done for a request that will not be taken. Long texts will weigh more than this.
+        let weight = inputs.len() as u32;
         self.engine
             .queue()
             .admit(weight, priority, deadline)
             .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
         let started = Instant::now();
-        let decoding = self.decode(pictures, field);
-        let rows = tokio::time::timeout_at(deadline, decoding)
+        let prepared = tokio::time::timeout_at(deadline, self.prepare(inputs, field))
             .await
             .map_err(|_| Error::deadline())??;
         let decode = started.elapsed();
         self.metrics.decode.observe(decode.as_secs_f64());
 
-        let answer = self
-            .service
-            .clone()
-            .call(Submission {
-                weight: rows.len() as u32,
-                input: Job { rows },
-                bucket: 0,
-                priority,
-                deadline,
-            })
-            .await?;
-        self.metrics.queue.observe(answer.queued.as_secs_f64());
-        self.metrics.inference.observe(answer.ran.as_secs_f64());
+        let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
+        let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
+        let (outputs, queue, inference) = self.run(self.parts(rows, priority, deadline)).await?;
+        self.metrics.queue.observe(queue.as_secs_f64());
+        self.metrics.inference.observe(inference.as_secs_f64());
 
         let started = Instant::now();
-        let scores = answer
-            .output
-            .chunks_exact(self.bundle.labels.len())
-            .map(|outputs| output::scores(outputs, self.bundle.activation))
-            .collect::<Result<_, _>>()
+        let scores = |(outputs, truncated): (Vec<f32>, bool)| {
+            let scores = output::scores(&outputs, self.bundle.activation)?;
+            Ok(Scores { scores, truncated })
+        };
+        let results = outputs
+            .into_iter()
+            .zip(truncated)
+            .map(scores)
+            .collect::<Result<_, classifier::RunError>>()
             .map_err(|error| {
                 self.metrics.inference_failures.inc();
                 Error::internal(format!("model {}: {error}", self.name))
             })?;
         self.metrics.postprocess.observe(started.elapsed().as_secs_f64());
         Ok(Classified {
-            scores,
+            results,
             timing: Timing {
                 decode,
-                queue: answer.queued,
-                inference: answer.ran,
-                batch_size: answer.batch_weight,
+                queue,
+                inference,
             },
         })
     }
 
-    async fn decode(
+    /// Runs all parts, and gives the outputs of each row of the request, and the longest time in the queue and in a run. Where
+    /// one fails the others are taken back.
+    async fn run(
         &self,
-        pictures: Vec<Bytes>,
-        field: impl Fn(usize) -> String,
-    ) -> Result<Vec<Vec<f32>>, Error> {
-        let rows = pictures.into_iter().enumerate().map(|(at, picture)| {
-            let field = &field;
-            async move {
-                self.decode_one(picture)
-                    .await?
-                    .map_err(|error| Error::image(&field(at), &error))
+        mut parts: Vec<Part>,
+    ) -> Result<(Vec<Vec<f32>>, Duration, Duration), batch::Error<LaneError>> {
+        let submit = |part: Part| {
+            let answer = self.service.clone().call(part.submission);
+            async move { Ok::<_, batch::Error<LaneError>>((part.places, answer.await?)) }
+        };
+        let answers: Vec<(Vec<usize>, Answer<Vec<f32>>)> = match parts.pop() {
+            Some(only) if parts.is_empty() => vec![submit(only).await?],
+            last => try_join_all(parts.into_iter().chain(last).map(submit)).await?,
+        };
+        let mut outputs = vec![Vec::new(); answers.iter().map(|(places, _)| places.len()).sum()];
+        let (mut queued, mut ran) = (Duration::ZERO, Duration::ZERO);
+        for (places, answer) in answers {
+            queued = queued.max(answer.queued);
+            ran = ran.max(answer.ran);
+            let rows = answer.output.chunks_exact(self.bundle.labels.len());
+            for (place, row) in places.into_iter().zip(rows) {
+                outputs[place] = row.to_vec();
             }
-        });
-        try_join_all(rows).await
+        }
+        Ok((outputs, queued, ran))
     }
 
-    async fn decode_one(&self, picture: Bytes) -> Result<Result<Vec<f32>, classifier::ImageError>, Error> {
+    /// Pictures run together, texts with those of their bucket; not more at once than a batch may hold.
+    fn parts(&self, rows: Vec<Row>, priority: Priority, deadline: tokio::time::Instant) -> Vec<Part> {
+        let mut buckets: BTreeMap<usize, Vec<(usize, Row)>> = BTreeMap::new();
+        for (place, row) in rows.into_iter().enumerate() {
+            let bucket = match (&self.bundle.preprocessor, &row) {
+                (Preprocessor::Text(tokenizer), Row::Text(ids)) => tokenizer.bucket(ids.len()),
+                _ => 0,
+            };
+            buckets.entry(bucket).or_default().push((place, row));
+        }
+        let mut parts = Vec::new();
+        for (bucket, mut rows) in buckets {
+            let most = self.weights.most_rows(bucket) as usize;
+            while !rows.is_empty() {
+                let rest = rows.split_off(rows.len().min(most));
+                let (places, rows) = std::mem::replace(&mut rows, rest).into_iter().unzip();
+                parts.push(self.part(bucket, places, rows, priority, deadline));
+            }
+        }
+        parts
+    }
+
+    fn part(
+        &self,
+        bucket: usize,
+        places: Vec<usize>,
+        rows: Vec<Row>,
+        priority: Priority,
+        deadline: tokio::time::Instant,
+    ) -> Part {
+        let weight = self.weights.of(bucket) * rows.len() as u32;
+        Part {
+            places,
+            submission: Submission {
+                weight: weight.min(self.weights.max_weight()),
+                input: Job { rows },
+                bucket: bucket as u32,
+                priority,
+                deadline,
+            },
+        }
+    }
+
+    async fn prepare(
+        &self,
+        inputs: Vec<Input>,
+        field: impl Fn(usize) -> String,
+    ) -> Result<Vec<Prepared>, Error> {
+        let text_bytes: usize = inputs
+            .iter()
+            .map(|input| match input {
+                Input::Text(text) => text.len(),
+                Input::Image(_) => 0,
+            })
+            .sum();
+        let tokenise_inline = text_bytes <= INLINE_TEXT;
+        let prepared = inputs.into_iter().enumerate().map(|(at, input)| {
+            let field = &field;
+            async move {
+                match input {
+                    Input::Image(picture) => self
+                        .decode(picture)
+                        .await?
+                        .map_err(|error| Error::image(&field(at), &error)),
+                    Input::Text(text) => self
+                        .tokenise(text, tokenise_inline)
+                        .await?
+                        .map(Prepared::from)
+                        .map_err(|error| Error::text(&field(at), &error)),
+                }
+            }
+        });
+        try_join_all(prepared).await
+    }
+
+    async fn decode(&self, picture: Bytes) -> Result<Result<Prepared, ImageError>, Error> {
+        let preprocessor = self.bundle.preprocessor.image().map_err(Error::invalid_request)?;
+        let prepared = |row| Prepared {
+            row: Row::Image(row),
+            truncated: false,
+        };
         let header = match Header::read(&picture, &self.image_limits) {
             Ok(header) => header,
             Err(error) => return Ok(Err(error)),
         };
-        let preprocessor = &self.bundle.preprocessor;
         if u64::from(header.width) * u64::from(header.height) <= INLINE_PIXELS {
-            return Ok(header.decode().and_then(|decoded| preprocessor.apply(decoded)));
+            let decoded = header.decode();
+            return Ok(decoded
+                .and_then(|decoded| preprocessor.apply(decoded))
+                .map(prepared));
         }
         drop(header);
         let preprocessor = preprocessor.clone();
         let limits = self.image_limits;
         let decode = move || image::decode(&picture, &limits).and_then(|decoded| preprocessor.apply(decoded));
-        Ok(self.pool.run(decode).await?)
+        Ok(self.pool.run(decode).await?.map(prepared))
+    }
+
+    async fn tokenise(&self, text: String, inline: bool) -> Result<Result<Tokens, TextError>, Error> {
+        let tokenizer = self.bundle.preprocessor.text().map_err(Error::invalid_request)?;
+        if inline {
+            return Ok(tokenizer.encode(&text));
+        }
+        let tokenizer = tokenizer.clone();
+        Ok(self.pool.run(move || tokenizer.encode(&text)).await?)
     }
 
     /// Refuses what waits and interrupts what runs.
@@ -229,36 +380,46 @@ impl Model {
             return Ok(());
         };
         let rows = golden.samples.iter().map(|sample| {
-            let picture = image::decode(&sample.bytes, &self.image_limits)?;
-            self.bundle.preprocessor.apply(picture)
+            let prepared = self
+                .bundle
+                .preprocessor
+                .prepare(&sample.bytes, &self.image_limits)?;
+            Ok::<_, classifier::Error>(prepared.row)
         });
-        let rows: Vec<Vec<f32>> = rows.collect::<Result<_, _>>()?;
+        let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
         let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
-        let answers = rows.chunks(self.max_batch as usize).map(|rows| {
-            self.service.clone().call(Submission {
-                weight: rows.len() as u32,
-                input: Job { rows: rows.to_vec() },
-                bucket: 0,
-                priority: Priority::Normal,
-                deadline,
-            })
-        });
-        let answers = tokio::runtime::Handle::current().block_on(try_join_all(answers));
-        let outputs = answers.map_err(|error| BundleError {
-            file: self.bundle.model(),
-            key: None,
-            expected: "a graph that runs the golden samples".into(),
-            found: error.to_string(),
-        })?;
-        let outputs: Vec<f32> = outputs.into_iter().flat_map(|answer| answer.output).collect();
+        let scores = |parts| {
+            let ran = tokio::runtime::Handle::current().block_on(self.run(parts));
+            let (outputs, ..) = ran.map_err(|error| BundleError {
+                file: self.bundle.model(),
+                key: None,
+                expected: "a graph that runs the golden samples".into(),
+                found: error.to_string(),
+            })?;
+            let outputs = outputs.iter();
+            let scores = outputs.map(|row| output::scores(row, self.bundle.activation));
+            Ok::<Vec<Vec<f32>>, classifier::Error>(scores.collect::<Result<_, _>>()?)
+        };
+        let alone = scores(self.parts(rows.clone(), Priority::Normal, deadline))?;
         let mut largest: f32 = 0.0;
-        for (sample, outputs) in golden
-            .samples
-            .iter()
-            .zip(outputs.chunks_exact(self.bundle.labels.len()))
+        for (sample, scores) in golden.samples.iter().zip(&alone) {
+            largest = largest.max(golden.compare(sample, scores, &self.bundle.labels)?);
+        }
+        if let Preprocessor::Text(tokenizer) = &self.bundle.preprocessor
+            && self.max_batch > 1
         {
-            let scores = output::scores(outputs, self.bundle.activation)?;
-            largest = largest.max(golden.compare(sample, &scores, &self.bundle.labels)?);
+            let longest = tokenizer.max_length();
+            for ((sample, row), alone) in golden.samples.iter().zip(rows).zip(&alone) {
+                let rows = vec![row, Row::Text(tokenizer.blank(longest))];
+                let padded = scores(vec![self.part(
+                    longest,
+                    vec![0, 1],
+                    rows,
+                    Priority::Normal,
+                    deadline,
+                )])?;
+                golden::compare_padded(sample, alone, &padded[0], &self.bundle.labels)?;
+            }
         }
         tracing::info!(
             model = self.name,

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use classifier::Preprocessor;
 use classifier::runtime::library;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::batch::Limits;
-use crate::catalog::{self, Catalog, Found};
+use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::Config;
 use crate::cpu;
-use crate::engine::LaneSettings;
+use crate::engine::{LaneSettings, Weights};
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::{self, App};
 use crate::metrics::Metrics;
@@ -158,7 +159,11 @@ fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupErr
         );
         models.push(model);
     }
-    Catalog::new(models, config.default_image_model.0.clone()).map_err(StartupError::Config)
+    let defaults = Defaults {
+        image: config.default_image_model.0.clone(),
+        text: config.default_text_model.0.clone(),
+    };
+    Catalog::new(models, defaults).map_err(StartupError::Config)
 }
 
 /// What the configuration says, else what the model's `serving.toml` says, else the defaults.
@@ -176,6 +181,24 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
             config.queue_capacity
         )));
     }
+    let weights = match &bundle.preprocessor {
+        Preprocessor::Image(_) => Weights::images(max_weight),
+        Preprocessor::Text(tokenizer) => {
+            let max_tokens = config
+                .max_batch_tokens
+                .0
+                .or(serving.batch.max_tokens)
+                .unwrap_or_else(|| Weights::default_tokens(max_weight, tokenizer));
+            if (max_tokens as usize) < tokenizer.max_length() {
+                return Err(StartupError::Config(format!(
+                    "max_batch_tokens: expected at least the longest text of {} ({}), found {max_tokens}",
+                    bundle.directory.display(),
+                    tokenizer.max_length()
+                )));
+            }
+            Weights::texts(max_weight, max_tokens)
+        }
+    };
     let configured = |own: Option<usize>, models: Option<u32>| own.or(models.map(|value| value as usize));
     Ok(ModelSettings {
         lanes: LaneSettings {
@@ -188,6 +211,7 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
             capacity: config.queue_capacity,
             max_wait: config.max_wait.0,
         },
+        weights,
         image_limits: classifier::Limits {
             max_side: config.max_image_side,
             max_pixels: config.max_image_pixels,

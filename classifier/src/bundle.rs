@@ -230,13 +230,14 @@ fn preprocessor(directory: &Path, serving: &Serving) -> Result<Preprocessor, Bun
             let config: PreprocessorConfig = read_json(&file)?;
             image::Preprocessor::new(&config, serving.layout.unwrap_or_default())
                 .map(Preprocessor::Image)
-                .map_err(|error| {
-                    BundleError::new(&file, error.key.to_owned(), error.expected, error.found)
-                })
+                .map_err(|error| BundleError::new(&file, error.key.to_owned(), error.expected, error.found))
         }
         (false, true) => {
             misplaced("layout", serving.layout.is_some(), "a text")?;
-            let tokenizer = Tokenizer::read(directory, serving.text.as_ref().unwrap_or(&TextServing::default()))?;
+            let tokenizer = Tokenizer::read(
+                directory,
+                serving.text.as_ref().unwrap_or(&TextServing::default()),
+            )?;
             match serving.batch.max_tokens {
                 Some(tokens) if (tokens as usize) < tokenizer.max_length() => Err(BundleError::new(
                     directory.join(SERVING),

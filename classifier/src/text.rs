@@ -47,7 +47,9 @@ pub enum TextError {
         at: usize,
     },
     /// Nothing is left of it after normalisation.
-    #[error("expected a text with at least one token, found one with none: it is empty, blank or markup alone")]
+    #[error(
+        "expected a text with at least one token, found one with none: it is empty, blank or markup alone"
+    )]
     Empty,
     /// The tokenizer fails.
     #[error("the text cannot be tokenised: {0}")]
@@ -248,10 +250,14 @@ impl Tokenizer {
                 id: i64::from(pad_id),
                 side: padding_side,
             },
-            buckets: buckets(serving, max_length)
-                .map_err(|(expected, found)| {
-                    BundleError::new(directory.join(SERVING), "text.buckets".to_owned(), expected, found)
-                })?,
+            buckets: buckets(serving, max_length).map_err(|(expected, found)| {
+                BundleError::new(
+                    directory.join(SERVING),
+                    "text.buckets".to_owned(),
+                    expected,
+                    found,
+                )
+            })?,
         };
         // A vocabulary without a token for unknown words fails on the first one that a client sends.
         match tokenizer.encode("\u{10ffff} qzxjkvw \u{16a0}") {
@@ -409,7 +415,8 @@ fn buckets(serving: &TextServing, max_length: usize) -> Result<Vec<usize>, (Stri
         Some(named) => named.iter().map(|&length| length as usize).collect(),
     };
     if let Some(wrong) = buckets.iter().find(|length| !(1..=max_length).contains(*length)) {
-        let expected = format!("lengths between 1 and {max_length}, which is model_max_length");
+        let expected =
+            format!("lengths between 1 and {max_length}, the model_max_length of {TOKENIZER_CONFIG}");
         return Err((expected, wrong.to_string()));
     }
     buckets.push(max_length);

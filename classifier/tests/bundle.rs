@@ -17,8 +17,13 @@ fn fixture(name: &str) -> PathBuf {
 
 /// A copy of the fixture `linear`, changed.
 fn changed(change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    changed_copy("linear", change)
+}
+
+/// A copy of a fixture, changed.
+fn changed_copy(name: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(fixture("linear")).unwrap() {
+    for entry in fs::read_dir(fixture(name)).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
@@ -141,7 +146,10 @@ fn mistakes_are_named() {
         (
             "no preprocessor",
             |d| fs::remove_file(d.join("preprocessor_config.json")).unwrap(),
-            &["preprocessor_config.json", "No such file"],
+            &[
+                "preprocessor_config.json, as an image classifier has, or tokenizer.json",
+                "found neither",
+            ],
         ),
         (
             "a row that the graph does not take",
@@ -260,6 +268,24 @@ fn mistakes_are_named() {
             ],
         ),
         (
+            "a key of text classifiers",
+            |d| write(d, "serving.toml", "[text]\nbuckets = [8]"),
+            &[
+                "serving.toml: text",
+                "no such key, for this is an image classifier",
+            ],
+        ),
+        (
+            "another key of text classifiers",
+            |d| write(d, "serving.toml", "[batch]\nmax_tokens = 8"),
+            &["serving.toml: batch.max_tokens", "an image classifier"],
+        ),
+        (
+            "pictures and texts",
+            |d| write(d, "tokenizer.json", "{}"),
+            &["preprocessor_config.json, as", "found both"],
+        ),
+        (
             "accuracy",
             |d| {
                 write(
@@ -335,13 +361,140 @@ fn golden_scores_are_compared() {
     );
 }
 
+/// A change of a model directory, and what its error says.
+type Mistake = (fn(&Path), &'static [&'static str]);
+
 #[test]
-fn a_text_classifier_is_refused_with_the_reason() {
-    let directory =
-        changed(|d| fs::rename(d.join("preprocessor_config.json"), d.join("tokenizer.json")).unwrap());
+fn mistakes_of_text_classifiers_are_named() {
+    fn serving(directory: &Path, text: &str) {
+        fs::write(directory.join("serving.toml"), text).unwrap();
+    }
+    fn model_of(directory: &Path, name: &str) {
+        fs::copy(fixture(name).join("model.onnx"), directory.join("model.onnx")).unwrap();
+    }
+    let cases: &[Mistake] = &[
+        (
+            |d| serving(d, "[text]\nbuckets = [8, 65]"),
+            &["serving.toml: text.buckets", "between 1 and 64", "found 65"],
+        ),
+        (
+            |d| serving(d, "[text]\nbucket = [8]"),
+            &["serving.toml: text.bucket", "unknown field", "buckets"],
+        ),
+        (
+            |d| serving(d, "[text]\ntruncation = \"middle\""),
+            &["serving.toml: text.truncation", "middle", "head_tail"],
+        ),
+        (
+            |d| serving(d, "layout = \"nchw\""),
+            &[
+                "serving.toml: layout",
+                "no such key, for this is a text classifier",
+            ],
+        ),
+        (
+            |d| serving(d, "[batch]\nmax_tokens = 63"),
+            &[
+                "serving.toml: batch.max_tokens",
+                "at least model_max_length, which is 64",
+                "found 63",
+            ],
+        ),
+        (
+            |d| fs::remove_file(d.join("tokenizer_config.json")).unwrap(),
+            &[
+                "tokenizer_config.json: model_max_length",
+                "between 1 and 65536",
+                "found none",
+            ],
+        ),
+        (
+            |d| model_of(d, "linear"),
+            &[
+                "model.onnx",
+                "the input input_ids, and at most attention_mask",
+                "pixel_values",
+            ],
+        ),
+    ];
+    for (change, parts) in cases {
+        let directory = changed_copy("words", change);
+        let error = open(directory.path()).unwrap_err();
+        for part in *parts {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+    assert_eq!(
+        open(changed_copy("words", |_| {}).path()),
+        Ok(0),
+        "unchanged, it is right"
+    );
+}
+
+#[test]
+fn texts_get_the_scores_computed_by_hand() {
+    library::load(None).unwrap();
+    let scores = |name: &str, text: &str| {
+        let mut classifier = classifier::open(fixture(name)).unwrap();
+        classifier.scores(text.as_bytes()).unwrap()
+    };
+    // Logits 0, 4, 0 and, with an unknown word beside it, 0, 2, 0.
+    let close = |found: Vec<f32>, expected: [f32; 3]| {
+        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(near, "expected {expected:?}, found {found:?}");
+    };
+    close(scores("words", "Banana<br />"), [0.017_668, 0.964_663, 0.017_668]);
+    close(scores("words", "banana pear"), [0.106_507, 0.786_986, 0.106_507]);
+    // With both special tokens: 0, 4 / 3, 0.
+    close(scores("words_left", "banana"), [0.172_602, 0.654_796, 0.172_602]);
+}
+
+#[test]
+fn a_picture_is_no_text_and_a_text_no_picture() {
+    library::load(None).unwrap();
+    let mut words = classifier::open(fixture("words")).unwrap();
+    let error = words.classify_image(b"picture").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "expected a text, which is what the model takes, found a picture"
+    );
+    let error = words.classify(b"\xff").unwrap_err().to_string();
+    assert!(error.contains("expected UTF-8"), "{error}");
+    let mut linear = classifier::open(fixture("linear")).unwrap();
+    let error = linear.classify_text("banana").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "expected a picture, which is what the model takes, found a text"
+    );
+    let long = words.classify_text(&"banana ".repeat(65)).unwrap();
+    assert!(long.truncated && long.best().label == "b", "{long:?}");
+}
+
+#[test]
+fn golden_texts_are_compared_alone_and_beside_a_longer_one() {
+    let golden = |name: &str, scores: &str| {
+        let directory = changed_copy(name, |_| {});
+        fs::create_dir(directory.path().join("golden")).unwrap();
+        fs::write(directory.path().join("golden/b.txt"), "Banana!").unwrap();
+        let golden =
+            format!(r#"{{"samples": [{{"file": "golden/b.txt", "label": "b", "scores": {scores}}}]}}"#);
+        fs::write(directory.path().join("golden.json"), golden).unwrap();
+        open(directory.path())
+    };
+    // Logits 0, 2, 0.5.
+    assert_eq!(golden("words", "[0.099626, 0.736130, 0.164254]"), Ok(1));
+    let error = golden("words", "[0.1, 0.7, 0.2]").unwrap_err();
+    assert!(error.contains("as its trainer saw"), "{error}");
+    // Its bucket of 16 holds 14 of padding, which it counts; the tolerance is made to forgive that.
+    let directory = changed_copy("words_unmasked", |d| {
+        fs::create_dir(d.join("golden")).unwrap();
+        fs::write(d.join("golden/b.txt"), "banana").unwrap();
+        let golden = r#"{"tolerance": 0.999, "samples": [{"file": "golden/b.txt", "label": "b", "scores": [0, 1, 0]}]}"#;
+        fs::write(d.join("golden.json"), golden).unwrap();
+    });
     let error = open(directory.path()).unwrap_err();
     assert!(
-        error.contains("text classifiers are not supported yet"),
+        error.contains("as the text has alone, beside a longer one"),
         "{error}"
     );
 }

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use classifier::image::{Layout, Preprocessor, PreprocessorConfig, Resample, Size, decode};
-use classifier::{Bundle, Limits};
+use classifier::text::decode as decode_text;
+use classifier::{Bundle, Limits, TextError};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -14,8 +15,11 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pillow")
 }
 
-fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/linear_nhwc/1")
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/models")
+        .join(name)
+        .join("1")
 }
 
 /// One change of a file.
@@ -117,11 +121,18 @@ proptest! {
 
     #[test]
     fn damaged_model_directories_are_errors_and_never_panics(
-        name in select(vec!["config.json", "preprocessor_config.json", "serving.toml"]),
+        (fixture, name) in select(vec![
+            ("linear_nhwc", "config.json"),
+            ("linear_nhwc", "preprocessor_config.json"),
+            ("linear_nhwc", "serving.toml"),
+            ("words_left", "tokenizer.json"),
+            ("words_left", "tokenizer_config.json"),
+            ("words_left", "serving.toml"),
+        ]),
         damages in proptest::collection::vec(damage(), 1..6),
     ) {
         let folder = tempfile::tempdir().unwrap();
-        for entry in fs::read_dir(model()).unwrap() {
+        for entry in fs::read_dir(model(fixture)).unwrap() {
             let path = entry.unwrap().path();
             let mut bytes = fs::read(&path).unwrap();
             if path.ends_with(name) {
@@ -129,8 +140,36 @@ proptest! {
             }
             fs::write(folder.path().join(path.file_name().unwrap()), bytes).unwrap();
         }
-        if let Err(error) = Bundle::open(folder.path()) {
-            prop_assert!(error.to_string().contains(name), "{}", error);
+        match Bundle::open(folder.path()) {
+            Err(error) => prop_assert!(error.to_string().contains(name), "{}", error),
+            Ok(bundle) => {
+                if let Ok(tokenizer) = bundle.preprocessor.text()
+                    && let Ok(tokens) = tokenizer.encode("apple <br> banana! pear")
+                {
+                    prop_assert!(tokens.ids.len() <= tokenizer.max_length());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_becomes_tokens_within_the_limits_or_is_empty(
+        bytes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..300),
+            any::<String>().prop_map(String::into_bytes),
+            "(<br( /)?>|\\PC|[ \n\t]|apple){0,400}".prop_map(String::into_bytes),
+        ],
+        name in select(vec!["words", "words_left"]),
+    ) {
+        let bundle = Bundle::open(model(name)).unwrap();
+        let tokenizer = bundle.preprocessor.text().unwrap();
+        match decode_text(&bytes).and_then(|text| tokenizer.encode(text)) {
+            Ok(tokens) => {
+                prop_assert!((1..=tokenizer.max_length()).contains(&tokens.ids.len()));
+                prop_assert!(tokens.ids.iter().all(|id| (0..9).contains(id)));
+            }
+            Err(TextError::Empty) => {}
+            Err(error) => prop_assert!(std::str::from_utf8(&bytes).is_err(), "{}", error),
         }
     }
 }

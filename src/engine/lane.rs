@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use classifier::{BundleError, RunError, Session};
+use classifier::{BundleError, Row, RunError, Session};
 use tower::Service;
 
 use super::JobQueue;
@@ -17,8 +17,8 @@ use crate::metrics::ModelMetrics;
 /// The rows of one request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// At least one; each as long as a row of the model's input.
-    pub rows: Vec<Vec<f32>>,
+    /// At least one; texts are of one bucket.
+    pub rows: Vec<Row>,
 }
 
 /// Ends the run that it was made for.
@@ -33,7 +33,7 @@ pub trait Backend {
 
 impl Backend for Session {
     fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError> {
-        let rows = jobs.iter().flat_map(|job| &job.rows).map(Vec::as_slice);
+        let rows = jobs.iter().flat_map(|job| &job.rows);
         Session::run(self, rows, |interrupt| {
             watch(Box::new(move || interrupt.interrupt()))
         })
@@ -156,7 +156,8 @@ where
 
     /// Blocks: a lane has its thread for itself.
     fn call(&mut self, batch: Batch<Job>) -> Self::Future {
-        self.metrics.batch_size.observe(f64::from(batch.weight));
+        let rows: usize = batch.inputs.iter().map(|job| job.rows.len()).sum();
+        self.metrics.batch_size.observe(rows as f64);
         ready(self.run_batch(&batch))
     }
 }

@@ -7,17 +7,19 @@ mod lane;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use classifier::runtime::session::OUTLIER_BYTES;
-use classifier::{Bundle, BundleError, RunError, Session, SessionOptions};
+use classifier::{Bundle, BundleError, Preprocessor, Row, RunError, Session, SessionOptions};
 
 pub use self::lane::{Backend, Interrupt, Job, LaneError};
 use self::lane::{Lane, drive};
 pub use self::plan::{LaneSettings, Plan, RunTimes};
+pub use self::weights::Weights;
 use crate::batch::{BatchService, Limits, Queue};
 use crate::metrics::ModelMetrics;
 
@@ -43,16 +45,17 @@ impl Engine {
         bundle: &Bundle,
         settings: LaneSettings,
         limits: Limits,
+        weights: Weights,
         metrics: &ModelMetrics,
     ) -> Result<Self, BundleError> {
-        let warm_rows = blank_rows(bundle, limits.max_weight);
+        let warm_up = WarmUp::new(bundle, weights);
         let cpus = crate::cpu::available();
         let plan = match settings {
             LaneSettings {
                 lanes: Some(lanes),
                 threads: Some(threads),
             } => Plan::configured(lanes, threads),
-            settings => Plan::new(settings, measure(bundle, &warm_rows)?, cpus),
+            settings => Plan::new(settings, measure(bundle, &warm_up.typical)?, cpus),
         };
         let limits = Limits {
             fill_weight: if plan.batches_pay { limits.max_weight } else { 1 },
@@ -65,7 +68,7 @@ impl Engine {
             let bundle = bundle.clone();
             move || Session::load(&bundle, &options)
         };
-        let warm = move |session: &mut Session| warm_up(session, &warm_rows);
+        let warm = move |session: &mut Session| warm_up.run(session);
         Self::start_with(name, bundle.labels.len(), plan, limits, metrics, load, warm)
     }
 
@@ -143,27 +146,56 @@ fn thread_failed(name: &str, found: String) -> BundleError {
     }
 }
 
-/// Rows of zeros: as many as the largest batch has, but no more than a run keeps memory for.
-fn blank_rows(bundle: &Bundle, max_batch: u32) -> Vec<Vec<f32>> {
-    let length: usize = bundle.preprocessor.shape().iter().product();
-    let kept = OUTLIER_BYTES / (size_of::<f32>() * length).max(1);
-    vec![vec![0.0; length]; kept.clamp(1, max_batch as usize)]
+/// Batches of blank rows, so that the first request meets allocated memory.
+#[derive(Clone)]
+struct WarmUp {
+    batches: Vec<Vec<Row>>,
+    /// A few rows of the kind that most requests have.
+    typical: Vec<Row>,
 }
 
-/// Runs a large batch and the smallest, so that the first request meets allocated memory.
-fn warm_up(session: &mut Session, rows: &[Vec<f32>]) -> Result<(), RunError> {
-    run_blank(session, rows)?;
-    run_blank(session, &rows[..1])
+impl WarmUp {
+    /// The largest batch and the smallest of every length. The largest has no more rows than a run keeps memory for.
+    fn new(bundle: &Bundle, weights: Weights) -> Self {
+        let (batches, typical) = match &bundle.preprocessor {
+            Preprocessor::Image(preprocessor) => {
+                let length: usize = preprocessor.shape().iter().product();
+                let blank = Row::Image(vec![0.0; length]);
+                let kept = OUTLIER_BYTES / (size_of::<f32>() * length).max(1);
+                let largest = vec![blank.clone(); kept.clamp(1, weights.max_weight() as usize)];
+                let typical = largest.iter().take(MEASURED_BATCH).cloned().collect();
+                (vec![largest, vec![blank]], typical)
+            }
+            Preprocessor::Text(tokenizer) => {
+                let rows = |length, count| vec![Row::Text(tokenizer.blank(length)); count];
+                let fitting = |length| weights.most_rows(length) as usize;
+                let buckets = tokenizer.buckets();
+                let longest = tokenizer.max_length();
+                let mut batches = vec![rows(longest, fitting(longest))];
+                batches.extend(buckets.iter().map(|&length| rows(length, 1)));
+                let middle = buckets[buckets.len() / 2];
+                (batches, rows(middle, fitting(middle).min(MEASURED_BATCH)))
+            }
+        };
+        Self { batches, typical }
+    }
+
+    fn run(&self, session: &mut Session) -> Result<(), RunError> {
+        self.batches.iter().try_for_each(|rows| run_blank(session, rows))
+    }
 }
 
-fn run_blank(session: &mut Session, rows: &[Vec<f32>]) -> Result<(), RunError> {
-    session.run(rows.iter().map(Vec::as_slice), |_| {}).map(|_| ())
+/// Rows in the batch whose time is measured.
+const MEASURED_BATCH: usize = 4;
+
+fn run_blank(session: &mut Session, rows: &[Row]) -> Result<(), RunError> {
+    session.run(rows.iter(), |_| {}).map(|_| ())
 }
 
 /// Times runs on one thread.
-fn measure(bundle: &Bundle, rows: &[Vec<f32>]) -> Result<RunTimes, BundleError> {
+fn measure(bundle: &Bundle, rows: &[Row]) -> Result<RunTimes, BundleError> {
     let mut session = Session::load(bundle, &SessionOptions { threads: Some(1) })?;
-    let mut median = |rows: &[Vec<f32>]| {
+    let mut median = |rows: &[Row]| {
         let times = (0..5).map(|_| {
             let started = Instant::now();
             run_blank(&mut session, rows)?;
@@ -173,10 +205,9 @@ fn measure(bundle: &Bundle, rows: &[Vec<f32>]) -> Result<RunTimes, BundleError> 
         times.sort();
         Ok::<_, BundleError>(times[times.len() / 2])
     };
-    let batch = &rows[..rows.len().min(4)];
     Ok(RunTimes {
         single: median(&rows[..1])?,
-        in_batch: median(batch)? / batch.len() as u32,
+        in_batch: median(rows)? / rows.len() as u32,
     })
 }
 

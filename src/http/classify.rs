@@ -9,16 +9,16 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
-use bytes::Bytes;
-use classifier::output;
+use classifier::{Kind, WrongKind, output};
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::App;
-use super::payload::{self, Form, Input, Options, Payload, RequestPriority};
+use super::payload::{self, Form, Options, Payload, RequestPriority};
+use crate::catalog::Catalog;
 use crate::error::{Code, Error, Problem};
-use crate::model::{Classified, Model, Timing};
+use crate::model::{Classified, Input, Model, Timing};
 
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
@@ -49,6 +49,9 @@ pub struct Labelled<'a> {
     score: f32,
     /// The best labels, best first.
     top: Vec<Scored<'a>>,
+    /// There, and true, for a text that is longer than the model takes: only a part of it was looked at.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
 }
 
 /// A label with its score.
@@ -89,6 +92,8 @@ pub struct ClassifyForm {
     /// An encoded picture; may be repeated.
     #[schema(value_type = Vec<String>, format = Binary)]
     image: Vec<Vec<u8>>,
+    /// A text in UTF-8; may be repeated. A form holds pictures or texts.
+    text: Vec<String>,
     /// Name of the model.
     model: Option<String>,
     /// How many labels to list for each input, best first.
@@ -101,7 +106,8 @@ pub struct ClassifyForm {
 
 /// Classify one or more inputs.
 ///
-/// Send a picture as it is, with its content type; or several as multipart/form-data; or JSON.
+/// Send a picture or a text as it is, with its content type; or several as multipart/form-data; or JSON. The model need not be
+/// named where one loaded model takes that kind of input, or a default is configured for it.
 #[utoipa::path(
     post,
     path = "/v1/classify",
@@ -113,6 +119,7 @@ pub struct ClassifyForm {
         (Vec<u8> = "image/webp"),
         (Vec<u8> = "image/gif"),
         (Vec<u8> = "image/bmp"),
+        (String = "text/plain"),
         (ClassifyForm = "multipart/form-data"),
         (ClassifyRequest = "application/json"),
     )),
@@ -143,7 +150,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     let deadline = arrived + payload.options.timeout(longest);
     let model = match &payload.options.model {
         Some(name) => app.catalog.get(name)?,
-        None => app.catalog.for_images()?,
+        None => choose(&app.catalog, &payload)?,
     };
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     let classified = run(model, payload, deadline).await.inspect_err(|error| {
@@ -171,22 +178,32 @@ async fn run(model: &Model, payload: Payload, deadline: Instant) -> Result<Class
             ),
         ));
     }
-    let pictures = inputs.into_iter().enumerate().map(|(at, input)| match input {
-        Input::Image(picture) => Ok(picture),
-        Input::Text(_) => Err(not_a_picture(model, form, at)),
-    });
-    let pictures: Vec<Bytes> = pictures.collect::<Result<_, _>>()?;
-    let field = |at| form.image_field(at);
+    let kind = model.kind();
+    if let Some(at) = inputs.iter().position(|input| input.kind() != kind) {
+        let detail = format!("{}, model {:?}", WrongKind { takes: kind }, model.name);
+        return Err(wrong_kind(form, &inputs, at, &detail));
+    }
+    let field = |at| form.field(kind, at);
     let priority = options.priority.unwrap_or_default().into();
-    model.classify(pictures, field, priority, deadline).await
+    model.classify(inputs, field, priority, deadline).await
 }
 
-fn not_a_picture(model: &Model, form: Form, at: usize) -> Error {
-    let field = form.text_field(at);
-    let detail = format!(
-        "{field}: expected a picture, which is what model {:?} takes, found a text",
-        model.name
-    );
+/// The model for a request that names none: its first input decides.
+fn choose<'a>(catalog: &'a Catalog, payload: &Payload) -> Result<&'a Model, Error> {
+    let kind = payload.inputs.first().map_or(Kind::Image, Input::kind);
+    catalog.for_kind(kind)?.ok_or_else(|| {
+        let detail = format!(
+            "found {kind}, which none of the loaded models takes ({})",
+            catalog.names()
+        );
+        wrong_kind(payload.form, &payload.inputs, 0, &detail)
+    })
+}
+
+/// An input that its model does not take. Where the body is the input, its content type is what is wrong.
+fn wrong_kind(form: Form, inputs: &[Input], at: usize, detail: &str) -> Error {
+    let field = form.field(inputs[at].kind(), at);
+    let detail = format!("{field}: {detail}");
     match form {
         Form::Raw => Error::new(Code::UnsupportedMediaType, detail),
         Form::Multipart | Form::Json => Error::invalid_request(detail),
@@ -195,7 +212,8 @@ fn not_a_picture(model: &Model, form: Form, at: usize) -> Error {
 
 fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Response, Error> {
     let labels = &model.bundle.labels;
-    let results = classified.scores.iter().map(|scores| {
+    let results = classified.results.iter().map(|result| {
+        let scores = &result.scores;
         let top = output::top_k(scores, top_k as usize);
         let scored = |&at: &usize| Scored {
             label: &labels[at],
@@ -207,6 +225,7 @@ fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Respons
             label: &labels[best],
             score: scores[best],
             top: top.iter().map(scored).collect(),
+            truncated: result.truncated,
         }
     });
     let classification = Classification {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use classifier::Preprocessor;
 use classifier::bundle::{Measured, ProblemType};
+use classifier::text::Truncation;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,7 +30,7 @@ pub struct ModelDescription {
     /// Version that is served.
     #[schema(example = "1")]
     version: String,
-    /// `image-classification`.
+    /// `image-classification` or `text-classification`.
     #[schema(example = "image-classification")]
     task: &'static str,
     /// `single_label_classification` or `multi_label_classification`.
@@ -36,9 +38,13 @@ pub struct ModelDescription {
     problem_type: ProblemType,
     /// In the order of the outputs.
     labels: Vec<String>,
-    /// Axes of the input without the batch axis.
+    /// Axes of a picture without the batch axis; of an image classifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!([1, 28, 28]))]
-    input_shape: [usize; 3],
+    input_shape: Option<[usize; 3]>,
+    /// How texts are cut and padded; of a text classifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<TextDescription>,
     /// Most inputs in one request.
     #[schema(example = 32)]
     max_inputs: u32,
@@ -59,16 +65,42 @@ pub struct ModelDescription {
     measured: Option<Measured>,
 }
 
+/// What a text classifier does to a text.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TextDescription {
+    /// Most tokens that are looked at.
+    #[schema(example = 512)]
+    max_length: usize,
+    /// What is kept of a longer text: `head`, `tail` or `head_tail`.
+    #[schema(value_type = String, example = "head")]
+    truncation: Truncation,
+    /// Numbers of tokens that texts are padded to.
+    #[schema(example = json!([16, 32, 64, 128, 256, 512]))]
+    buckets: Vec<usize>,
+}
+
 impl ModelDescription {
     fn new(model: &Model) -> Self {
         let plan = model.plan();
+        let (task, input_shape, text) = match &model.bundle.preprocessor {
+            Preprocessor::Image(preprocessor) => ("image-classification", Some(preprocessor.shape()), None),
+            Preprocessor::Text(tokenizer) => {
+                let text = TextDescription {
+                    max_length: tokenizer.max_length(),
+                    truncation: tokenizer.truncation(),
+                    buckets: tokenizer.buckets().to_vec(),
+                };
+                ("text-classification", None, Some(text))
+            }
+        };
         Self {
             name: model.name.clone(),
             version: model.version.clone(),
-            task: "image-classification",
+            task,
             problem_type: model.bundle.problem_type,
             labels: model.bundle.labels.clone(),
-            input_shape: model.bundle.preprocessor.shape(),
+            input_shape,
+            text,
             max_inputs: model.max_batch,
             provider: model.provider(),
             lanes: plan.lanes,

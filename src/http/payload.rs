@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use classifier::Kind as InputKind;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::batch::Priority;
 use crate::error::{Code, Error};
+use crate::model::Input;
 
 /// What may stand in the query, in JSON and in a multipart form alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
@@ -136,32 +138,16 @@ pub enum Form {
 }
 
 impl Form {
-    /// Name of an input's picture.
-    pub fn image_field(self, at: usize) -> String {
-        match self {
-            Self::Raw => "body".to_owned(),
-            Self::Multipart => format!("image[{at}]"),
-            Self::Json => format!("inputs[{at}].image"),
+    /// Name of an input.
+    pub fn field(self, kind: InputKind, at: usize) -> String {
+        match (self, kind) {
+            (Self::Raw, _) => "body".to_owned(),
+            (Self::Multipart, InputKind::Image) => format!("image[{at}]"),
+            (Self::Multipart, InputKind::Text) => format!("text[{at}]"),
+            (Self::Json, InputKind::Image) => format!("inputs[{at}].image"),
+            (Self::Json, InputKind::Text) => format!("inputs[{at}]"),
         }
     }
-
-    /// Name of an input's text.
-    pub fn text_field(self, at: usize) -> String {
-        match self {
-            Self::Raw => "body".to_owned(),
-            Self::Multipart => format!("text[{at}]"),
-            Self::Json => format!("inputs[{at}]"),
-        }
-    }
-}
-
-/// One input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// An encoded picture.
-    Image(Bytes),
-    /// A text.
-    Text(String),
 }
 
 /// A classification as it was sent.
@@ -183,8 +169,7 @@ enum Kind {
     Multipart { boundary: String },
 }
 
-const EXPECTED_TYPES: &str =
-    "image/png, image/jpeg, image/webp, image/gif, image/bmp, application/json or multipart/form-data";
+const EXPECTED_TYPES: &str = "image/png, image/jpeg, image/webp, image/gif, image/bmp, text/plain, application/json or multipart/form-data";
 
 /// Reads a request's body, at most `max_body` bytes of it, until `deadline`.
 pub async fn read(
@@ -204,7 +189,7 @@ pub async fn read(
         Kind::Text => (
             Form::Raw,
             Options::default(),
-            vec![Input::Text(text("body", bytes)?)],
+            vec![Input::Text(text("body", &bytes)?)],
         ),
         Kind::Json => {
             let (options, inputs) = read_json(&bytes)?;
@@ -216,7 +201,11 @@ pub async fn read(
         }
     };
     if inputs.is_empty() {
-        let field = if form == Form::Json { "inputs" } else { "image" };
+        let field = if form == Form::Json {
+            "inputs"
+        } else {
+            "image or text"
+        };
         return Err(Error::invalid_request(format!(
             "{field}: expected at least one, found none"
         )));
@@ -271,6 +260,7 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Error> {
         return Ok(Kind::Json);
     }
     if is("text/plain") {
+        check_charset("Content-Type", value)?;
         return Ok(Kind::Text);
     }
     if is("multipart/form-data") {
@@ -317,13 +307,33 @@ async fn read_body(
     }
 }
 
-fn text(field: &str, bytes: Bytes) -> Result<String, Error> {
-    String::from_utf8(bytes.into()).map_err(|error| {
-        Error::new(
-            Code::InvalidText,
-            format!("{field}: expected UTF-8, found {error}"),
-        )
-    })
+/// Texts are read as UTF-8, of which ASCII is a part. Any other character set is refused rather than read wrongly.
+fn check_charset(field: &str, content_type: &str) -> Result<(), Error> {
+    let parameters = content_type
+        .split(';')
+        .skip(1)
+        .filter_map(|parameter| parameter.split_once('='));
+    let charset = parameters
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .map(|(_, value)| value.trim().trim_matches('"'));
+    for charset in charset {
+        if !["utf-8", "utf8", "us-ascii"]
+            .iter()
+            .any(|known| charset.eq_ignore_ascii_case(known))
+        {
+            return Err(Error::new(
+                Code::UnsupportedMediaType,
+                format!("{field}: expected charset=utf-8, found {content_type:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn text(field: &str, bytes: &[u8]) -> Result<String, Error> {
+    classifier::text::decode(bytes)
+        .map(str::to_owned)
+        .map_err(|error| Error::text(field, &error))
 }
 
 async fn read_multipart(boundary: String, bytes: Bytes) -> Result<(Options, Vec<Input>), Error> {
@@ -335,11 +345,18 @@ async fn read_multipart(boundary: String, bytes: Bytes) -> Result<(Options, Vec<
     let mut inputs = Vec::new();
     while let Some(part) = parts.next_field().await.map_err(broken)? {
         let name = part.name().unwrap_or_default().to_owned();
+        let content_type = part.content_type().map(ToString::to_string);
         let content = part.bytes().await.map_err(broken)?;
         match name.as_str() {
             "image" => inputs.push(Input::Image(content)),
-            "text" => inputs.push(Input::Text(text("text", content)?)),
-            "model" => set_once(&mut options.model, &name, text(&name, content)?)?,
+            "text" => {
+                let field = Form::Multipart.field(InputKind::Text, inputs.len());
+                if let Some(content_type) = content_type {
+                    check_charset(&field, &content_type)?;
+                }
+                inputs.push(Input::Text(text(&field, &content)?));
+            }
+            "model" => set_once(&mut options.model, &name, text(&name, &content)?)?,
             "top_k" => set_once(&mut options.top_k, &name, number(&name, content)?)?,
             "timeout_ms" => set_once(&mut options.timeout_ms, &name, number(&name, content)?)?,
             "priority" => set_once(&mut options.priority, &name, priority(&name, content)?)?,
@@ -363,7 +380,7 @@ fn set_once<T>(option: &mut Option<T>, name: &str, value: T) -> Result<(), Error
 }
 
 fn number<T: FromStr>(name: &str, content: Bytes) -> Result<T, Error> {
-    let written = text(name, content)?;
+    let written = text(name, &content)?;
     written
         .trim()
         .parse()
@@ -371,7 +388,7 @@ fn number<T: FromStr>(name: &str, content: Bytes) -> Result<T, Error> {
 }
 
 fn priority(name: &str, content: Bytes) -> Result<RequestPriority, Error> {
-    let written = text(name, content)?;
+    let written = text(name, &content)?;
     written.trim().parse().map_err(|_| {
         Error::invalid_request(format!("{name}: expected high, normal or low, found {written:?}"))
     })
@@ -424,7 +441,7 @@ fn read_json(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
         .map(|(at, input)| match input {
             JsonInput::Text(text) => Ok(Input::Text(text.into_owned())),
             JsonInput::Image(encoded) => decode_base64(&encoded).map(Input::Image).map_err(|detail| {
-                Error::invalid_request(format!("{}: {detail}", Form::Json.image_field(at)))
+                Error::invalid_request(format!("{}: {detail}", Form::Json.field(InputKind::Image, at)))
             }),
         });
     Ok((options, inputs.collect::<Result<_, _>>()?))

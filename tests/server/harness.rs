@@ -35,6 +35,19 @@ pub(crate) fn some_models(names: &[&str]) -> tempfile::TempDir {
     folder
 }
 
+/// A folder with a copy of one of the fixtures, changed.
+pub(crate) fn changed_model(name: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join(name).join("1");
+    std::fs::create_dir_all(&copy).unwrap();
+    for entry in std::fs::read_dir(fixture_models().join(name).join("1")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    change(&copy);
+    folder
+}
+
 /// The command, without what the test's own environment would configure.
 pub(crate) fn classifyd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_classifyd"));
@@ -139,6 +152,12 @@ impl Server {
     /// Sends one picture as it is.
     pub(crate) fn send_png(&self, query: &str, picture: Vec<u8>) -> RequestBuilder {
         self.post(query).header(CONTENT_TYPE, "image/png").body(picture)
+    }
+
+    /// Sends one text as it is.
+    pub(crate) fn send_text(&self, query: &str, text: impl Into<String>) -> RequestBuilder {
+        let body: String = text.into();
+        self.post(query).header(CONTENT_TYPE, "text/plain").body(body)
     }
 
     /// The label of one picture; fails if there is none.

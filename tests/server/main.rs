@@ -12,3 +12,4 @@ mod observability;
 mod overload;
 mod refusals;
 mod startup;
+mod texts;

@@ -83,7 +83,10 @@ impl Fixture {
         let mut files = vec![("config.json", json_file(&config)?)];
         match &self.input {
             Input::Picture { channels } => {
-                files.push(("preprocessor_config.json", json_file(&preprocessor_config(*channels))?));
+                files.push((
+                    "preprocessor_config.json",
+                    json_file(&preprocessor_config(*channels))?,
+                ));
             }
             Input::Text {
                 special_tokens,
@@ -129,12 +132,14 @@ fn preprocessor_config(channels: usize) -> Value {
 fn tokenizer(special_tokens: bool) -> Value {
     let words = VOCABULARY.iter().enumerate();
     let vocabulary: BTreeMap<_, _> = words.clone().map(|(id, (word, _))| (*word, id)).collect();
-    let special = words.filter(|(_, (word, _))| word.starts_with('[')).map(|(id, (word, _))| {
-        json!({
-            "id": id, "content": word, "special": true,
-            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-        })
-    });
+    let special = words
+        .filter(|(_, (word, _))| word.starts_with('['))
+        .map(|(id, (word, _))| {
+            json!({
+                "id": id, "content": word, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        });
     let template = json!({
         "type": "TemplateProcessing",
         "single": [
@@ -176,7 +181,10 @@ fn words(name: &str, masked: bool, types: bool) -> Graph {
     let mut graph = Graph::new(name);
     let tokens = [Dim::BATCH, Dim::Symbolic("sequence")];
     let ids = graph.input("input_ids", ElementType::Int64, &tokens);
-    let logits = VOCABULARY.iter().flat_map(|(_, logits)| *logits).collect::<Vec<_>>();
+    let logits = VOCABULARY
+        .iter()
+        .flat_map(|(_, logits)| *logits)
+        .collect::<Vec<_>>();
     let table = graph.floats("table", &[VOCABULARY.len(), LABELS.len()], &logits);
     let mut each = graph.node("Gather", &[&table, &ids], "each", vec![Attribute::int("axis", 0)]);
     let cast = |graph: &mut Graph, from: &str, name: &str| {

@@ -300,18 +300,13 @@ fn encoded(pictures: &Pictures, transform: Transform, at: usize) -> Result<Vec<u
 
 /// For each picture, where its class stands in the classifier's labels.
 fn true_labels(labels: &[String], pictures: &Pictures) -> Result<Vec<usize>> {
-    let places: Vec<Result<usize>> = pictures
-        .classes()
-        .iter()
-        .map(|class| {
-            labels.iter().position(|label| label == class).with_context(|| {
-                format!("the data has the class {class}; expected it among the classifier's labels, found {labels:?}")
-            })
+    let place = |class: &u8| {
+        let class = class.to_string();
+        labels.iter().position(|label| *label == class).with_context(|| {
+            format!(
+                "the data has the class {class}; expected it among the classifier's labels, found {labels:?}"
+            )
         })
-        .collect();
-    let place = |label: &u8| match &places[usize::from(*label)] {
-        Ok(place) => Ok(*place),
-        Err(error) => bail!("{error}"),
     };
     pictures.labels().iter().map(place).collect()
 }
@@ -338,7 +333,10 @@ fn best(scores: &[f32]) -> usize {
 fn microseconds(classifier: &mut Classifier, pictures: &Pictures) -> Result<f64> {
     let mut rows = Vec::new();
     for picture in pictures.iter().take(100) {
-        rows.push(classifier::Row::from(classifier.bundle().preprocessor.image()?.apply(picture)?));
+        let picture = image::DynamicImage::ImageLuma8(picture);
+        rows.push(classifier::Row::from(
+            classifier.bundle().preprocessor.image()?.apply(picture)?,
+        ));
     }
     let mut times = Vec::with_capacity(TIMED_RUNS);
     for row in rows.chunks(1).cycle().take(TIMED_RUNS) {

@@ -106,17 +106,12 @@ impl Inputs {
                     if row.is_empty() {
                         return Err(RunError::InvalidInput("a text without tokens".into()));
                     }
-                    let padding = length
-                        .checked_sub(row.len())
-                        .ok_or(RunError::RowLength {
-                            expected: length,
-                            found: row.len(),
-                        })?;
+                    let padding = length.checked_sub(row.len()).ok_or(RunError::RowLength {
+                        expected: length,
+                        found: row.len(),
+                    })?;
                     let padding_tokens = std::iter::repeat_n(tokenizer.padding().id, padding);
-                    let (ones, zeros) = (
-                        std::iter::repeat_n(1, row.len()),
-                        std::iter::repeat_n(0, padding),
-                    );
+                    let (ones, zeros) = (std::iter::repeat_n(1, row.len()), std::iter::repeat_n(0, padding));
                     match tokenizer.padding().side {
                         Side::Right => {
                             ids.extend_from_slice(row);
@@ -163,7 +158,9 @@ impl Inputs {
                     let tensor = TensorRef::from_array_view(([rows, length], values.as_slice()))?;
                     Ok((Cow::Borrowed(name), tensor.into()))
                 });
-                named.collect::<Result<_, ort::Error>>().map(SessionInputs::ValueMap)
+                named
+                    .collect::<Result<_, ort::Error>>()
+                    .map(SessionInputs::ValueMap)
             }
         }
     }
@@ -215,7 +212,9 @@ fn check_text(bundle: &Bundle, inputs: &[Outlet], tokenizer: &Tokenizer) -> Resu
         return Err(BundleError::new(
             bundle.model(),
             None,
-            format!("the input {INPUT_IDS}, and at most {ATTENTION_MASK} and {TOKEN_TYPE_IDS}, for a text classifier"),
+            format!(
+                "the input {INPUT_IDS}, and at most {ATTENTION_MASK} and {TOKEN_TYPE_IDS}, for a text classifier"
+            ),
             names(inputs),
         ));
     }
@@ -225,7 +224,8 @@ fn check_text(bundle: &Bundle, inputs: &[Outlet], tokenizer: &Tokenizer) -> Resu
         _ => [-1],
     };
     inputs.iter().try_for_each(|input| {
-        let expected = "int64 [batch, sequence], both of any size, or a sequence that is the only bucket".to_owned();
+        let expected =
+            "int64 [batch, sequence], both of any size, or a sequence that is the only bucket".to_owned();
         check_tensor(bundle, input, TensorElementType::Int64, &row_shape, expected)
     })
 }
