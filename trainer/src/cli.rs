@@ -19,7 +19,7 @@ use tch::Device;
 
 use crate::{
     data::{self, DataSet},
-    evaluate::{self, evaluate_remote},
+    evaluate::{self, TestPictures, evaluate_remote},
     export::{self, Trained},
     network::{self, Precision},
     optimizer::Rule,
@@ -383,7 +383,11 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         None => own_set(&args.directory)?,
     };
     let test = set.open(&args.data.directory(set)?)?.test;
-    let measured = evaluate::evaluate(&args.directory, &test, args.transform)?;
+    let samples = TestPictures {
+        pictures: &test,
+        transform: args.transform,
+    };
+    let measured = evaluate::evaluate(&args.directory, &samples)?;
     print!("{}", measured.evaluation.table());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
@@ -392,7 +396,7 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(url, &args.directory, &test, args.transform, &measured.scores)?;
+    let remote = evaluate_remote(url, &args.directory, &samples, &measured.scores)?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,

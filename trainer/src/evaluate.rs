@@ -1,342 +1,286 @@
-//! A model directory on test pictures, through `classifier`, as the server runs it.
+//! A model directory on labelled samples, through `classifier`, as the server runs it.
 
-use std::{fmt::Write as _, path::Path, time::Instant};
+mod metrics;
+mod remote;
+mod table;
+
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
-use classifier::Classifier;
+use classifier::{Classifier, Limits, bundle::ProblemType};
 use serde::{Deserialize, Serialize};
 
-use crate::{data::Pictures, parallel::in_parallel, transform::Transform};
+use crate::{data::Pictures, parallel::in_parallel, progress::Bar, transform::Transform};
+pub use metrics::{CALIBRATION_BINS, Calibration, CalibrationBin, Class, Figures};
+pub use remote::{Remote, evaluate_remote};
 
 /// Decides where canvases put their digits; fixed, so that figures can be compared.
 const CANVAS_SEED: u64 = 1;
+/// Samples whose runs are timed.
+const TIMED_SAMPLES: usize = 100;
 /// Runs of the graph whose median time is reported.
 const TIMED_RUNS: usize = 1000;
+/// How many of the slowest and of the most wrong samples are reported.
+const REMARKABLE: usize = 5;
+/// Samples that looked slowest, for each that is reported: they are measured again, alone.
+const SUSPECTS: usize = 4;
+/// How often.
+const SUSPECT_RUNS: usize = 5;
+
+/// A sample as it would be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The bytes of an image file.
+    Picture(Vec<u8>),
+    /// A text.
+    Text(String),
+}
+
+impl Input {
+    /// As they stand in a file.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Picture(bytes) => bytes,
+            Self::Text(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// Samples whose labels are known.
+pub trait Labelled: Sync {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a sample is called, in the plural.
+    fn unit(&self) -> &'static str {
+        "pictures"
+    }
+
+    /// What is done to every sample first.
+    fn transform(&self) -> Transform {
+        Transform::None
+    }
+
+    /// What to call one of them: a file's name, or a place in a published split.
+    fn name(&self, at: usize) -> String;
+
+    /// Its true label.
+    fn label(&self, at: usize) -> String;
+
+    /// Itself.
+    fn input(&self, at: usize) -> Result<Input>;
+}
+
+/// Test pictures of a published data set.
+#[derive(Debug)]
+pub struct TestPictures<'a> {
+    /// As published.
+    pub pictures: &'a Pictures,
+    /// What is done to them first.
+    pub transform: Transform,
+}
+
+impl Labelled for TestPictures<'_> {
+    fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    fn transform(&self) -> Transform {
+        self.transform
+    }
+
+    fn name(&self, at: usize) -> String {
+        format!("test picture {at}")
+    }
+
+    fn label(&self, at: usize) -> String {
+        self.pictures.class(at).unwrap_or_default().to_owned()
+    }
+
+    fn input(&self, at: usize) -> Result<Input> {
+        let picture = self.pictures.get(at).context("a picture is missing")?;
+        Ok(Input::Picture(self.transform.apply(&picture, CANVAS_SEED, at)?))
+    }
+}
 
 /// How a classifier did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Pictures classified.
+    /// Samples classified.
     pub samples: usize,
+    /// What they are, in the plural.
+    pub unit: String,
     /// What was done to them first.
     pub transform: Transform,
     /// Part of them labelled right.
     pub accuracy: f64,
-    /// Mean of the classes' figures.
+    /// Part of them whose true label has one of the five highest scores; nothing for at most five labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_5: Option<f64>,
+    /// Mean of the figures of those classes that had samples.
     pub macro_average: Figures,
     /// In the order of the classifier's labels.
     pub classes: Vec<Class>,
     /// For each true label, how often each label was given.
     pub confusion: Vec<Vec<usize>>,
-    /// Median time of the graph for one picture on one thread, in microseconds.
+    /// How far scores are from probabilities.
+    pub calibration: Calibration,
+    /// Median time of the graph for one sample on one thread, in microseconds.
+    pub microseconds: f64,
+    /// The samples that took longest, the slowest first.
+    pub slowest: Vec<Slow>,
+    /// The samples that got a wrong label with the highest scores, the highest first.
+    pub most_wrong: Vec<Wrong>,
+}
+
+/// A sample that took long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slow {
+    /// What the sample is called.
+    pub name: String,
+    /// From its bytes to its scores on one thread: the shortest of several times.
     pub microseconds: f64,
 }
 
-/// How a classifier did on one class.
+/// A sample that got a wrong label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Class {
-    /// The class.
+pub struct Wrong {
+    /// What the sample is called.
+    pub name: String,
+    /// The true label.
     pub label: String,
-    /// How many pictures of it there were.
-    pub support: usize,
-    /// Its figures.
-    #[serde(flatten)]
-    pub figures: Figures,
-}
-
-/// Between 0 and 1. What would be divided by nothing is 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    /// Of the pictures given this label, the part that has it.
-    pub precision: f64,
-    /// Of the pictures that have this label, the part given it.
-    pub recall: f64,
-    /// Harmonic mean of the two.
-    pub f1: f64,
-}
-
-impl Figures {
-    fn new(right: usize, given: usize, support: usize) -> Self {
-        let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
-        let precision = ratio(right as f64, given as f64);
-        let recall = ratio(right as f64, support as f64);
-        Self {
-            precision,
-            recall,
-            f1: ratio(2.0 * precision * recall, precision + recall),
-        }
-    }
-}
-
-/// Scores of every picture, with what they come to.
-#[derive(Debug)]
-pub struct Measurement {
-    /// What they come to.
-    pub evaluation: Evaluation,
-    /// For each picture, the score of every label.
-    pub scores: Vec<Vec<f32>>,
-}
-
-/// Classifies every picture with the model directory and counts.
-pub fn evaluate(directory: &Path, pictures: &Pictures, transform: Transform) -> Result<Measurement> {
-    if pictures.is_empty() {
-        bail!("expected pictures to classify, found none");
-    }
-    let mut classifier = classifier::open(directory)?;
-    let labels = classifier.bundle().labels.clone();
-    let truth = true_labels(&labels, pictures)?;
-    let scores = in_parallel(
-        pictures.len(),
-        || Ok(classifier::open(directory)?),
-        |classifier, at| Ok(classifier.scores(&encoded(pictures, transform, at)?)?),
-    )?;
-    let confusion = confusion(
-        labels.len(),
-        truth.iter().copied().zip(scores.iter().map(|row| best(row))),
-    );
-    let microseconds = microseconds(&mut classifier, pictures)?;
-    Ok(Measurement {
-        evaluation: Evaluation::new(labels, confusion, transform, microseconds),
-        scores,
-    })
+    /// The label with the highest score.
+    pub given: String,
+    /// That score.
+    pub score: f32,
+    /// The score of the true label.
+    pub true_score: f32,
 }
 
 impl Evaluation {
-    fn new(labels: Vec<String>, confusion: Vec<Vec<usize>>, transform: Transform, microseconds: f64) -> Self {
-        let classes: Vec<Class> = labels
-            .into_iter()
-            .enumerate()
-            .map(|(at, label)| {
-                let support = confusion[at].iter().sum();
-                let given = confusion.iter().map(|row| row[at]).sum();
-                Class {
-                    label,
-                    support,
-                    figures: Figures::new(confusion[at][at], given, support),
+    /// Wrong labels with how often they were given: count, true label, given label; the commonest first.
+    pub fn mistakes(&self) -> Vec<(usize, &str, &str)> {
+        let label = |at: usize| self.classes[at].label.as_str();
+        let mut mistakes = Vec::new();
+        for (truth, row) in self.confusion.iter().enumerate() {
+            for (given, &count) in row.iter().enumerate() {
+                if truth != given && count > 0 {
+                    mistakes.push((count, label(truth), label(given)));
                 }
-            })
-            .collect();
-        let samples: usize = classes.iter().map(|class| class.support).sum();
-        let right: usize = confusion.iter().enumerate().map(|(at, row)| row[at]).sum();
-        let mean = |figure: fn(&Figures) -> f64| {
-            classes.iter().map(|class| figure(&class.figures)).sum::<f64>() / classes.len() as f64
-        };
-        Self {
-            samples,
-            transform,
-            accuracy: right as f64 / samples as f64,
-            macro_average: Figures {
-                precision: mean(|figures| figures.precision),
-                recall: mean(|figures| figures.recall),
-                f1: mean(|figures| figures.f1),
-            },
-            classes,
-            confusion,
-            microseconds,
+            }
         }
+        mistakes.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
+        mistakes
     }
 
     /// All of it as text for a terminal.
     pub fn table(&self) -> String {
-        let mut text = format!(
-            "{} pictures, transform {}: accuracy {:.2} %, {:.1} us a picture (graph, batch 1, 1 thread)\n\n",
-            self.samples,
-            self.transform.name(),
-            100.0 * self.accuracy,
-            self.microseconds,
-        );
-        let mut line = |name: &str, figures: &Figures, support: usize| {
-            let Figures {
-                precision,
-                recall,
-                f1,
-            } = figures;
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "{name:>12} {precision:>10.4} {recall:>10.4} {f1:>10.4} {support:>8}"
-            );
-        };
-        for class in &self.classes {
-            line(&class.label, &class.figures, class.support);
-        }
-        line("macro", &self.macro_average, self.samples);
-        let head = format!(
-            "{:>12} {:>10} {:>10} {:>10} {:>8}\n",
-            "label", "precision", "recall", "F1", "pictures"
-        );
-        if let Some(at) = text.find("\n\n") {
-            text.insert_str(at + 2, &head);
-        }
-        text += "\ntrue label by row, given label by column\n";
-        let row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
-            let mut row = format!("{name:>12}");
-            for cell in cells {
-                let _ = write!(row, " {cell:>5}");
-            }
-            row + "\n"
-        };
-        text += &row("", &mut self.classes.iter().map(|class| class.label.clone()));
-        for (class, counts) in self.classes.iter().zip(&self.confusion) {
-            text += &row(&class.label, &mut counts.iter().map(ToString::to_string));
-        }
-        text
+        table::text(self)
     }
 }
 
-/// What the server behind `url` answers, next to what `scores` say.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Remote {
-    /// Part of the pictures that the server labelled right.
-    pub accuracy: f64,
-    /// Pictures that the server labels otherwise than this program: number, label here, label there.
-    pub different: Vec<(usize, String, String)>,
+/// Scores of every sample, with what they come to.
+#[derive(Debug)]
+pub struct Measurement {
+    /// What they come to.
+    pub evaluation: Evaluation,
+    /// For each sample, the score of every label.
+    pub scores: Vec<Vec<f32>>,
 }
 
-/// Sends every picture to a running server and compares its labels with those of `scores`.
-pub fn evaluate_remote(
-    url: &str,
-    directory: &Path,
-    pictures: &Pictures,
-    transform: Transform,
-    scores: &[Vec<f32>],
-) -> Result<Remote> {
-    let labels = classifier::Bundle::open(directory)?.labels;
-    let truth = true_labels(&labels, pictures)?;
-    let (model, version) = name_and_version(directory)?;
-    let address = format!("{}/v1/classify?model={model}", url.trim_end_matches('/'));
-    let answers = in_parallel(
-        pictures.len(),
-        || {
-            Ok(ureq::Agent::from(
-                ureq::config::Config::builder()
-                    .http_status_as_error(false)
-                    .build(),
-            ))
-        },
-        |agent, at| {
-            let picture = encoded(pictures, transform, at)?;
-            let answer = ask(agent, &address, transform, &picture)?;
-            if answer.version != version {
-                bail!(
-                    "{address}: expected version {version} of {model}, found version {}",
-                    answer.version
-                );
-            }
-            match <[RemoteResult; 1]>::try_from(answer.results) {
-                Ok([result]) => Ok(result.label),
-                Err(results) => bail!("{address}: expected 1 result, found {}", results.len()),
-            }
+/// Classifies every sample with the model directory and counts.
+pub fn evaluate(directory: &Path, samples: &impl Labelled) -> Result<Measurement> {
+    if samples.is_empty() {
+        bail!("expected {} to classify, found none", samples.unit());
+    }
+    let mut classifier = classifier::open(directory)?;
+    if classifier.bundle().problem_type != ProblemType::SingleLabelClassification {
+        bail!(
+            "{}: expected a classifier with one right label for each input (single_label_classification), found a \
+             multi-label one: its figures are of another kind",
+            directory.display()
+        );
+    }
+    let labels = classifier.bundle().labels.clone();
+    let truth = true_labels(&labels, samples)?;
+    let bar = Bar::samples("evaluate", samples.len() as u64, 0);
+    let measured = in_parallel(
+        samples.len(),
+        || Ok(classifier::open(directory)?),
+        |classifier, at| {
+            let result = timed_scores(classifier, samples, at)?;
+            bar.advance(1);
+            Ok(result)
         },
     )?;
-    let mut right = 0;
-    let mut different = Vec::new();
-    for (at, there) in answers.into_iter().enumerate() {
-        let here = &labels[best(&scores[at])];
-        right += usize::from(there == labels[truth[at]]);
-        if *here != there {
-            different.push((at, here.clone(), there));
-        }
-    }
-    Ok(Remote {
-        accuracy: right as f64 / pictures.len() as f64,
-        different,
-    })
-}
-
-#[derive(Debug, Deserialize)]
-struct Answer {
-    version: String,
-    results: Vec<RemoteResult>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RemoteResult {
-    label: String,
-}
-
-fn ask(agent: &ureq::Agent, address: &str, transform: Transform, picture: &[u8]) -> Result<Answer> {
-    let kind = if transform == Transform::Jpeg {
-        "image/jpeg"
-    } else {
-        "image/png"
+    bar.finish();
+    let (scores, times): (Vec<Vec<f32>>, Vec<f64>) = measured.into_iter().unzip();
+    let given: Vec<usize> = scores.iter().map(|row| metrics::best(row)).collect();
+    let pairs = || truth.iter().copied().zip(given.iter().copied());
+    let confusion = metrics::confusion(labels.len(), pairs());
+    let right = pairs().filter(|(truth, given)| truth == given).count();
+    let answers = pairs()
+        .zip(&scores)
+        .map(|((truth, given), scores)| (scores[given], truth == given));
+    let classes = metrics::classes(labels.clone(), &confusion);
+    let evaluation = Evaluation {
+        samples: samples.len(),
+        unit: samples.unit().to_owned(),
+        transform: samples.transform(),
+        accuracy: metrics::ratio(right as f64, samples.len() as f64),
+        top_5: metrics::top_5(
+            labels.len(),
+            truth.iter().copied().zip(scores.iter().map(Vec::as_slice)),
+        ),
+        macro_average: Figures::mean(&classes),
+        classes,
+        confusion,
+        calibration: Calibration::new(answers),
+        microseconds: graph_time(&mut classifier, samples)?,
+        slowest: slowest(&mut classifier, samples, &times)?,
+        most_wrong: most_wrong(samples, &labels, &truth, &scores),
     };
-    let mut answer = agent
-        .post(address)
-        .content_type(kind)
-        .send(picture)
-        .with_context(|| format!("cannot reach {address}"))?;
-    let status = answer.status();
-    let body = answer
-        .body_mut()
-        .read_to_string()
-        .with_context(|| format!("cannot read from {address}"))?;
-    if !status.is_success() {
-        bail!("{address}: expected an answer, found status {status}: {body}");
-    }
-    serde_json::from_str(&body).with_context(|| format!("{address}: expected a classification, found {body}"))
+    Ok(Measurement { evaluation, scores })
 }
 
-/// `models/digits/1` is version 1 of `digits`.
-fn name_and_version(directory: &Path) -> Result<(String, String)> {
-    let path = directory
-        .canonicalize()
-        .with_context(|| format!("cannot find {}", directory.display()))?;
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let parts = name(&path).zip(path.parent().and_then(name));
-    let (version, model) = parts.with_context(|| {
-        format!(
-            "{}: expected a path that ends with a model's name and version",
-            path.display()
-        )
-    })?;
-    Ok((model, version))
+/// One sample's scores, and the microseconds from its bytes to them.
+fn timed_scores(classifier: &mut Classifier, samples: &impl Labelled, at: usize) -> Result<(Vec<f32>, f64)> {
+    let input = samples.input(at)?;
+    let begun = Instant::now();
+    let scores = classifier.scores(input.bytes());
+    let time = begun.elapsed().as_secs_f64() * 1e6;
+    Ok((scores.with_context(|| samples.name(at))?, time))
 }
 
-fn encoded(pictures: &Pictures, transform: Transform, at: usize) -> Result<Vec<u8>> {
-    let picture = pictures.get(at).context("a picture is missing")?;
-    transform.apply(&picture, CANVAS_SEED, at)
-}
-
-/// For each picture, where its class stands in the classifier's labels.
-fn true_labels(labels: &[String], pictures: &Pictures) -> Result<Vec<usize>> {
-    let place = |class: &u8| {
-        let class = class.to_string();
-        labels.iter().position(|label| *label == class).with_context(|| {
+/// For each sample, where its label stands in the classifier's.
+fn true_labels(labels: &[String], samples: &impl Labelled) -> Result<Vec<usize>> {
+    let place = |at: usize| {
+        let truth = samples.label(at);
+        labels.iter().position(|label| *label == truth).with_context(|| {
             format!(
-                "the data has the class {class}; expected it among the classifier's labels, found {labels:?}"
+                "{} has the label {truth:?}; expected one of the classifier's labels, which are {labels:?}",
+                samples.name(at)
             )
         })
     };
-    pictures.labels().iter().map(place).collect()
+    (0..samples.len()).map(place).collect()
 }
 
-fn confusion(labels: usize, pairs: impl Iterator<Item = (usize, usize)>) -> Vec<Vec<usize>> {
-    let mut confusion = vec![vec![0; labels]; labels];
-    for (truth, given) in pairs {
-        confusion[truth][given] += 1;
-    }
-    confusion
-}
-
-/// Place of the highest score; the first of equal ones, as in an answer of the server.
-fn best(scores: &[f32]) -> usize {
-    let mut best = 0;
-    for (at, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = at;
-        }
-    }
-    best
-}
-
-fn microseconds(classifier: &mut Classifier, pictures: &Pictures) -> Result<f64> {
+/// Median time of the graph alone, in microseconds.
+fn graph_time(classifier: &mut Classifier, samples: &impl Labelled) -> Result<f64> {
     let mut rows = Vec::new();
-    for picture in pictures.iter().take(100) {
-        let picture = image::DynamicImage::ImageLuma8(picture);
-        rows.push(classifier::Row::from(
-            classifier.bundle().preprocessor.image()?.apply(picture)?,
-        ));
+    for at in 0..samples.len().min(TIMED_SAMPLES) {
+        let prepared = classifier
+            .bundle()
+            .preprocessor
+            .prepare(samples.input(at)?.bytes(), &Limits::default())
+            .with_context(|| samples.name(at))?;
+        rows.push(prepared.row);
     }
     let mut times = Vec::with_capacity(TIMED_RUNS);
     for row in rows.chunks(1).cycle().take(TIMED_RUNS) {
@@ -348,49 +292,49 @@ fn microseconds(classifier: &mut Classifier, pictures: &Pictures) -> Result<f64>
     Ok(times[TIMED_RUNS / 2])
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_are_those_of_the_confusion_matrix() {
-        let labels = ["cat", "dog", "owl"].map(str::to_owned).to_vec();
-        // Truth and answer: 3 cats of 4 found, 1 called a dog; both dogs found; the owl called a cat.
-        let pairs = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 1), (1, 1), (2, 0)];
-        let confusion = confusion(3, pairs.into_iter());
-        assert_eq!(confusion, [[3, 1, 0], [0, 2, 0], [1, 0, 0]]);
-        let evaluation = Evaluation::new(labels, confusion, Transform::None, 1.0);
-        let close =
-            |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, {expected}");
-        assert_eq!(evaluation.samples, 7);
-        close(evaluation.accuracy, 5.0 / 7.0);
-        let [cat, dog, owl] = evaluation.classes.as_slice() else {
-            panic!("three classes")
-        };
-        assert_eq!([cat.support, dog.support, owl.support], [4, 2, 1]);
-        close(cat.figures.precision, 0.75);
-        close(cat.figures.recall, 0.75);
-        close(dog.figures.precision, 2.0 / 3.0);
-        close(dog.figures.recall, 1.0);
-        close(dog.figures.f1, 0.8);
-        assert_eq!(owl.figures, Figures::default(), "nothing was called an owl");
-        close(evaluation.macro_average.recall, (0.75 + 1.0) / 3.0);
-        let table = evaluation.table();
-        assert!(table.contains("accuracy 71.43 %"), "{table}");
-        assert!(
-            table.contains("         dog     0.6667     1.0000     0.8000        2\n"),
-            "{table}"
-        );
-        assert!(table.contains("         owl     1     0     0\n"), "{table}");
+/// The samples that take longest. `times` were taken side by side, when a thread may have had to wait, so those that
+/// look slowest are measured again.
+fn slowest(classifier: &mut Classifier, samples: &impl Labelled, times: &[f64]) -> Result<Vec<Slow>> {
+    let mut order: Vec<usize> = (0..times.len()).collect();
+    order.sort_by(|&a, &b| times[b].total_cmp(&times[a]));
+    let mut slowest = Vec::new();
+    for at in order.into_iter().take(REMARKABLE * SUSPECTS) {
+        let mut shortest = f64::INFINITY;
+        for _ in 0..SUSPECT_RUNS {
+            shortest = shortest.min(timed_scores(classifier, samples, at)?.1);
+        }
+        slowest.push(Slow {
+            name: samples.name(at),
+            microseconds: shortest,
+        });
     }
+    slowest.sort_by(|a, b| b.microseconds.total_cmp(&a.microseconds));
+    slowest.truncate(REMARKABLE);
+    Ok(slowest)
+}
 
-    #[test]
-    fn the_directory_names_the_model_and_its_version() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("digits/3");
-        std::fs::create_dir_all(&path).unwrap();
-        let expected = ("digits".to_owned(), "3".to_owned());
-        assert_eq!(name_and_version(&path).unwrap(), expected);
-        assert_eq!(name_and_version(&path.join("../3/.")).unwrap(), expected);
-    }
+fn most_wrong(
+    samples: &impl Labelled,
+    labels: &[String],
+    truth: &[usize],
+    scores: &[Vec<f32>],
+) -> Vec<Wrong> {
+    let mut wrong: Vec<(usize, usize, f32)> = scores
+        .iter()
+        .enumerate()
+        .map(|(at, row)| (at, metrics::best(row)))
+        .filter(|&(at, given)| given != truth[at])
+        .map(|(at, given)| (at, given, scores[at][given]))
+        .collect();
+    wrong.sort_by(|a, b| b.2.total_cmp(&a.2));
+    let wrong = wrong.into_iter().take(REMARKABLE);
+    wrong
+        .map(|(at, given, score)| Wrong {
+            name: samples.name(at),
+            label: labels[truth[at]].clone(),
+            given: labels[given].clone(),
+            score,
+            true_score: scores[at][truth[at]],
+        })
+        .collect()
 }

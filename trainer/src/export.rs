@@ -15,7 +15,7 @@ use tch::Device;
 
 use crate::{
     data::{Data, Pictures, png},
-    evaluate::{Evaluation, evaluate},
+    evaluate::{Evaluation, TestPictures, evaluate},
     network::{Network, values},
     onnx::{Dim, ElementType, Graph, Model, metadata},
     recipe::Recipe,
@@ -96,19 +96,23 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
         "measuring {} test pictures through ONNX Runtime",
         trained.data.test.len()
     );
-    let test = evaluate(&aside, &trained.data.test, Transform::None)?;
+    let pictures = |transform| TestPictures {
+        pictures: &trained.data.test,
+        transform,
+    };
+    let test = evaluate(&aside, &pictures(Transform::None))?;
     let agreement = agreement(trained, &test.scores)?;
     write_golden(&trained.data.test, &test.scores, &aside)?;
     write_serving(trained, Some(&test.evaluation), &aside)?;
     let mut canvas = Vec::new();
     for &transform in trained.recipe.transforms {
         eprintln!("measuring them again, transform {}", transform.name());
-        canvas.push(evaluate(&aside, &trained.data.test, transform)?.evaluation);
+        canvas.push(evaluate(&aside, &pictures(transform))?.evaluation);
     }
     let compared = match compare {
         Some(directory) => Some(Compared {
             network: metadata(&directory.join(MODEL))?.remove("network"),
-            test: evaluate(directory, &trained.data.test, Transform::None)?.evaluation,
+            test: evaluate(directory, &pictures(Transform::None))?.evaluation,
         }),
         None => None,
     };

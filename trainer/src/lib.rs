@@ -13,5 +13,6 @@ pub mod optimizer;
 pub mod parallel;
 pub mod progress;
 pub mod recipe;
+pub mod report;
 pub mod training;
 pub mod transform;

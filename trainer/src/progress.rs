@@ -1,9 +1,12 @@
 //! Progress: a moving bar on a terminal, plain lines anywhere else.
 
 use std::{
-    cell::Cell,
     fmt::Write as _,
     io::{IsTerminal as _, stderr},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,7 +15,7 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 /// How often plain lines appear.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One piece of work under way.
+/// One piece of work under way. Several threads may work on it.
 #[derive(Debug)]
 pub struct Bar {
     title: String,
@@ -20,9 +23,9 @@ pub struct Bar {
     terminal: Option<ProgressBar>,
     total: Option<u64>,
     begun_at: u64,
-    done: Cell<u64>,
+    done: AtomicU64,
     begun: Instant,
-    last_line: Cell<Instant>,
+    last_line: Mutex<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +68,9 @@ impl Bar {
             terminal,
             total,
             begun_at: done,
-            done: Cell::new(done),
+            done: AtomicU64::new(done),
             begun: now,
-            last_line: Cell::new(now),
+            last_line: Mutex::new(now),
         }
     }
 
@@ -78,7 +81,7 @@ impl Bar {
 
     /// Another `amount` is done, and `message` says how it goes.
     pub fn advance_with(&self, amount: u64, message: impl FnOnce() -> String) {
-        self.done.set(self.done.get() + amount);
+        self.done.fetch_add(amount, Ordering::Relaxed);
         if let Some(bar) = &self.terminal {
             // The bar's own rate comes with four decimals.
             let rate = match self.unit {
@@ -87,15 +90,19 @@ impl Bar {
             };
             bar.set_message(rate + &message());
             bar.inc(amount);
-        } else if self.last_line.get().elapsed() >= LINE_INTERVAL {
-            self.last_line.set(Instant::now());
+            return;
+        }
+        let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_line.elapsed() >= LINE_INTERVAL {
+            *last_line = Instant::now();
             eprintln!("{}", self.line(&message()));
         }
     }
 
     /// How much has been done in each second.
     pub fn rate(&self) -> f64 {
-        (self.done.get() - self.begun_at) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9)
+        (self.done.load(Ordering::Relaxed) - self.begun_at) as f64
+            / self.begun.elapsed().as_secs_f64().max(1e-9)
     }
 
     fn line(&self, message: &str) -> String {
@@ -103,7 +110,7 @@ impl Bar {
             Unit::Bytes => HumanBytes(amount).to_string(),
             Unit::Samples => format!("{amount} samples"),
         };
-        let done = self.done.get();
+        let done = self.done.load(Ordering::Relaxed);
         let rate = self.rate();
         let mut line = format!("{}: {}", self.title, amount(done));
         if let Some(total) = self.total {

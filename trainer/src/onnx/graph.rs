@@ -111,6 +111,12 @@ impl Attribute {
     }
 }
 
+impl From<Attribute> for AttributeProto {
+    fn from(attribute: Attribute) -> Self {
+        attribute.0
+    }
+}
+
 /// A graph under construction. Nodes are added in the order in which they can run.
 ///
 /// Every method that makes a value returns its name, to be passed on to the nodes that use it.
@@ -252,7 +258,7 @@ impl Model {
     }
 }
 
-fn value_info(name: &str, element: ElementType, shape: &[Dim]) -> ValueInfoProto {
+pub(super) fn value_info(name: &str, element: ElementType, shape: &[Dim]) -> ValueInfoProto {
     let dim = shape
         .iter()
         .map(|dim| Dimension {
@@ -276,7 +282,12 @@ fn value_info(name: &str, element: ElementType, shape: &[Dim]) -> ValueInfoProto
     }
 }
 
-fn tensor(name: &str, element: ElementType, shape: &[usize], little_endian: Vec<u8>) -> TensorProto {
+pub(super) fn tensor(
+    name: &str,
+    element: ElementType,
+    shape: &[usize],
+    little_endian: Vec<u8>,
+) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
         data_type: Some(element.code()),
