@@ -15,15 +15,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use serde_json::json;
 use tch::Device;
 
 use crate::{
-    data::{self, DataSet},
-    evaluate::{self, TestPictures, evaluate_remote},
+    data::{
+        self, DataSet, Fetched,
+        imdb::{self, Imdb, TestReviews},
+    },
+    evaluate::{self, Labelled, TestPictures, evaluate_remote},
     export::{self, Trained},
     network::{self, Precision},
     optimizer::Rule,
     recipe::{self, Target},
+    sentiment,
     training::{self, Config, Outcome, Schedule, Start, Task},
     transform::Transform,
 };
@@ -48,7 +53,7 @@ enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
-    /// Write test pictures as PNG files named LABEL_NUMBER.png.
+    /// Write test pictures as PNG files named LABEL_NUMBER.png, or test reviews as lines of JSON.
     Samples(SamplesArgs),
 }
 
@@ -62,6 +67,10 @@ struct DataArgs {
 
 impl DataArgs {
     fn directory(&self, set: DataSet) -> Result<PathBuf> {
+        self.directory_of(Fetched::Pictures(set))
+    }
+
+    fn directory_of(&self, set: Fetched) -> Result<PathBuf> {
         match &self.data {
             Some(directory) => Ok(directory.clone()),
             None => set.directory(),
@@ -72,7 +81,7 @@ impl DataArgs {
 #[derive(Debug, Args)]
 struct FetchArgs {
     /// The data set.
-    set: DataSet,
+    set: Fetched,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -81,13 +90,17 @@ struct FetchArgs {
 struct TrainArgs {
     /// The classifier.
     target: Target,
-    /// The network: cnn or mlp for digits, airbench or plain for images, resnet or mlp for fashion [default: the first].
+    /// The network: cnn or mlp for digits, airbench or plain for images, resnet or mlp for fashion, blend, blend-random,
+    /// ngrams, cnn, cnn-random or mean for sentiment [default: the first].
     #[arg(long)]
     network: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     data: DataArgs,
+    /// Directory with GloVe's vectors, for sentiment [default: data/glove beside the data set's].
+    #[arg(long, value_name = "DIR")]
+    glove: Option<PathBuf>,
     /// Model directory to write; one that is there is replaced [default: models/TARGET/1 for the target's first network,
     /// runs/TARGET-NETWORK/TARGET/1 for another].
     #[arg(long, value_name = "DIR")]
@@ -171,6 +184,16 @@ struct ConfigArgs {
     seed: Option<u64>,
 }
 
+impl TrainArgs {
+    fn start(&self) -> Start {
+        match (self.resume, self.restart) {
+            (true, _) => Start::Resume,
+            (_, true) => Start::Restart,
+            _ => Start::Fresh,
+        }
+    }
+}
+
 impl ConfigArgs {
     fn over(&self, defaults: &Config) -> Config {
         Config {
@@ -203,7 +226,7 @@ struct EvaluateArgs {
     directory: PathBuf,
     /// The data set [default: the one that the model's serving.toml names].
     #[arg(long)]
-    set: Option<DataSet>,
+    set: Option<Fetched>,
     #[command(flatten)]
     data: DataArgs,
     /// What to do to the test pictures first.
@@ -221,13 +244,13 @@ struct EvaluateArgs {
 #[derive(Debug, Args)]
 struct SamplesArgs {
     /// The data set.
-    set: DataSet,
+    set: Fetched,
     #[command(flatten)]
     data: DataArgs,
     /// Directory to write to.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// How many pictures of each class: the first ones of the test split.
+    /// How many of each class: the first pictures of the test split, or reviews spread evenly over it.
     #[arg(long, default_value_t = 4, value_parser = at_least_one())]
     per_class: u32,
 }
@@ -289,13 +312,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn fetch(args: &FetchArgs) -> Result<ExitCode> {
-    for path in args.set.fetch(&args.data.directory(args.set)?)? {
+    for path in args.set.fetch(&args.data.directory_of(args.set)?)? {
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn train(args: &TrainArgs) -> Result<ExitCode> {
+    if args.target == Target::Sentiment {
+        return train_sentiment(args);
+    }
     let mut recipe = recipe::find(args.target, args.network.as_deref())?;
     let device = args.device.device()?;
     if let Some(threads) = args.threads {
@@ -324,13 +350,8 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
         validation: samples[1].as_ref(),
         device,
     };
-    let start = match (args.resume, args.restart) {
-        (true, _) => Start::Resume,
-        (_, true) => Start::Restart,
-        _ => Start::Fresh,
-    };
     let stop = stop_on_signal()?;
-    match training::train(&task, &run, start, &stop)? {
+    match training::train(&task, &run, args.start(), &stop)? {
         Outcome::Interrupted => {
             eprintln!("interrupted; go on with the same command and --resume");
             Ok(ExitCode::from(INTERRUPTED))
@@ -365,6 +386,40 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     }
 }
 
+fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
+    let kind = sentiment::Kind::find(args.network.as_deref())?;
+    if args.compare.is_some() {
+        bail!(
+            "--compare: expected none for sentiment, whose card compares itself with every network that was trained into \
+             its default place"
+        );
+    }
+    if let Some(threads) = args.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    let job = sentiment::Job {
+        kind,
+        config: &args.config.over(&kind.config()),
+        imdb: &Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?,
+        glove: &match &args.glove {
+            Some(directory) => directory.clone(),
+            None => Fetched::Glove.directory()?,
+        },
+        run: &args.run.clone().unwrap_or_else(|| kind.run()),
+        start: args.start(),
+        device: args.device.device()?,
+        out: &args.out.clone().unwrap_or_else(|| kind.out()),
+        command: &command(),
+    };
+    let Some(measured) = sentiment::train(&job, &stop_on_signal()?)? else {
+        eprintln!("interrupted; go on with the same command and --resume");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    print!("{}", measured.table());
+    println!("wrote {}", job.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The command line as it would be typed in the repository.
 fn command() -> String {
     let arguments = env::args_os()
@@ -382,12 +437,20 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         Some(set) => set,
         None => own_set(&args.directory)?,
     };
-    let test = set.open(&args.data.directory(set)?)?.test;
-    let samples = TestPictures {
-        pictures: &test,
-        transform: args.transform,
-    };
-    let measured = evaluate::evaluate(&args.directory, &samples)?;
+    let directory = args.data.directory_of(set)?;
+    match set {
+        Fetched::Pictures(set) => {
+            let pictures = set.open(&directory)?.test;
+            let transform = args.transform;
+            measure(args, &TestPictures { pictures: &pictures, transform })
+        }
+        Fetched::Imdb => measure(args, &TestReviews(&Imdb::open(&directory)?.test)),
+        Fetched::Glove => bail!("--set: expected samples with labels, found word vectors"),
+    }
+}
+
+fn measure(args: &EvaluateArgs, samples: &impl Labelled) -> Result<ExitCode> {
+    let measured = evaluate::evaluate(&args.directory, samples)?;
     print!("{}", measured.evaluation.table());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
@@ -396,14 +459,14 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(url, &args.directory, &samples, &measured.scores)?;
+    let remote = evaluate_remote(url, &args.directory, samples, &measured.scores)?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,
         remote.different.len()
     );
     for (at, here, there) in &remote.different {
-        println!("test picture {at}: {here} here, {there} over HTTP");
+        println!("{}: {here} here, {there} over HTTP", samples.name(*at));
     }
     Ok(if remote.different.is_empty() {
         ExitCode::SUCCESS
@@ -413,9 +476,12 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
 }
 
 /// The data set that a model directory says it was measured on.
-fn own_set(directory: &Path) -> Result<DataSet> {
+fn own_set(directory: &Path) -> Result<Fetched> {
     let measured = classifier::Bundle::open(directory)?.serving.measured;
-    let set = measured.and_then(|measured| DataSet::from_title(&measured.dataset));
+    let set = measured.and_then(|measured| match DataSet::from_title(&measured.dataset) {
+        Some(set) => Some(Fetched::Pictures(set)),
+        None => (measured.dataset == imdb::TITLE).then_some(Fetched::Imdb),
+    });
     set.with_context(|| {
         format!(
             "{}: serving.toml names no data set that is known here: name it with --set",
@@ -425,8 +491,23 @@ fn own_set(directory: &Path) -> Result<DataSet> {
 }
 
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {
-    let test = args.set.open(&args.data.directory(args.set)?)?.test;
+    let directory = args.data.directory_of(args.set)?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
+    let test = match args.set {
+        Fetched::Pictures(set) => set.open(&directory)?.test,
+        Fetched::Imdb => {
+            let path = args.out.join("imdb.jsonl");
+            let mut lines = String::new();
+            for review in imdb::spread(&Imdb::open(&directory)?.test, args.per_class as usize) {
+                let line = json!({"name": review.name, "label": imdb::CLASSES[review.label], "text": review.text});
+                lines += &(line.to_string() + "\n");
+            }
+            fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+            println!("{}", path.display());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Fetched::Glove => bail!("expected a data set with test samples, found word vectors"),
+    };
     for at in test.first_of_each_class(args.per_class as usize) {
         let path = args.out.join(format!(
             "{}_{at}.png",

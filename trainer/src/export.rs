@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Largest difference in a probability between ONNX Runtime and libtorch.
-const AGREEMENT: f32 = 1e-4;
+pub(crate) const AGREEMENT: f32 = 1e-4;
 /// Largest difference in a score between the trainer's machine and the one that serves.
-const GOLDEN_TOLERANCE: f32 = 1e-3;
+pub(crate) const GOLDEN_TOLERANCE: f32 = 1e-3;
 /// Golden samples of each class.
 const GOLDEN_PER_CLASS: usize = 2;
 
@@ -132,14 +132,20 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
     // What was written is what a server would accept: loaded, and its golden samples reproduced.
     let (samples, difference) = classifier::open(&aside)?.check_golden()?;
     eprintln!("{samples} golden samples reproduced, largest difference {difference:.1e}");
-    let old = parent.join(format!(".{}.old", name.to_string_lossy()));
+    put(&aside, out)?;
+    Ok(measurements)
+}
+
+/// Gives a directory that is complete its name, in place of one that may have it.
+pub(crate) fn put(aside: &Path, out: &Path) -> Result<()> {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let old = out.with_file_name(format!(".{name}.old"));
     remove(&old)?;
     if out.exists() {
         fs::rename(out, &old).with_context(|| format!("cannot replace {}", out.display()))?;
     }
-    fs::rename(&aside, out).with_context(|| format!("cannot write {}", out.display()))?;
-    remove(&old)?;
-    Ok(measurements)
+    fs::rename(aside, out).with_context(|| format!("cannot write {}", out.display()))?;
+    remove(&old)
 }
 
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
@@ -257,21 +263,21 @@ pub(crate) fn file_name(label: &str) -> String {
     label.chars().map(plain).collect::<String>().to_lowercase()
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_string_pretty(value).with_context(|| format!("cannot write {}", path.display()))?;
     write(path, &(text + "\n"))
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn create(directory: &Path) -> Result<()> {
+pub(crate) fn create(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))
 }
 
-fn remove(directory: &Path) -> Result<()> {
+pub(crate) fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))

@@ -14,5 +14,6 @@ pub mod parallel;
 pub mod progress;
 pub mod recipe;
 pub mod report;
+pub mod sentiment;
 pub mod training;
 pub mod transform;

@@ -16,6 +16,7 @@ use crate::{
     data::{DataSet, Pictures},
     network::Layer,
     parallel::in_parallel,
+    sentiment,
     training::{Config, Ink, Jitter, Pixels, Source},
     transform::Transform,
 };
@@ -29,6 +30,8 @@ pub enum Target {
     Images,
     /// Clothes, from Fashion-MNIST.
     Fashion,
+    /// Reviews, from IMDb; see [`crate::sentiment`].
+    Sentiment,
 }
 
 impl Target {
@@ -38,6 +41,7 @@ impl Target {
             Self::Digits => "digits",
             Self::Images => "images",
             Self::Fashion => "fashion",
+            Self::Sentiment => "sentiment",
         }
     }
 }
@@ -186,9 +190,12 @@ impl Recipe {
 /// The settings of every recipe, for the help of `train`.
 pub fn table() -> String {
     let mut text = "Defaults:\n".to_owned();
-    for recipe in all() {
-        let config = &recipe.config;
-        let mut settings = match serde_json::to_value(config) {
+    let pictures = all().map(|recipe| (recipe.target, recipe.network, recipe.config));
+    let texts = sentiment::Kind::ALL
+        .into_iter()
+        .map(|kind| (Target::Sentiment, kind.name(), kind.config()));
+    for (target, network, config) in pictures.chain(texts) {
+        let mut settings = match serde_json::to_value(&config) {
             Ok(serde_json::Value::Object(settings)) => settings,
             _ => continue,
         };
@@ -208,8 +215,8 @@ pub fn table() -> String {
         let _ = writeln!(
             text,
             "  {} --network {}: {}",
-            recipe.target.name(),
-            recipe.network,
+            target.name(),
+            network,
             settings.join(", ")
         );
     }
