@@ -411,7 +411,8 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
         out: &args.out.clone().unwrap_or_else(|| kind.out()),
         command: &command(),
     };
-    let Some(measured) = sentiment::train(&job, &stop_on_signal()?)? else {
+    let stop = stop_on_signal()?;
+    let Some(measured) = sentiment::train(&job, &stop)? else {
         eprintln!("interrupted; go on with the same command and --resume");
         return Ok(ExitCode::from(INTERRUPTED));
     };

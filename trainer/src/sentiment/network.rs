@@ -132,7 +132,7 @@ impl Kind {
         };
         let config = Config {
             network: network.to_owned(),
-            epochs: 6,
+            epochs: 4,
             batch_size: 64,
             learning_rate: 2e-3,
             schedule: Schedule::Cosine,
