@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test train bench fmt fmt-check lint openapi clean
+.PHONY: help setup setup-trainer serve test test-accuracy train bench fmt fmt-check lint openapi clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,25 +23,36 @@ setup-trainer: ## Fetch libtorch for the trainer into the user's cache
 serve: setup ## Build and start the server on LISTEN (127.0.0.1:8080)
 	@cargo build --release
 	@echo
-	@echo "When the server says that it is ready, classify a handwritten digit in another terminal:"
+	@echo "When the server says that it is ready, classify a handwritten digit and a review in another terminal:"
 	@echo
-	@echo "  curl -H 'Content-Type: image/png' --data-binary @models/digits/1/golden/7_0.png http://$(LISTEN)/v1/classify"
+	@echo "  curl -H 'Content-Type: image/png' --data-binary @models/digits/1/golden/7_0.png 'http://$(LISTEN)/v1/classify?model=digits'"
+	@echo "  curl -H 'Content-Type: text/plain' --data 'A wonderful film, I was moved to tears.' http://$(LISTEN)/v1/classify"
 	@echo
-	@exec $(BINARY) serve --listen $(LISTEN)
+	@exec $(BINARY) serve --config classifyd.toml --listen $(LISTEN)
 
 # libtorch lies outside the clone; the build must be told where.
 TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
-test: setup ## Run every test that needs no root; fetches libtorch and MNIST once
+test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
 	$(TRAINER) cargo test -p trainer
-	$(TRAINER) scripts/test-mnist-over-http.sh
+	$(TRAINER) scripts/test-accuracy-over-http.sh digits
 
-train: setup ## Train the digit classifier as its model card says, and write models/digits/1
+test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
+	$(TRAINER) scripts/test-accuracy-over-http.sh
+
+# Each model card names its commands. Interrupted runs go on where they were.
+train: setup ## Train the shipped classifiers as their model cards say, and write models/*/1
 	$(TRAINER) cargo build --release -p trainer
 	target/release/trainer fetch mnist
 	target/release/trainer train digits --network mlp --resume
 	target/release/trainer train digits --compare runs/digits-mlp/digits/1 --resume
+	target/release/trainer fetch cifar10
+	target/release/trainer train images --network plain --resume
+	target/release/trainer train images --threads 1 --compare runs/images-plain/images/1 --resume
+	target/release/trainer fetch fashion-mnist
+	target/release/trainer train fashion --network mlp --resume
+	target/release/trainer train fashion --threads 1 --compare runs/fashion-mlp/fashion/1 --resume
 
 benches/.venv/ready: benches/requirements.txt
 	python3 -m venv benches/.venv

@@ -140,10 +140,10 @@ impl Catalog {
                 continue;
             };
             if catalog.models.get(name).is_none_or(|model| model.kind() != kind) {
-                let names = catalog.taking(kind).map(|model| model.name.as_str());
+                let taking: Vec<&Model> = catalog.taking(kind).collect();
                 return Err(format!(
                     "{key}: expected one of the loaded models that take {kind} ({}), found {name:?}",
-                    names.collect::<Vec<_>>().join(", ")
+                    names(&taking)
                 ));
             }
         }
@@ -171,20 +171,17 @@ impl Catalog {
         if let Some(name) = self.defaults.of(kind) {
             return self.get(name).map(Some);
         }
-        let mut taking = self.taking(kind);
-        match (taking.next(), taking.next()) {
-            (only, None) => Ok(only),
-            _ => {
-                let names: Vec<&str> = self.taking(kind).map(|model| model.name.as_str()).collect();
-                Err(Error::new(
-                    Code::ModelRequired,
-                    format!(
-                        "model: expected one of those that take {kind} ({}), found none",
-                        names.join(", ")
-                    ),
-                ))
-            }
+        let taking: Vec<&Model> = self.taking(kind).collect();
+        if let [] | [_] = taking.as_slice() {
+            return Ok(taking.first().copied());
         }
+        Err(Error::new(
+            Code::ModelRequired,
+            format!(
+                "model: expected one of those that take {kind} ({}), found none",
+                names(&taking)
+            ),
+        ))
     }
 
     fn taking(&self, kind: Kind) -> impl Iterator<Item = &Model> {
@@ -193,11 +190,7 @@ impl Catalog {
 
     /// Names of all models.
     pub fn names(&self) -> String {
-        self.models
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
+        names(&self.models().collect::<Vec<_>>())
     }
 
     /// Takes no more requests, and waits until the lanes of all models have finished those that they have.
@@ -206,6 +199,14 @@ impl Catalog {
             model.join();
         }
     }
+}
+
+fn names(models: &[&Model]) -> String {
+    models
+        .iter()
+        .map(|model| model.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ fn check(directory: &Path) -> Result<String, classifier::Error> {
     let bundle = Bundle::open(directory)?;
     let labels = bundle.labels.len();
     let input = match &bundle.preprocessor {
-        Preprocessor::Image(preprocessor) => format!("pictures as {:?}", preprocessor.shape()),
+        Preprocessor::Image(preprocessor) => format!("input {:?}", preprocessor.shape()),
         Preprocessor::Text(tokenizer) => format!("texts of up to {} tokens", tokenizer.max_length()),
     };
     let mut classifier = Classifier::new(bundle, &SessionOptions::default())?;

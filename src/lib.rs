@@ -1,8 +1,8 @@
 //! classifyd serves ONNX classifiers over HTTP.
 //!
 //! The way of one request: [`http::server`] accepts the connection, [`http::observe`] gives the request an id,
-//! [`http::classify`] reads it in one of three forms, [`model`] decodes its pictures (the small ones in place, the others
-//! in [`cpu::Pool`]) and submits the rows to the model's [`batch`] queue; a lane of the [`engine`] takes what waits, runs
+//! [`http::classify`] reads it in one of three forms, [`model`] decodes its pictures or tokenises its texts (what is
+//! small in place, the rest in [`cpu::Pool`]) and submits the rows to the model's [`batch`] queue; a lane of the [`engine`] takes what waits, runs
 //! it, and answers; [`model`] turns outputs into scores, and [`http::classify`] writes them.
 //!
 //! | module | what it is for |

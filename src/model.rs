@@ -99,7 +99,7 @@ pub struct Scores {
 /// Time that one classification spent in each stage.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timing {
-    /// Encoded input to row, waiting for the decoding pool included.
+    /// Input to row (decoded or tokenised), waiting for the pool included.
     pub decode: Duration,
     /// In the queue.
     pub queue: Duration,

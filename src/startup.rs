@@ -206,10 +206,11 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
             threads: configured(config.threads.0, serving.lanes.threads),
         },
         limits: Limits {
-            max_weight,
-            fill_weight: max_weight,
+            max_weight: weights.max_weight(),
+            fill_weight: weights.max_weight(),
             capacity: config.queue_capacity,
             max_wait: config.max_wait.0,
+            caller_weight: 0,
         },
         weights,
         image_limits: classifier::Limits {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use classifier::{Bundle, Limits, Session, SessionOptions};
+use classifier::{Bundle, Limits, Row, Session, SessionOptions};
 use serde::Serialize;
 
 /// Batch sizes that are measured.
@@ -66,7 +66,7 @@ pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Resu
         )?;
         for batch in BATCHES {
             let whole = median_us(time, || {
-                session.run(std::iter::repeat_n(row.as_slice(), batch), |_| {})?;
+                session.run(std::iter::repeat_n(&row, batch), |_| {})?;
                 Ok(())
             })?;
             runs.push(Run {
@@ -83,9 +83,8 @@ pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Resu
     })
 }
 
-fn decode(bundle: &Bundle, input: &[u8], limits: &Limits) -> Result<Vec<f32>> {
-    let picture = classifier::image::decode(input, limits)?;
-    Ok(bundle.preprocessor.apply(picture)?)
+fn decode(bundle: &Bundle, input: &[u8], limits: &Limits) -> Result<Row> {
+    Ok(bundle.preprocessor.prepare(input, limits)?.row)
 }
 
 fn median_us(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
@@ -119,7 +118,7 @@ fn all_cores(bundle: &Bundle, input: &[u8], cores: usize, time: Duration) -> Res
                     let mut count = 0.0;
                     while begin.elapsed() < time {
                         let row = decode(bundle, input, &limits)?;
-                        session.run(std::iter::once(row.as_slice()), |_| {})?;
+                        session.run(std::iter::once(&row), |_| {})?;
                         count += 1.0;
                     }
                     Ok(count / begin.elapsed().as_secs_f64())

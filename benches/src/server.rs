@@ -83,6 +83,11 @@ impl Server {
             .sum()
     }
 
+    /// The process that was started.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory of all its processes in bytes. Pages that several of them share count several times.
     pub fn resident(&self) -> u64 {
         let kibibytes = |id: u32| -> Option<u64> {

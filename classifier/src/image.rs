@@ -6,7 +6,7 @@
 use std::io::Cursor;
 
 use fast_image_resize as fir;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
 mod ink;
@@ -626,6 +626,16 @@ impl Preprocessor {
                 .collect(),
         }
     }
+}
+
+/// A picture as [`Preprocessor::apply`] takes it where `do_convert_rgb` holds: transparency over white, 16 bits scaled
+/// to 8.
+pub fn to_rgb(picture: DynamicImage) -> RgbImage {
+    let Pixels {
+        width, height, data, ..
+    } = Pixels::rgb(picture);
+    // There are as many bytes as the size says, so nothing is ever missing.
+    RgbImage::from_raw(width, height, data).unwrap_or_default()
 }
 
 /// Longest side that a resize by the shortest edge may ask for: a strip of 1 x 10,000 must not become gigabytes.

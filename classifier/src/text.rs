@@ -5,7 +5,9 @@
 //! which end is padded stand in `tokenizer_config.json`, as Hugging Face writes it; what is kept of a longer text, and the
 //! lengths that texts are padded to, in `[text]` of `serving.toml`.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -130,7 +132,8 @@ pub struct Tokens {
 /// Turns texts into token ids. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokenizer {
-    tokenizer: Arc<tokenizers::Tokenizer>,
+    /// What `tokenizer.json` says.
+    pipeline: Arc<tokenizers::Tokenizer>,
     /// Special tokens before and after those of the text.
     prefix: Vec<i64>,
     suffix: Vec<i64>,
@@ -160,6 +163,12 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "one that panics".into())
+}
+
 /// The text in these bytes, without a byte order mark.
 pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     let text = std::str::from_utf8(bytes).map_err(|error| TextError::NotUtf8 {
@@ -171,6 +180,15 @@ pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
 impl Tokenizer {
     /// Reads `tokenizer.json` and `tokenizer_config.json` of a model directory.
     pub fn read(directory: &Path, serving: &TextServing) -> Result<Self, BundleError> {
+        // The crate panics on some files, such as one whose post-processor names a token that it does not list.
+        catch_unwind(|| Self::read_trusting(directory, serving)).unwrap_or_else(|panic| {
+            let found = panic_message(panic.as_ref());
+            let expected = "a tokenizer that works";
+            Err(BundleError::new(directory.join(TOKENIZER), None, expected, found))
+        })
+    }
+
+    fn read_trusting(directory: &Path, serving: &TextServing) -> Result<Self, BundleError> {
         let file = directory.join(TOKENIZER);
         let wrong = |key: &str, expected: &str, found: String| {
             let key = (!key.is_empty()).then(|| key.to_owned());
@@ -241,7 +259,7 @@ impl Tokenizer {
             (None, None) => 0,
         };
         let tokenizer = Self {
-            tokenizer: Arc::new(tokenizer),
+            pipeline: Arc::new(tokenizer),
             prefix,
             suffix,
             max_length,
@@ -292,9 +310,11 @@ impl Tokenizer {
         self.buckets.get(at).copied().unwrap_or(self.max_length)
     }
 
-    /// A row of `length` padding tokens, to warm a session with.
+    /// A row of `length` tokens to warm a session with. Its id is that of the last word of the vocabulary, so that a graph which
+    /// knows fewer words fails then, and not on a client's text.
     pub fn blank(&self, length: usize) -> Vec<i64> {
-        vec![self.padding.id; length]
+        let last = self.pipeline.get_vocab_size(true).saturating_sub(1);
+        vec![last as i64; length]
     }
 
     /// The token ids of a text.
@@ -355,7 +375,7 @@ impl Tokenizer {
         loop {
             let part = end(text, length);
             let encoding = self
-                .tokenizer
+                .pipeline
                 .encode_fast(part, false)
                 .map_err(|error| TextError::Tokenizer(error.to_string()))?;
             let ids = encoding.get_ids();

@@ -15,8 +15,10 @@ pin_project! {
     #[must_use = "the request is withdrawn when its future is dropped"]
     pub struct ResponseFuture<I, O, E> {
         ticket: Result<Ticket<I, O, E>, Refusal>,
+        deadline: Instant,
+        // Set up when the request really waits: most that run on their caller's task never do.
         #[pin]
-        deadline: Sleep,
+        sleep: Option<Sleep>,
     }
 }
 
@@ -24,7 +26,8 @@ impl<I, O, E> ResponseFuture<I, O, E> {
     pub(super) fn new(ticket: Result<Ticket<I, O, E>, Refusal>, deadline: Instant) -> Self {
         Self {
             ticket,
-            deadline: sleep_until(deadline),
+            deadline,
+            sleep: None,
         }
     }
 }
@@ -33,7 +36,7 @@ impl<I, O, E> Future for ResponseFuture<I, O, E> {
     type Output = Result<Answer<O>, Error<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let ticket = match this.ticket {
             Ok(ticket) => ticket,
             Err(refusal) => return Poll::Ready(Err((*refusal).into())),
@@ -41,7 +44,16 @@ impl<I, O, E> Future for ResponseFuture<I, O, E> {
         if let Poll::Ready(answer) = ticket.poll(cx) {
             return Poll::Ready(answer);
         }
+        if ticket.is_its_turn() {
+            return Poll::Pending;
+        }
         // The queue drops expired requests only when it forms a batch; a caller must hear of it while all lanes are busy.
-        this.deadline.poll(cx).map(|()| Err(Error::Expired))
+        if this.sleep.is_none() {
+            this.sleep.set(Some(sleep_until(*this.deadline)));
+        }
+        match this.sleep.as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(|()| Err(Error::Expired)),
+            None => Poll::Pending,
+        }
     }
 }

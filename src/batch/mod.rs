@@ -10,6 +10,8 @@
 //!   request never waits, unless [`Limits::max_wait`] asks it to.
 //! * Several workers may share one queue, one for each lane. A worker is a plain future; a lane that blocks while it runs
 //!   drives its worker on a thread of its own, so that a batch costs no hop between threads.
+//! * A [`LentWorker`] lets callers run small batches on their own tasks while it is idle: for runs that take less than waking
+//!   its thread does.
 //! * A queue that is full refuses at once, instead of blocking: [`BatchService`] is always ready.
 //! * Requests have a priority and a bucket; a batch holds one bucket, see [`Priority`] and [`Submission`].
 //! * Every request has an absolute deadline. One that expires is answered at its deadline whatever the workers do; it and
@@ -32,7 +34,7 @@ pub use layer::BatchLayer;
 pub use message::{Answer, Batch, Submission};
 pub use policy::{Limits, Priority};
 pub use service::{BatchService, Queue};
-pub use worker::Worker;
+pub use worker::{LentWorker, Worker};
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,9 @@ pub struct Limits {
     pub capacity: u32,
     /// How long a batch that is not full may wait for more, from when its first member was queued. Zero: not at all.
     pub max_wait: Duration,
+    /// Largest weight of a batch that a caller runs on its own task, in a worker that has nothing to do, see
+    /// [`LentWorker`](super::LentWorker). Zero: callers run nothing.
+    pub caller_weight: u32,
 }
 
 /// Who goes first. Within a priority, whoever came first.
@@ -222,6 +225,23 @@ impl<M> WaitingList<M> {
         if !flush && let Some(at) = self.not_before(now) {
             return Taken::NotBefore(at);
         }
+        self.take_up_to(self.limits.max_weight, now, expired)
+    }
+
+    /// A batch that a caller may run: nothing, if the first to go is too heavy for that.
+    pub(super) fn take_for_caller(
+        &mut self,
+        now: Instant,
+        expired: &mut Vec<Waiting<M>>,
+    ) -> Option<Vec<Waiting<M>>> {
+        match self.take_up_to(self.limits.caller_weight, now, expired) {
+            Taken::Batch(batch) => Some(batch),
+            Taken::NotBefore(_) | Taken::Nothing => None,
+        }
+    }
+
+    fn take_up_to(&mut self, max_weight: u32, now: Instant, expired: &mut Vec<Waiting<M>>) -> Taken<M> {
+        let fill_weight = self.limits.fill_weight.min(max_weight);
         let mut batch: Vec<Waiting<M>> = Vec::new();
         let mut weight = 0;
         let mut earliest = None;
@@ -229,10 +249,13 @@ impl<M> WaitingList<M> {
             let mut at = 0;
             while let Some(next) = line.list.get(at) {
                 let is_expired = next.deadline <= now;
+                if batch.is_empty() && !is_expired && next.weight > max_weight {
+                    break 'lines;
+                }
                 if let Some(first) = batch.first()
                     && !is_expired
                 {
-                    if weight >= self.limits.fill_weight {
+                    if weight >= fill_weight {
                         break 'lines;
                     }
                     if first.bucket != next.bucket {
@@ -243,7 +266,7 @@ impl<M> WaitingList<M> {
                         earliest.map_or(next.deadline, |earliest: Instant| earliest.min(next.deadline));
                     let outlasts = |run| now + run > earliest;
                     // Nobody of its own bucket may overtake it, or a heavy request would wait for ever.
-                    if weight + next.weight > self.limits.max_weight
+                    if weight + next.weight > max_weight
                         || self.run_times.run(weight + next.weight).is_some_and(outlasts)
                     {
                         break 'lines;
@@ -330,6 +353,7 @@ mod tests {
             fill_weight: max_weight,
             capacity,
             max_wait: Duration::from_millis(max_wait_ms),
+            caller_weight: 0,
         };
         List {
             waiting: WaitingList::new(limits),
@@ -490,6 +514,27 @@ mod tests {
             ["c"],
             "the first to go is tried whatever the averages say"
         );
+    }
+
+    #[test]
+    fn a_caller_takes_no_more_than_it_may_run() {
+        let mut list = list(4, 100, 0);
+        list.waiting.limits.caller_weight = 2;
+        let take = |list: &mut List| {
+            let mut expired = Vec::new();
+            list.waiting.take_for_caller(list.start, &mut expired).map(names)
+        };
+        for (name, weight) in [("a", 1), ("b", 1), ("c", 1), ("heavy", 3), ("d", 1)] {
+            list.push(name, weighing(weight)).unwrap();
+        }
+        assert_eq!(take(&mut list), Some(vec!["a", "b"]));
+        assert_eq!(take(&mut list), Some(vec!["c"]));
+        assert_eq!(
+            take(&mut list),
+            None,
+            "the heavy one is a worker's, and nobody overtakes it"
+        );
+        assert_eq!(list.take(0).0, ["heavy", "d"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use std::{fmt, mem};
@@ -10,6 +10,7 @@ use tower::Service;
 
 use super::message::{Abandonment, Answered, Message};
 use super::policy::{Limits, Taken, Waiting, WaitingList};
+use super::worker::{Lent, LentWorker};
 use super::{Answer, Error, Priority, Refusal, ResponseFuture, Submission, Worker};
 
 /// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
@@ -19,7 +20,9 @@ struct Shared<I, O, E> {
     state: Mutex<State<I, O, E>>,
     /// Weight that waits, for whoever must not touch the lock.
     depth: AtomicU32,
-    capacity: u32,
+    /// Callers that have queued a request and are yet to look whether they could run it themselves.
+    callers_to_come: AtomicU32,
+    limits: Limits,
 }
 
 struct State<I, O, E> {
@@ -27,10 +30,32 @@ struct State<I, O, E> {
     running: Vec<Running>,
     /// Workers that found nothing to do, the last one that did at the end: it is the one that is woken first, for its
     /// caches are warm.
-    idle: Vec<(u64, Waker)>,
+    idle: Vec<Idle<I, O, E>>,
     workers: usize,
     next_id: u64,
     closed: bool,
+}
+
+/// A worker that has nothing to do.
+pub(super) struct Idle<I, O, E> {
+    pub(super) worker: u64,
+    pub(super) waker: Waker,
+    /// The worker itself, if callers may run batches in it.
+    pub(super) lent: Option<Weak<dyn Lent<I, O, E>>>,
+}
+
+/// A worker that a caller has for one batch.
+type Loan<I, O, E> = (Idle<I, O, E>, Arc<dyn Lent<I, O, E>>, Formed<I, O, E>);
+
+/// Wakes the worker, so that it sees to itself, unless it was put back.
+struct Borrowed<I, O, E>(Option<Idle<I, O, E>>);
+
+impl<I, O, E> Drop for Borrowed<I, O, E> {
+    fn drop(&mut self) {
+        if let Some(idle) = self.0.take() {
+            idle.waker.wake();
+        }
+    }
 }
 
 /// A batch that the inner service has. Its members are those whose callers still wait.
@@ -74,7 +99,8 @@ impl<I, O, E> Queue<I, O, E> {
                 closed: false,
             }),
             depth: AtomicU32::new(0),
-            capacity: limits.capacity,
+            callers_to_come: AtomicU32::new(0),
+            limits,
         }))
     }
 
@@ -95,6 +121,19 @@ impl<I, O, E> Queue<I, O, E> {
         Worker::new(id, inner, self.clone())
     }
 
+    /// The same, for an inner service whose futures are ready as soon as they are made, because its calls block: callers run
+    /// batches in it on their own tasks while it has nothing to do, see [`Limits::caller_weight`].
+    pub fn lent_worker<S>(&self, inner: S) -> LentWorker<S, I, O, E>
+    where
+        S: Service<super::Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Send + Unpin + 'static,
+        S::Future: Send,
+        I: Send + 'static,
+        O: Send + 'static,
+        E: Clone + Send + 'static,
+    {
+        LentWorker::new(self.worker(inner))
+    }
+
     /// Weight that waits. Takes no lock.
     pub fn depth(&self) -> u32 {
         self.0.depth.load(Ordering::Relaxed)
@@ -112,8 +151,8 @@ impl<I, O, E> Queue<I, O, E> {
             state.closed = true;
             mem::take(&mut state.idle)
         };
-        for (_, waker) in idle {
-            waker.wake();
+        for idle in idle {
+            idle.waker.wake();
         }
     }
 
@@ -140,7 +179,7 @@ impl<I, O, E> Queue<I, O, E> {
     }
 
     fn publish_depth(&self, state: &State<I, O, E>) {
-        self.0.depth.store(state.waiting.weight(), Ordering::Relaxed);
+        self.0.depth.store(state.waiting.weight(), Ordering::SeqCst);
     }
 
     /// Whether a request would be taken now. For those who want to know before they do work for it.
@@ -156,6 +195,8 @@ impl<I, O, E> Queue<I, O, E> {
     fn push(&self, submission: Submission<I>) -> Result<Ticket<I, O, E>, Refusal> {
         let (answer, answered) = oneshot::channel();
         let queued = Instant::now();
+        let weight = submission.weight.max(1);
+        let caller_may_run = weight <= self.0.limits.caller_weight;
         let mut displaced = Vec::new();
         let (id, worker) = {
             let mut state = self.lock();
@@ -163,7 +204,7 @@ impl<I, O, E> Queue<I, O, E> {
             let id = state.take_id();
             let waiting = Waiting {
                 id,
-                weight: submission.weight.max(1),
+                weight,
                 bucket: submission.bucket,
                 priority: submission.priority,
                 queued,
@@ -176,12 +217,18 @@ impl<I, O, E> Queue<I, O, E> {
             let workers = state.workers;
             state.waiting.push(waiting, workers, &mut displaced)?;
             self.publish_depth(&state);
-            (id, state.idle.pop())
+            let worker = if caller_may_run {
+                self.0.callers_to_come.fetch_add(1, Ordering::SeqCst);
+                None
+            } else {
+                state.idle.pop()
+            };
+            (id, worker)
         };
-        if let Some((_, waker)) = worker {
-            waker.wake();
+        if let Some(idle) = worker {
+            idle.waker.wake();
         }
-        let capacity = self.0.capacity;
+        let capacity = self.0.limits.capacity;
         for waiting in displaced {
             let _ = waiting
                 .message
@@ -192,12 +239,13 @@ impl<I, O, E> Queue<I, O, E> {
             queue: self.clone(),
             id,
             answered,
+            turn: if caller_may_run { Turn::Next } else { Turn::Over },
             done: false,
         })
     }
 
     /// What the worker whose inner service is ready does next. If there is nothing to do, its waker is kept.
-    pub(super) fn next(&self, worker: u64, cx: &Context<'_>) -> Next<I, O, E> {
+    pub(super) fn next(&self, idle: impl FnOnce() -> Idle<I, O, E>) -> Next<I, O, E> {
         let now = Instant::now();
         let mut expired = Vec::new();
         let next = {
@@ -209,8 +257,9 @@ impl<I, O, E> Queue<I, O, E> {
                 Taken::Batch(batch) => Next::Run(state.form(batch)),
                 Taken::Nothing if state.closed => Next::Stop,
                 other => {
-                    state.idle.retain(|(id, _)| *id != worker);
-                    state.idle.push((worker, cx.waker().clone()));
+                    let idle = idle();
+                    state.idle.retain(|other| other.worker != idle.worker);
+                    state.idle.push(idle);
                     let until = match other {
                         Taken::NotBefore(at) => Some(at),
                         _ => None,
@@ -235,8 +284,46 @@ impl<I, O, E> Queue<I, O, E> {
                 state.idle.pop()
             }
         };
-        if let Some((_, waker)) = other {
-            waker.wake();
+        if let Some(idle) = other {
+            idle.waker.wake();
+        }
+    }
+
+    /// A caller takes what waits and runs it in a worker that has nothing to do. False if there is none, or nothing for it.
+    fn run_as_caller(&self) -> bool {
+        let mut expired = Vec::new();
+        let taken = {
+            let mut state = self.lock();
+            state
+                .take_for_caller(&mut expired)
+                .inspect(|_| self.publish_depth(&state))
+        };
+        for waiting in expired {
+            let _ = waiting.message.answer.send(Err(Error::Expired));
+        }
+        let Some((idle, lent, formed)) = taken else {
+            return false;
+        };
+        let mut borrowed = Borrowed(Some(idle));
+        if lent.run(formed) {
+            let mut state = self.lock();
+            if !state.closed {
+                state.idle.extend(borrowed.0.take());
+            }
+        }
+        true
+    }
+
+    /// To be called when a caller will not look again whether it could run something: wakes a worker for what waits, if no
+    /// other caller is still to come.
+    ///
+    /// Nothing is forgotten: a request waits either while its caller is to come, or while all workers are busy, and whoever
+    /// is the last of the former or makes one of the latter idle calls this afterwards. The order of the steps, first
+    /// counting down, then looking at the depth, needs all of them in one order, `SeqCst`.
+    fn caller_has_come(&self) {
+        let was_last = self.0.callers_to_come.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.0.depth.load(Ordering::SeqCst) > 0 {
+            self.pass_on();
         }
     }
 
@@ -255,7 +342,7 @@ impl<I, O, E> Queue<I, O, E> {
         let refused = {
             let mut state = self.lock();
             state.workers -= 1;
-            state.idle.retain(|(id, _)| *id != worker);
+            state.idle.retain(|idle| idle.worker != worker);
             if state.workers > 0 {
                 drop(state);
                 // Another worker must look at what this one was woken for.
@@ -297,6 +384,18 @@ impl<I, O, E> Queue<I, O, E> {
 }
 
 impl<I, O, E> State<I, O, E> {
+    fn take_for_caller(&mut self, expired: &mut Vec<Waiting<Message<I, O, E>>>) -> Option<Loan<I, O, E>> {
+        let lent = |idle: &Idle<I, O, E>| idle.lent.as_ref()?.upgrade();
+        let (at, lent) = self
+            .idle
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(at, idle)| Some((at, lent(idle)?)))?;
+        let batch = self.waiting.take_for_caller(Instant::now(), expired)?;
+        Some((self.idle.remove(at), lent, self.form(batch)))
+    }
+
     fn is_open(&self) -> Result<(), Refusal> {
         if self.closed {
             Err(Refusal::Closed)
@@ -361,17 +460,58 @@ pub(super) struct Ticket<I, O, E> {
     queue: Queue<I, O, E>,
     id: u64,
     answered: oneshot::Receiver<Result<Answer<O>, Error<E>>>,
+    turn: Turn,
     done: bool,
+}
+
+/// Whether a caller will look if it could run what waits. Only callers of lent workers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// After the others that are ready have had theirs, so that there is a batch to run.
+    Next,
+    Now,
+    Over,
 }
 
 impl<I, O, E> Ticket<I, O, E> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<O>, Error<E>>> {
+        if self.turn == Turn::Next {
+            self.turn = Turn::Now;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut answer = self.poll_answer(cx);
+        if answer.is_pending() && self.turn == Turn::Now {
+            let has_run = self.queue.run_as_caller();
+            answer = self.poll_answer(cx);
+            if has_run && answer.is_pending() {
+                // It has run what came before it.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.end_turn();
+        answer
+    }
+
+    /// Whether it has asked to be polled again, to run what waits.
+    pub(super) fn is_its_turn(&self) -> bool {
+        self.turn == Turn::Now
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<O>, Error<E>>> {
         let answered = std::pin::Pin::new(&mut self.answered).poll(cx);
         answered.map(|received| {
             self.done = true;
             // A sender that is dropped without an answer belonged to a worker that was dropped in the middle of a batch.
             received.unwrap_or(Err(Error::Refused(Refusal::Unavailable)))
         })
+    }
+
+    fn end_turn(&mut self) {
+        if mem::replace(&mut self.turn, Turn::Over) != Turn::Over {
+            self.queue.caller_has_come();
+        }
     }
 }
 
@@ -380,6 +520,7 @@ impl<I, O, E> Drop for Ticket<I, O, E> {
         if !self.done {
             self.queue.abandon(self.id);
         }
+        self.end_turn();
     }
 }
 

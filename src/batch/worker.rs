@@ -1,7 +1,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -10,7 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::service::{Caller, Formed, Next, Queue};
+use super::service::{Caller, Formed, Idle, Next, Queue};
 use super::{Answer, Batch, Error};
 
 /// Takes batches from a queue and runs them in an inner service, whose `poll_ready` says that a batch could run now.
@@ -28,6 +29,8 @@ where
     /// Set while a batch is held back for `max_wait`.
     held: Option<Pin<Box<Sleep>>>,
     stopping: bool,
+    /// Itself, if callers may run batches in it.
+    lent: Option<Weak<dyn Lent<I, O, E>>>,
 }
 
 /// Takes the worker out of its queue when it ends, in whatever way.
@@ -92,6 +95,7 @@ where
             running: FuturesUnordered::new(),
             held: None,
             stopping: false,
+            lent: None,
         }
     }
 
@@ -122,6 +126,24 @@ where
                 started,
             }),
         });
+    }
+}
+
+impl<S, I, O, E> Worker<S, I, O, E>
+where
+    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E>,
+    E: Clone,
+{
+    /// Answers the batches that have run. True unless one of them failed.
+    fn finish(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut all_ran = true;
+        while let Poll::Ready(Some((result, batch))) = Pin::new(&mut self.running).poll_next(cx) {
+            all_ran &= result.is_ok();
+            if let Some(batch) = batch {
+                batch.answer(result);
+            }
+        }
+        all_ran
     }
 }
 
@@ -167,11 +189,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         loop {
-            while let Poll::Ready(Some((result, batch))) = Pin::new(&mut this.running).poll_next(cx) {
-                if let Some(batch) = batch {
-                    batch.answer(result);
-                }
-            }
+            this.finish(cx);
             if this.stopping {
                 return if this.running.is_empty() {
                     Poll::Ready(Ok(()))
@@ -188,7 +206,12 @@ where
                     return Poll::Pending;
                 }
             }
-            match this.queue.queue.next(this.queue.id, cx) {
+            let idle = || Idle {
+                worker: this.queue.id,
+                waker: cx.waker().clone(),
+                lent: this.lent.clone(),
+            };
+            match this.queue.queue.next(idle) {
                 Next::Run(formed) => {
                     this.held = None;
                     this.start(formed);
@@ -203,6 +226,82 @@ where
                 }
             }
         }
+    }
+}
+
+/// A worker that callers may borrow while it has nothing to do.
+pub(super) trait Lent<I, O, E>: Send + Sync {
+    /// Runs a batch and answers it. True if the worker could run another one.
+    fn run(&self, formed: Formed<I, O, E>) -> bool;
+}
+
+/// A [`Worker`] whose inner service callers may use as well, for batches of up to
+/// [`Limits::caller_weight`](super::Limits::caller_weight): a request that finds it idle costs no hop to another thread.
+///
+/// Must be driven like a worker: it runs what callers may not, and what they leave. A [`ResponseFuture`] of its queue must
+/// be polled or dropped, for it may be its turn to run what others wait for.
+///
+/// [`ResponseFuture`]: super::ResponseFuture
+pub struct LentWorker<S, I, O, E>(Arc<Mutex<Worker<S, I, O, E>>>)
+where
+    S: Service<Batch<I>>;
+
+impl<S, I, O, E> LentWorker<S, I, O, E>
+where
+    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Send + Unpin + 'static,
+    S::Future: Send,
+    I: Send + 'static,
+    O: Send + 'static,
+    E: Clone + Send + 'static,
+{
+    pub(super) fn new(worker: Worker<S, I, O, E>) -> Self {
+        Self(Arc::new_cyclic(|this: &Weak<Mutex<Worker<S, I, O, E>>>| {
+            let lent: Weak<dyn Lent<I, O, E>> = this.clone();
+            Mutex::new(Worker {
+                lent: Some(lent),
+                ..worker
+            })
+        }))
+    }
+}
+
+impl<S, I, O, E> Lent<I, O, E> for Mutex<Worker<S, I, O, E>>
+where
+    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Send + Unpin,
+    S::Future: Send,
+    I: Send,
+    O: Send,
+    E: Clone + Send,
+{
+    fn run(&self, formed: Formed<I, O, E>) -> bool {
+        let mut worker = self.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever drives the worker is woken if anything is left to do.
+        let mut cx = Context::from_waker(Waker::noop());
+        worker.start(formed);
+        worker.finish(&mut cx)
+            && worker.running.is_empty()
+            && matches!(worker.inner.poll_ready(&mut cx), Poll::Ready(Ok(())))
+    }
+}
+
+impl<S, I, O, E> Future for LentWorker<S, I, O, E>
+where
+    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Unpin,
+    E: Clone,
+{
+    type Output = Result<(), E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).poll(cx)
+    }
+}
+
+impl<S, I, O, E> fmt::Debug for LentWorker<S, I, O, E>
+where
+    S: Service<Batch<I>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LentWorker").finish_non_exhaustive()
     }
 }
 

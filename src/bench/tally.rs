@@ -64,7 +64,8 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    fn record(&mut self, latency: Duration) {
+    /// Adds one.
+    pub fn record(&mut self, latency: Duration) {
         let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(nanoseconds);
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use classifier::{BundleError, Row, RunError, Session};
+use futures_util::future::Either;
 use tower::Service;
 
 use super::JobQueue;
@@ -61,6 +62,9 @@ pub(super) struct Lane<B, L> {
     labels: usize,
     metrics: ModelMetrics,
 }
+
+// Nothing in it is ever pinned.
+impl<B, L> Unpin for Lane<B, L> {}
 
 impl<B, L> Lane<B, L>
 where
@@ -154,7 +158,7 @@ where
         Poll::Ready(loaded.map_err(|error| LaneError::Lost(error.to_string())))
     }
 
-    /// Blocks: a lane has its thread for itself.
+    /// Blocks: a lane has its thread for itself, or that of a caller to whom it was lent.
     fn call(&mut self, batch: Batch<Job>) -> Self::Future {
         let rows: usize = batch.inputs.iter().map(|job| job.rows.len()).sum();
         self.metrics.batch_size.observe(rows as f64);
@@ -173,15 +177,17 @@ const RELOAD_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::f
 
 /// The whole life of a lane's thread: load, warm, say so through `ready`, run batches until the queue is closed.
 pub(super) fn drive<B, L>(
-    mut lane: Lane<B, L>,
+    new_lane: impl Fn() -> Lane<B, L>,
     queue: &JobQueue,
+    callers_run: bool,
     runtime: &tokio::runtime::Handle,
     warm: impl Fn(&mut B) -> Result<(), RunError>,
     ready: &mpsc::Sender<Result<(), BundleError>>,
 ) where
-    B: Backend,
-    L: Fn() -> Result<B, BundleError>,
+    B: Backend + Send + 'static,
+    L: Fn() -> Result<B, BundleError> + Send + 'static,
 {
+    let mut lane = new_lane();
     let warmed = lane
         .backend()
         .and_then(|backend| warm(backend).map_err(super::graph_failed));
@@ -190,7 +196,10 @@ pub(super) fn drive<B, L>(
     let mut delay = RELOAD_DELAYS.0;
     loop {
         // Registered before the lane is called ready: from then on the queue takes jobs.
-        let worker = (!failed).then(|| queue.worker(&mut lane));
+        let worker = (!failed).then(|| match callers_run {
+            true => Either::Left(queue.lent_worker(lane)),
+            false => Either::Right(queue.worker(lane)),
+        });
         if let Some((ready, warmed)) = ready.take() {
             // Whoever starts the lane waits for this, so the receiver is there.
             let _ = ready.send(warmed);
@@ -206,5 +215,6 @@ pub(super) fn drive<B, L>(
         tracing::error!(%error, retry_in = ?delay, "a lane is down");
         std::thread::sleep(delay);
         delay = (delay * 2).min(RELOAD_DELAYS.1);
+        lane = new_lane();
     }
 }

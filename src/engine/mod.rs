@@ -11,13 +11,15 @@ mod weights;
 
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{Bundle, BundleError, Preprocessor, Row, RunError, Session, SessionOptions};
 
 pub use self::lane::{Backend, Interrupt, Job, LaneError};
 use self::lane::{Lane, drive};
+use self::plan::CALLER_RUN;
 pub use self::plan::{LaneSettings, Plan, RunTimes};
 pub use self::weights::Weights;
 use crate::batch::{BatchService, Limits, Queue};
@@ -48,19 +50,27 @@ impl Engine {
         weights: Weights,
         metrics: &ModelMetrics,
     ) -> Result<Self, BundleError> {
-        let warm_up = WarmUp::new(bundle, weights);
+        let mut warm_up = WarmUp::new(bundle, weights);
         let cpus = crate::cpu::available();
         let plan = match settings {
             LaneSettings {
                 lanes: Some(lanes),
                 threads: Some(threads),
             } => Plan::configured(lanes, threads),
-            settings => Plan::new(settings, measure(bundle, &warm_up.typical)?, cpus),
+            settings => Plan::new(settings, measure(bundle, &warm_up)?, cpus),
         };
         let limits = Limits {
             fill_weight: if plan.batches_pay { limits.max_weight } else { 1 },
+            caller_weight: if limits.max_wait.is_zero() {
+                plan.caller_weight
+            } else {
+                0
+            },
             ..limits
         };
+        if !plan.batches_pay {
+            warm_up.batches.iter_mut().for_each(|rows| rows.truncate(1));
+        }
         let options = SessionOptions {
             threads: plan.threads,
         };
@@ -87,13 +97,15 @@ impl Engine {
         W: Fn(&mut B) -> Result<(), RunError> + Clone + Send + 'static,
     {
         let queue = JobQueue::new(limits);
+        let callers_run = limits.caller_weight > 0;
         let start_lane = |index: usize| {
             let (ready, started) = mpsc::channel();
-            let lane = Lane::new(labels, metrics.clone(), load.clone());
+            let (metrics, load) = (metrics.clone(), load.clone());
+            let new_lane = move || Lane::new(labels, metrics.clone(), load.clone());
             let (queue, warm, tokio) = (queue.clone(), warm.clone(), tokio::runtime::Handle::current());
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || drive(lane, &queue, &tokio, warm, &ready))
+                .spawn(move || drive(new_lane, &queue, callers_run, &tokio, warm, &ready))
                 .map_err(|error| thread_failed(name, error.to_string()))?;
             // A lane that panics while it starts drops its end of the channel.
             started
@@ -150,6 +162,8 @@ fn thread_failed(name: &str, found: String) -> BundleError {
 #[derive(Clone)]
 struct WarmUp {
     batches: Vec<Vec<Row>>,
+    /// Weight of the first of them, the heaviest.
+    heaviest: u32,
     /// A few rows of the kind that most requests have.
     typical: Vec<Row>,
 }
@@ -157,14 +171,15 @@ struct WarmUp {
 impl WarmUp {
     /// The largest batch and the smallest of every length. The largest has no more rows than a run keeps memory for.
     fn new(bundle: &Bundle, weights: Weights) -> Self {
-        let (batches, typical) = match &bundle.preprocessor {
+        let (batches, heaviest, typical) = match &bundle.preprocessor {
             Preprocessor::Image(preprocessor) => {
                 let length: usize = preprocessor.shape().iter().product();
                 let blank = Row::Image(vec![0.0; length]);
                 let kept = OUTLIER_BYTES / (size_of::<f32>() * length).max(1);
                 let largest = vec![blank.clone(); kept.clamp(1, weights.max_weight() as usize)];
                 let typical = largest.iter().take(MEASURED_BATCH).cloned().collect();
-                (vec![largest, vec![blank]], typical)
+                let weight = largest.len() as u32;
+                (vec![largest, vec![blank]], weight, typical)
             }
             Preprocessor::Text(tokenizer) => {
                 let rows = |length, count| vec![Row::Text(tokenizer.blank(length)); count];
@@ -173,11 +188,20 @@ impl WarmUp {
                 let longest = tokenizer.max_length();
                 let mut batches = vec![rows(longest, fitting(longest))];
                 batches.extend(buckets.iter().map(|&length| rows(length, 1)));
+                let heaviest = batches[0].len() as u32 * weights.of(longest);
                 let middle = buckets[buckets.len() / 2];
-                (batches, rows(middle, fitting(middle).min(MEASURED_BATCH)))
+                (
+                    batches,
+                    heaviest,
+                    rows(middle, fitting(middle).min(MEASURED_BATCH)),
+                )
             }
         };
-        Self { batches, typical }
+        Self {
+            batches,
+            heaviest,
+            typical,
+        }
     }
 
     fn run(&self, session: &mut Session) -> Result<(), RunError> {
@@ -187,28 +211,40 @@ impl WarmUp {
 
 /// Rows in the batch whose time is measured.
 const MEASURED_BATCH: usize = 4;
+/// Most runs that are timed, and the time after which there are enough of them: a start must not take seconds.
+const MEASURED_RUNS: usize = 5;
+const MEASURED_FOR: Duration = Duration::from_millis(60);
 
 fn run_blank(session: &mut Session, rows: &[Row]) -> Result<(), RunError> {
     session.run(rows.iter(), |_| {}).map(|_| ())
 }
 
 /// Times runs on one thread.
-fn measure(bundle: &Bundle, rows: &[Row]) -> Result<RunTimes, BundleError> {
+fn measure(bundle: &Bundle, warm_up: &WarmUp) -> Result<RunTimes, BundleError> {
     let mut session = Session::load(bundle, &SessionOptions { threads: Some(1) })?;
     let mut median = |rows: &[Row]| {
-        let times = (0..5).map(|_| {
+        // The first run allocates.
+        run_blank(&mut session, rows).map_err(graph_failed)?;
+        let begun = Instant::now();
+        let mut times = Vec::new();
+        while times.is_empty() || times.len() < MEASURED_RUNS && begun.elapsed() < MEASURED_FOR {
             let started = Instant::now();
-            run_blank(&mut session, rows)?;
-            Ok(started.elapsed())
-        });
-        let mut times = times.collect::<Result<Vec<_>, _>>().map_err(graph_failed)?;
+            run_blank(&mut session, rows).map_err(graph_failed)?;
+            times.push(started.elapsed());
+        }
         times.sort();
         Ok::<_, BundleError>(times[times.len() / 2])
     };
-    Ok(RunTimes {
-        single: median(&rows[..1])?,
-        in_batch: median(rows)? / rows.len() as u32,
-    })
+    let typical = &warm_up.typical;
+    let mut times = RunTimes {
+        single: median(&typical[..1])?,
+        in_batch: median(typical)? / typical.len() as u32,
+        of_a_unit: None,
+    };
+    if times.single <= CALLER_RUN && is_steady(&bundle.model()).unwrap_or(false) {
+        times.of_a_unit = Some(median(&warm_up.batches[0])? / warm_up.heaviest);
+    }
+    Ok(times)
 }
 
 /// A graph that loads and then fails on zeros.

@@ -76,6 +76,7 @@ fn start(max_weight: u32) -> Fixture {
         fill_weight: max_weight,
         capacity: 100,
         max_wait: Duration::ZERO,
+        caller_weight: 0,
     };
     let warm = |_: &mut Faulty| Ok(());
     let engine =
@@ -192,6 +193,7 @@ async fn a_lane_that_cannot_load_is_an_error_of_the_start() {
         fill_weight: 1,
         capacity: 1,
         max_wait: Duration::ZERO,
+        caller_weight: 0,
     };
     let load = || -> Result<Faulty, BundleError> { Err(thread_failed("faulty", "no such file".into())) };
     let warm = |_: &mut Faulty| Ok(());

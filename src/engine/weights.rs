@@ -17,16 +17,17 @@ impl Weights {
     /// For pictures.
     pub fn images(max_batch: u32) -> Self {
         Self {
-            max_batch,
+            max_batch: max_batch.max(1),
             tokens_per_input: u32::MAX,
         }
     }
 
     /// For texts: a batch holds at most `max_batch` of them and `max_tokens` tokens, padding included.
     pub fn texts(max_batch: u32, max_tokens: u32) -> Self {
+        let max_batch = max_batch.min(max_tokens).max(1);
         Self {
             max_batch,
-            tokens_per_input: (max_tokens / max_batch.max(1)).max(1),
+            tokens_per_input: max_tokens / max_batch,
         }
     }
 
@@ -46,7 +47,7 @@ impl Weights {
     pub fn of(self, length: usize) -> u32 {
         (length as u32)
             .div_ceil(self.tokens_per_input)
-            .clamp(1, self.max_batch.max(1))
+            .clamp(1, self.max_batch)
     }
 
     /// How many such rows fit into a batch.

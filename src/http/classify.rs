@@ -215,7 +215,7 @@ fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Respons
     let results = classified.results.iter().map(|result| {
         let scores = &result.scores;
         let top = output::top_k(scores, top_k as usize);
-        let scored = |&at: &usize| Scored {
+        let listed = |&at: &usize| Scored {
             label: &labels[at],
             score: scores[at],
         };
@@ -224,7 +224,7 @@ fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Respons
         Labelled {
             label: &labels[best],
             score: scores[best],
-            top: top.iter().map(scored).collect(),
+            top: top.iter().map(listed).collect(),
             truncated: result.truncated,
         }
     });

@@ -41,7 +41,7 @@ pub struct App {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "classifyd",
-    description = "Classifies images with ONNX models. POST an image to /v1/classify, get labels with scores.",
+    description = "Classifies images and texts with ONNX models. POST one to /v1/classify, get labels with scores.",
     license(name = "Apache-2.0", identifier = "Apache-2.0")
 ))]
 struct Document;

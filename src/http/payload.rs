@@ -833,7 +833,7 @@ mod tests {
                 None,
                 form(&[("model", "a")]),
                 Code::InvalidRequest,
-                "image: expected at least one",
+                "image or text: expected at least one",
             ),
             (
                 multipart,
@@ -858,11 +858,15 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_body_whatever_is_a_panic_or_a_fault_of_ours(
-            content_type in proptest::sample::select(vec!["application/json", "multipart/form-data; boundary=XX", "text/plain"]),
+            content_type in proptest::sample::select(vec![
+                "application/json", "multipart/form-data; boundary=XX", "text/plain", "text/plain;charset=\"UTF-8\"",
+                "text/plain; charset=", "text/plain; charset=utf-16", "text/plain;;=;charset",
+            ]),
             parts in proptest::collection::vec(proptest::sample::select(vec![
                 "{", "}", "[", "]", ":", ",", "\"inputs\"", "\"image\"", "\"text\"", "\"model\"", "\"top_k\"", "null", "-1",
                 "1e999", "\"data:image/png;base64,AAAA\"", "\"\\ud800\"", "\u{0}", "--XX", "--XX--", "\r\n", "\r\n\r\n",
                 "Content-Disposition: form-data; name=\"image\"", "Content-Disposition: form-data; name=\"top_k\"",
+                "Content-Disposition: form-data; name=\"text\"", "Content-Type: text/plain; charset=koi8-r", "\u{feff}", "<br />", "🍌",
             ]), 0..40),
             noise in proptest::collection::vec(proptest::num::u8::ANY, 0..20),
         ) {
@@ -872,7 +876,10 @@ mod tests {
             match runtime.block_on(read_with(content_type, None, body)) {
                 Ok(payload) => proptest::prop_assert!(!payload.inputs.is_empty()),
                 Err(error) => proptest::prop_assert!(
-                    matches!(error.code, Code::InvalidRequest | Code::InvalidText | Code::PayloadTooLarge),
+                    matches!(
+                        error.code,
+                        Code::InvalidRequest | Code::InvalidText | Code::PayloadTooLarge | Code::UnsupportedMediaType
+                    ),
                     "{}", error
                 ),
             }

@@ -218,3 +218,15 @@ async fn models_are_listed_with_what_a_client_needs() {
         "{digits}"
     );
 }
+
+#[tokio::test]
+async fn the_shipped_configuration_says_who_answers_where_the_request_does_not() {
+    let config = root().join("classifyd.toml");
+    let server = Server::start(&shipped_models(), &["--config", config.to_str().unwrap()]);
+    let picture = std::fs::read(shipped_models().join("digits/1/golden/7_0.png")).unwrap();
+    let answer = ok(server.send_png("", picture).send().await.unwrap()).await;
+    assert_eq!(answer["model"], "images");
+    let answer = ok(server.send_text("", "A wonderful film.").send().await.unwrap()).await;
+    assert_eq!(answer["model"], "sentiment");
+    assert_eq!(labels(&answer), ["positive"]);
+}

@@ -4,6 +4,7 @@
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
 use std::{
+    borrow::Cow,
     env, fs, iter,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -21,14 +22,17 @@ use tch::Device;
 use crate::{
     data::{
         self, DataSet, Fetched,
+        folder::Files,
         imdb::{self, Imdb, TestReviews},
     },
     evaluate::{self, Labelled, TestPictures, evaluate_remote},
     export::{self, Trained},
+    folder::{self, Options},
     network::{self, Precision},
     optimizer::Rule,
+    parallel,
     recipe::{self, Target},
-    sentiment,
+    report, sentiment,
     training::{self, Config, Outcome, Schedule, Start, Task},
     transform::Transform,
 };
@@ -53,7 +57,10 @@ enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
-    /// Write test pictures as PNG files named LABEL_NUMBER.png, or test reviews as lines of JSON.
+    /// Draw a run's learning curves, or a model directory's confusion matrix and calibration, into its model card.
+    Report(ReportArgs),
+    /// Write pictures of a data set as PNG files named LABEL_NUMBER.png, or in folders, or as one sheet; of reviews,
+    /// lines of JSON.
     Samples(SamplesArgs),
 }
 
@@ -123,6 +130,74 @@ struct TrainArgs {
     /// CPU threads [default: all].
     #[arg(long, value_parser = at_least_one())]
     threads: Option<u32>,
+    #[command(
+        flatten,
+        next_help_heading = "A folder of your own pictures (train folder --data DIR)"
+    )]
+    folder: FolderArgs,
+}
+
+/// What only `train folder` takes.
+#[derive(Debug, Args)]
+struct FolderArgs {
+    /// Transfer: keep the graph of this classifier (a model directory) up to its last dense layer, and train a new last
+    /// layer for the folder's classes.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Part of each class that is drawn for validation where DIR has no folder val [default: 0.2].
+    #[arg(long, value_name = "PART", value_parser = open_part)]
+    validation: Option<f64>,
+    /// Rows and columns of the network's input, 16 to 1024; with --from those of the other classifier [default: 224].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1024), conflicts_with = "from")]
+    size: Option<u32>,
+    /// The smallest part of a picture's area that training cuts out; 1 keeps all of it [default: 0.35].
+    #[arg(long, value_name = "PART", value_parser = area)]
+    crop: Option<f64>,
+    /// Training mirrors every second picture; say false where left and right matter, as in letters [default: true].
+    #[arg(long, value_name = "true|false")]
+    flip: Option<bool>,
+    /// Training multiplies brightness, contrast and saturation by up to 1 minus and plus this [default: 0.3].
+    #[arg(long, value_name = "PART", value_parser = part)]
+    colour: Option<f64>,
+    /// With --from: versions of each training picture, the picture itself and others that are changed as --crop, --flip
+    /// and --colour say [default: 1].
+    #[arg(long, value_parser = at_least_one(), requires = "from")]
+    views: Option<u32>,
+    /// Threads that read pictures ahead of the network; their number changes nothing but the speed [default: one for each
+    /// CPU].
+    #[arg(long, value_parser = at_least_one(), conflicts_with = "from")]
+    loaders: Option<u32>,
+}
+
+impl FolderArgs {
+    fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.validation = self.validation.unwrap_or(options.validation);
+        options.size = self.size.unwrap_or(options.size);
+        options.views = self.views.unwrap_or(options.views);
+        let variation = &mut options.variation;
+        variation.crop = self.crop.unwrap_or(variation.crop);
+        variation.flip = self.flip.unwrap_or(variation.flip);
+        variation.colour = self.colour.unwrap_or(variation.colour);
+        options
+    }
+
+    /// The options that were given.
+    fn given(&self) -> Vec<&'static str> {
+        [
+            ("--from", self.from.is_some()),
+            ("--validation", self.validation.is_some()),
+            ("--size", self.size.is_some()),
+            ("--crop", self.crop.is_some()),
+            ("--flip", self.flip.is_some()),
+            ("--colour", self.colour.is_some()),
+            ("--views", self.views.is_some()),
+            ("--loaders", self.loaders.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+        .collect()
+    }
 }
 
 /// What a run's [`Config`] takes from the command line. The defaults are the recipe's and stand at the end of the help.
@@ -184,16 +259,6 @@ struct ConfigArgs {
     seed: Option<u64>,
 }
 
-impl TrainArgs {
-    fn start(&self) -> Start {
-        match (self.resume, self.restart) {
-            (true, _) => Start::Resume,
-            (_, true) => Start::Restart,
-            _ => Start::Fresh,
-        }
-    }
-}
-
 impl ConfigArgs {
     fn over(&self, defaults: &Config) -> Config {
         Config {
@@ -220,25 +285,57 @@ impl ConfigArgs {
     }
 }
 
+/// Which samples a model directory is measured on.
 #[derive(Debug, Args)]
-struct EvaluateArgs {
-    /// The model directory, such as models/digits/1.
-    directory: PathBuf,
+struct MeasureArgs {
     /// The data set [default: the one that the model's serving.toml names].
     #[arg(long)]
     set: Option<Fetched>,
     #[command(flatten)]
     data: DataArgs,
+    /// Measure on the pictures of this folder instead: those in DIR/test, else in DIR/val, else in DIR itself, in folders
+    /// named after their classes.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["set", "data", "transform"])]
+    folder: Option<PathBuf>,
     /// What to do to the test pictures first.
     #[arg(long, default_value = "none")]
     transform: Transform,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// The model directory, such as models/digits/1.
+    directory: PathBuf,
+    #[command(flatten)]
+    measure: MeasureArgs,
     /// Also write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also send the pictures to the server at this address (such as http://127.0.0.1:8080), and fail if it gives one
+    /// Also draw the confusion matrix and the calibration into this directory, as SVG, with the figures as JSON.
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+    /// Also send the samples to the server at this address (such as http://127.0.0.1:8080), and fail if it gives one
     /// of them another label.
     #[arg(long)]
     url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// A run's directory, whose learning curves are drawn, or a model directory, which is measured and drawn.
+    path: PathBuf,
+    /// Model directory whose card shows the learning curves [default: they stay in the run's directory].
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    #[command(flatten)]
+    measure: MeasureArgs,
+}
+
+/// A part of a published data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PublishedSplit {
+    Train,
+    Test,
 }
 
 #[derive(Debug, Args)]
@@ -248,11 +345,26 @@ struct SamplesArgs {
     #[command(flatten)]
     data: DataArgs,
     /// Directory to write to.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// How many of each class: the first pictures of the test split, or reviews spread evenly over it.
+    #[arg(long, value_name = "DIR", required_unless_present = "sheet")]
+    out: Option<PathBuf>,
+    /// Also, or instead, write one PNG file with a row for each class, in the order of the labels.
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
+    /// Which part of the data set.
+    #[arg(long, default_value = "test")]
+    split: PublishedSplit,
+    /// How many of each class: the first pictures, or reviews spread evenly over their numbers.
     #[arg(long, default_value_t = 4, value_parser = at_least_one())]
     per_class: u32,
+    /// How many pictures of each class to pass over first.
+    #[arg(long, default_value_t = 0)]
+    skip: u32,
+    /// Only these classes, separated by commas [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "CLASS,..")]
+    classes: Vec<String>,
+    /// Write DIR/LABEL/NUMBER.png, as `train folder` reads them.
+    #[arg(long)]
+    folders: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -301,12 +413,27 @@ fn part(text: &str) -> Result<f64, String> {
     }
 }
 
+fn open_part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number < 1.0 => Ok(number),
+        _ => Err("expected a number between 0 and 1".to_owned()),
+    }
+}
+
+fn area(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err("expected a number above 0, at most 1".to_owned()),
+    }
+}
+
 /// Does what the arguments say.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Fetch(args) => fetch(&args),
         Command::Train(args) => train(&args),
         Command::Evaluate(args) => evaluate(&args),
+        Command::Report(args) => draw(&args),
         Command::Samples(args) => samples(&args),
     }
 }
@@ -318,9 +445,99 @@ fn fetch(args: &FetchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+impl TrainArgs {
+    fn start(&self) -> Start {
+        match (self.resume, self.restart) {
+            (true, _) => Start::Resume,
+            (_, true) => Start::Restart,
+            _ => Start::Fresh,
+        }
+    }
+}
+
+fn interrupted() -> ExitCode {
+    eprintln!("interrupted; go on with the same command and --resume");
+    ExitCode::from(INTERRUPTED)
+}
+
+fn train_folder(args: &TrainArgs) -> Result<ExitCode> {
+    let Some(data) = &args.data.data else {
+        bail!("--data: expected the folder with the pictures, found none");
+    };
+    if let Some(network) = &args.network {
+        bail!("--network: expected none, for a folder has one network, found {network}");
+    }
+    if args.compare.is_some() {
+        bail!("--compare: only a published data set has this option");
+    }
+    let device = args.device.device()?;
+    if let Some(threads) = args.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    let from = args.folder.from.as_deref();
+    let defaults = if from.is_some() {
+        folder::transfer()
+    } else {
+        folder::from_scratch()
+    };
+    let name = |path: &Path| -> Result<String> {
+        let whole = path
+            .canonicalize()
+            .with_context(|| format!("cannot find {}", path.display()))?;
+        let name = whole
+            .file_name()
+            .map(|name| export::file_name(&name.to_string_lossy()));
+        Ok(name.unwrap_or_else(|| "folder".to_owned()))
+    };
+    let model = name(data)?;
+    let run = match (&args.run, from) {
+        (Some(run), _) => run.clone(),
+        (None, None) => format!("runs/{model}").into(),
+        // models/images/1 is version 1 of images.
+        (None, Some(from)) => {
+            let donor = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
+            format!("runs/{model}-from-{}", name(donor.parent().unwrap_or(&donor))?).into()
+        }
+    };
+    let request = folder::Request {
+        data,
+        from,
+        options: args.folder.options(),
+        config: args.config.over(&defaults),
+        loaders: args
+            .folder
+            .loaders
+            .map_or_else(parallel::cpus, |loaders| loaders as usize),
+        device,
+        out: args.out.clone().unwrap_or_else(|| run.join(&model).join("1")),
+        run,
+        start: args.start(),
+        command: command(),
+    };
+    let stop = stop_on_signal()?;
+    let Some(measured) = folder::train(&request, &stop)? else {
+        return Ok(interrupted());
+    };
+    print!("{}", measured.best_known().table());
+    if measured.test.is_some() {
+        println!(
+            "\nvalidation: accuracy {:.2} %",
+            100.0 * measured.validation.accuracy
+        );
+    }
+    println!("wrote {}", request.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
 fn train(args: &TrainArgs) -> Result<ExitCode> {
+    if args.target == Target::Folder {
+        return train_folder(args);
+    }
     if args.target == Target::Sentiment {
         return train_sentiment(args);
+    }
+    if let [option, ..] = args.folder.given().as_slice() {
+        bail!("{option}: only `train folder` has this option");
     }
     let mut recipe = recipe::find(args.target, args.network.as_deref())?;
     let device = args.device.device()?;
@@ -352,10 +569,7 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     let stop = stop_on_signal()?;
     match training::train(&task, &run, args.start(), &stop)? {
-        Outcome::Interrupted => {
-            eprintln!("interrupted; go on with the same command and --resume");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+        Outcome::Interrupted => Ok(interrupted()),
         Outcome::Finished {
             network,
             best,
@@ -413,8 +627,7 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
     };
     let stop = stop_on_signal()?;
     let Some(measured) = sentiment::train(&job, &stop)? else {
-        eprintln!("interrupted; go on with the same command and --resume");
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(interrupted());
     };
     print!("{}", measured.table());
     println!("wrote {}", job.out.display());
@@ -433,34 +646,42 @@ fn command() -> String {
         .join(" ")
 }
 
-fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
-    let set = match args.set {
-        Some(set) => set,
-        None => own_set(&args.directory)?,
-    };
-    let directory = args.data.directory_of(set)?;
-    match set {
-        Fetched::Pictures(set) => {
-            let pictures = set.open(&directory)?.test;
-            let transform = args.transform;
-            measure(args, &TestPictures { pictures: &pictures, transform })
+impl MeasureArgs {
+    fn samples(&self, directory: &Path) -> Result<Box<dyn Labelled>> {
+        if let Some(folder) = &self.folder {
+            return Ok(Box::new(Files::to_measure(folder)?));
         }
-        Fetched::Imdb => measure(args, &TestReviews(&Imdb::open(&directory)?.test)),
-        Fetched::Glove => bail!("--set: expected samples with labels, found word vectors"),
+        let set = match self.set {
+            Some(set) => set,
+            None => own_set(directory)?,
+        };
+        let directory = self.data.directory_of(set)?;
+        Ok(match set {
+            Fetched::Pictures(set) => Box::new(TestPictures {
+                pictures: Cow::Owned(set.open(&directory)?.test),
+                transform: self.transform,
+            }),
+            Fetched::Imdb => Box::new(TestReviews(Cow::Owned(Imdb::open(&directory)?.test))),
+            Fetched::Glove => bail!("--set: expected samples with labels, found word vectors"),
+        })
     }
 }
 
-fn measure(args: &EvaluateArgs, samples: &impl Labelled) -> Result<ExitCode> {
-    let measured = evaluate::evaluate(&args.directory, samples)?;
+fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
+    let samples = args.measure.samples(&args.directory)?;
+    let measured = evaluate::evaluate(&args.directory, samples.as_ref())?;
     print!("{}", measured.evaluation.table());
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&measured.evaluation).context("cannot write JSON")?;
         fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(folder) = &args.pictures {
+        say_written(&report::write_evaluation(folder, &measured.evaluation)?);
+    }
     let Some(url) = &args.url else {
         return Ok(ExitCode::SUCCESS);
     };
-    let remote = evaluate_remote(url, &args.directory, samples, &measured.scores)?;
+    let remote = evaluate_remote(url, &args.directory, samples.as_ref(), &measured.scores)?;
     println!(
         "\nover HTTP: accuracy {:.2} %, {} labels differ",
         100.0 * remote.accuracy,
@@ -474,6 +695,41 @@ fn measure(args: &EvaluateArgs, samples: &impl Labelled) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn draw(args: &ReportArgs) -> Result<ExitCode> {
+    if training::is_run(&args.path) {
+        let (history, best) = training::history(&args.path)?;
+        let folder = match &args.into {
+            Some(directory) => directory.join(report::FOLDER),
+            None => args.path.clone(),
+        };
+        say_written(&[report::write_curves(&folder, &history, best)?]);
+        if let Some(directory) = &args.into {
+            report::link(directory)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.path.join(classifier::bundle::MODEL).exists() {
+        bail!(
+            "{}: expected a run's directory (with a state.json) or a model directory (with a model.onnx), found neither",
+            args.path.display()
+        );
+    }
+    let samples = args.measure.samples(&args.path)?;
+    let measured = evaluate::evaluate(&args.path, samples.as_ref())?;
+    say_written(&report::write_evaluation(
+        &args.path.join(report::FOLDER),
+        &measured.evaluation,
+    )?);
+    report::link(&args.path)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_written(paths: &[PathBuf]) {
+    for path in paths {
+        println!("{}", path.display());
+    }
 }
 
 /// The data set that a model directory says it was measured on.
@@ -492,32 +748,77 @@ fn own_set(directory: &Path) -> Result<Fetched> {
 }
 
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {
-    let directory = args.data.directory_of(args.set)?;
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
-    let test = match args.set {
-        Fetched::Pictures(set) => set.open(&directory)?.test,
-        Fetched::Imdb => {
-            let path = args.out.join("imdb.jsonl");
-            let mut lines = String::new();
-            for review in imdb::spread(&Imdb::open(&directory)?.test, args.per_class as usize) {
-                let line = json!({"name": review.name, "label": imdb::CLASSES[review.label], "text": review.text});
-                lines += &(line.to_string() + "\n");
-            }
-            fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
-            println!("{}", path.display());
-            return Ok(ExitCode::SUCCESS);
-        }
-        Fetched::Glove => bail!("expected a data set with test samples, found word vectors"),
+    let set = match args.set {
+        Fetched::Pictures(set) => set,
+        Fetched::Imdb => return review_samples(args),
+        Fetched::Glove => bail!("expected a data set with samples, found word vectors"),
     };
-    for at in test.first_of_each_class(args.per_class as usize) {
-        let path = args.out.join(format!(
-            "{}_{at}.png",
-            export::file_name(test.class(at).unwrap_or_default())
-        ));
-        let picture = test.get(at).context("a picture is missing")?;
-        fs::write(&path, data::png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
+    let data = set.open(&args.data.directory(set)?)?;
+    let pictures = match args.split {
+        PublishedSplit::Train => data.training,
+        PublishedSplit::Test => data.test,
+    };
+    let known = pictures.classes();
+    if let Some(class) = args.classes.iter().find(|class| !known.contains(class)) {
+        bail!("--classes: expected some of {}, found {class}", known.join(", "));
+    }
+    let (skip, count) = (args.skip as usize, args.per_class as usize);
+    let wanted = |class: &String| args.classes.is_empty() || args.classes.contains(class);
+    let mut places = Vec::new();
+    for (label, _) in known.iter().enumerate().filter(|(_, class)| wanted(class)) {
+        let own = pictures.labels().iter().enumerate();
+        let own = own
+            .filter(|(_, found)| usize::from(**found) == label)
+            .map(|(at, _)| at);
+        places.extend(own.skip(skip).take(count));
+    }
+    if let Some(out) = &args.out {
+        for &at in &places {
+            let class = export::file_name(pictures.class(at).unwrap_or_default());
+            let path = if args.folders {
+                out.join(class).join(format!("{at:05}.png"))
+            } else {
+                out.join(format!("{class}_{at}.png"))
+            };
+            let folder = path.parent().unwrap_or(out);
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            let picture = pictures.get(at).context("a picture is missing")?;
+            fs::write(&path, data::png(&picture)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            if !args.folders {
+                println!("{}", path.display());
+            }
+        }
+        if args.folders {
+            println!("{}", out.display());
+        }
+    }
+    if let Some(path) = &args.sheet {
+        let sheet = data::sheet(&pictures, &places, args.per_class)?;
+        fs::write(path, data::png(&sheet)?).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn review_samples(args: &SamplesArgs) -> Result<ExitCode> {
+    let (Some(out), None, false, [], 0) = (&args.out, &args.sheet, args.folders, args.classes.as_slice(), args.skip) else {
+        bail!("expected --out, and neither --sheet, --folders, --classes nor --skip, for reviews");
+    };
+    let imdb = Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?;
+    let reviews = match args.split {
+        PublishedSplit::Train => imdb.training,
+        PublishedSplit::Test => imdb.test,
+    };
+    let mut lines = String::new();
+    for review in imdb::spread(&reviews, args.per_class as usize) {
+        let line = json!({"name": review.name, "label": imdb::CLASSES[review.label], "text": review.text});
+        lines += &(line.to_string() + "\n");
+    }
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let path = out.join("imdb.jsonl");
+    fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 

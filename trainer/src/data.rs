@@ -3,6 +3,7 @@
 pub mod cifar10;
 pub mod fashion_mnist;
 pub mod files;
+pub mod folder;
 pub mod glove;
 pub mod idx;
 pub mod imdb;
@@ -16,9 +17,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
+use image::{DynamicImage, GrayImage, ImageFormat, RgbImage, imageops};
 
-pub use files::File;
+pub use files::{File, Sums};
 
 /// Labelled pictures of one size, grey or in colour.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,7 +306,7 @@ pub struct Data {
     /// What there is to be measured on.
     pub test: Pictures,
     /// The files, with the MD5 sums that were found.
-    pub sums: Vec<(File, String)>,
+    pub sums: Sums,
 }
 
 impl Data {
@@ -331,6 +332,33 @@ pub fn png(picture: &DynamicImage) -> Result<Vec<u8>> {
         .write_to(&mut bytes, ImageFormat::Png)
         .context("cannot encode a picture as PNG")?;
     Ok(bytes.into_inner())
+}
+
+/// Pictures side by side in rows of `columns`.
+pub fn sheet(pictures: &Pictures, places: &[usize], columns: u32) -> Result<DynamicImage> {
+    let (width, height) = (pictures.width(), pictures.height());
+    let rows = (places.len() as u32).div_ceil(columns);
+    let size = (columns * width, rows * height);
+    let mut sheet = if pictures.channels() == 1 {
+        DynamicImage::new_luma8(size.0, size.1)
+    } else {
+        DynamicImage::new_rgb8(size.0, size.1)
+    };
+    for (number, &at) in places.iter().enumerate() {
+        let picture = pictures.get(at).context("a picture is missing")?;
+        let (row, column) = (number as u32 / columns, number as u32 % columns);
+        imageops::replace(
+            &mut sheet,
+            &picture,
+            i64::from(column * width),
+            i64::from(row * height),
+        );
+    }
+    Ok(if pictures.channels() == 1 {
+        sheet.into_luma8().into()
+    } else {
+        sheet.into_rgb8().into()
+    })
 }
 
 /// Where fetched data is kept: outside the clone, so that clones share it.

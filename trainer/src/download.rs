@@ -52,7 +52,7 @@ pub fn debian_package(package: &str, directory: &Path) -> Result<PathBuf> {
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let find = || -> Option<PathBuf> {
         let entries = fs::read_dir(directory).ok()?.flatten();
-        let is_it = |name: &str| name.starts_with(&format!("{package}_")) && name.ends_with(".deb");
+        let is_it = |name: &str| name.starts_with(&format!("{package}_"));
         entries.map(|entry| entry.path()).find(|path| {
             path.file_name()
                 .is_some_and(|name| is_it(&name.to_string_lossy()))

@@ -4,10 +4,10 @@ mod metrics;
 mod remote;
 mod table;
 
-use std::{path::Path, time::Instant};
+use std::{borrow::Cow, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
-use classifier::{Classifier, Limits, bundle::ProblemType};
+use classifier::{Classifier, bundle::ProblemType};
 use serde::{Deserialize, Serialize};
 
 use crate::{data::Pictures, parallel::in_parallel, progress::Bar, transform::Transform};
@@ -37,7 +37,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// As they stand in a file.
+    /// As it stands in a file.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Picture(bytes) => bytes,
@@ -80,7 +80,7 @@ pub trait Labelled: Sync {
 #[derive(Debug)]
 pub struct TestPictures<'a> {
     /// As published.
-    pub pictures: &'a Pictures,
+    pub pictures: Cow<'a, Pictures>,
     /// What is done to them first.
     pub transform: Transform,
 }
@@ -194,7 +194,7 @@ pub struct Measurement {
 }
 
 /// Classifies every sample with the model directory and counts.
-pub fn evaluate(directory: &Path, samples: &impl Labelled) -> Result<Measurement> {
+pub fn evaluate(directory: &Path, samples: &dyn Labelled) -> Result<Measurement> {
     if samples.is_empty() {
         bail!("expected {} to classify, found none", samples.unit());
     }
@@ -249,7 +249,7 @@ pub fn evaluate(directory: &Path, samples: &impl Labelled) -> Result<Measurement
 }
 
 /// One sample's scores, and the microseconds from its bytes to them.
-fn timed_scores(classifier: &mut Classifier, samples: &impl Labelled, at: usize) -> Result<(Vec<f32>, f64)> {
+fn timed_scores(classifier: &mut Classifier, samples: &dyn Labelled, at: usize) -> Result<(Vec<f32>, f64)> {
     let input = samples.input(at)?;
     let begun = Instant::now();
     let scores = classifier.scores(input.bytes());
@@ -258,7 +258,7 @@ fn timed_scores(classifier: &mut Classifier, samples: &impl Labelled, at: usize)
 }
 
 /// For each sample, where its label stands in the classifier's.
-fn true_labels(labels: &[String], samples: &impl Labelled) -> Result<Vec<usize>> {
+fn true_labels(labels: &[String], samples: &dyn Labelled) -> Result<Vec<usize>> {
     let place = |at: usize| {
         let truth = samples.label(at);
         labels.iter().position(|label| *label == truth).with_context(|| {
@@ -272,13 +272,14 @@ fn true_labels(labels: &[String], samples: &impl Labelled) -> Result<Vec<usize>>
 }
 
 /// Median time of the graph alone, in microseconds.
-fn graph_time(classifier: &mut Classifier, samples: &impl Labelled) -> Result<f64> {
+fn graph_time(classifier: &mut Classifier, samples: &dyn Labelled) -> Result<f64> {
     let mut rows = Vec::new();
     for at in 0..samples.len().min(TIMED_SAMPLES) {
+        let input = samples.input(at)?;
         let prepared = classifier
             .bundle()
             .preprocessor
-            .prepare(samples.input(at)?.bytes(), &Limits::default())
+            .prepare(input.bytes(), &classifier::Limits::default())
             .with_context(|| samples.name(at))?;
         rows.push(prepared.row);
     }
@@ -294,7 +295,7 @@ fn graph_time(classifier: &mut Classifier, samples: &impl Labelled) -> Result<f6
 
 /// The samples that take longest. `times` were taken side by side, when a thread may have had to wait, so those that
 /// look slowest are measured again.
-fn slowest(classifier: &mut Classifier, samples: &impl Labelled, times: &[f64]) -> Result<Vec<Slow>> {
+fn slowest(classifier: &mut Classifier, samples: &dyn Labelled, times: &[f64]) -> Result<Vec<Slow>> {
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|&a, &b| times[b].total_cmp(&times[a]));
     let mut slowest = Vec::new();
@@ -313,12 +314,7 @@ fn slowest(classifier: &mut Classifier, samples: &impl Labelled, times: &[f64]) 
     Ok(slowest)
 }
 
-fn most_wrong(
-    samples: &impl Labelled,
-    labels: &[String],
-    truth: &[usize],
-    scores: &[Vec<f32>],
-) -> Vec<Wrong> {
+fn most_wrong(samples: &dyn Labelled, labels: &[String], truth: &[usize], scores: &[Vec<f32>]) -> Vec<Wrong> {
     let mut wrong: Vec<(usize, usize, f32)> = scores
         .iter()
         .enumerate()

@@ -2,7 +2,7 @@
 
 mod card;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use classifier::{
@@ -19,6 +19,7 @@ use crate::{
     network::{Network, values},
     onnx::{Dim, ElementType, Graph, Model, metadata},
     recipe::Recipe,
+    report,
     training::{Config, Epoch, probabilities},
     transform::Transform,
 };
@@ -79,6 +80,11 @@ pub struct Compared {
 
 /// Writes the model directory `out`, in place of one that may be there. It appears when it is complete and measured.
 pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Result<Measurements> {
+    publish(out, |aside| write_all(trained, aside, compare))
+}
+
+/// Has `make` write a model directory aside, makes sure that a server would accept it, and puts it in the place of `out`.
+pub(crate) fn publish<T>(out: &Path, make: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let name = out.file_name().with_context(|| {
         format!(
             "--out {}: expected a directory to write, such as models/digits/1",
@@ -89,25 +95,41 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
     let aside = parent.join(format!(".{}.part", name.to_string_lossy()));
     remove(&aside)?;
     create(&aside)?;
-    write_graph(trained, &aside)?;
-    write_configs(trained, &aside)?;
+    let result = make(&aside)?;
+
+    // What was written is what a server would accept: loaded, and its golden samples reproduced.
+    let (samples, difference) = classifier::open(&aside)?.check_golden()?;
+    eprintln!("{samples} golden samples reproduced, largest difference {difference:.1e}");
+    let old = parent.join(format!(".{}.old", name.to_string_lossy()));
+    remove(&old)?;
+    if out.exists() {
+        fs::rename(out, &old).with_context(|| format!("cannot replace {}", out.display()))?;
+    }
+    fs::rename(&aside, out).with_context(|| format!("cannot write {}", out.display()))?;
+    remove(&old)?;
+    Ok(result)
+}
+
+fn write_all(trained: &Trained<'_>, aside: &Path, compare: Option<&Path>) -> Result<Measurements> {
+    write_graph(trained, aside)?;
+    write_configs(trained, aside)?;
 
     eprintln!(
         "measuring {} test pictures through ONNX Runtime",
         trained.data.test.len()
     );
     let pictures = |transform| TestPictures {
-        pictures: &trained.data.test,
+        pictures: Cow::Borrowed(&trained.data.test),
         transform,
     };
-    let test = evaluate(&aside, &pictures(Transform::None))?;
+    let test = evaluate(aside, &pictures(Transform::None))?;
     let agreement = agreement(trained, &test.scores)?;
-    write_golden(&trained.data.test, &test.scores, &aside)?;
-    write_serving(trained, Some(&test.evaluation), &aside)?;
+    write_golden(&trained.data.test, &test.scores, aside)?;
+    write_serving(trained, Some(&test.evaluation), aside)?;
     let mut canvas = Vec::new();
     for &transform in trained.recipe.transforms {
         eprintln!("measuring them again, transform {}", transform.name());
-        canvas.push(evaluate(&aside, &pictures(transform))?.evaluation);
+        canvas.push(evaluate(aside, &pictures(transform))?.evaluation);
     }
     let compared = match compare {
         Some(directory) => Some(Compared {
@@ -128,24 +150,11 @@ pub fn export(trained: &Trained<'_>, out: &Path, compare: Option<&Path>) -> Resu
         compared,
     };
     write(&aside.join("README.md"), &card::text(trained, &measurements))?;
-
-    // What was written is what a server would accept: loaded, and its golden samples reproduced.
-    let (samples, difference) = classifier::open(&aside)?.check_golden()?;
-    eprintln!("{samples} golden samples reproduced, largest difference {difference:.1e}");
-    put(&aside, out)?;
+    let pictures = aside.join(report::FOLDER);
+    report::write_curves(&pictures, trained.history, Some(trained.best))?;
+    report::write_evaluation(&pictures, &measurements.test)?;
+    report::link(aside)?;
     Ok(measurements)
-}
-
-/// Gives a directory that is complete its name, in place of one that may have it.
-pub(crate) fn put(aside: &Path, out: &Path) -> Result<()> {
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let old = out.with_file_name(format!(".{name}.old"));
-    remove(&old)?;
-    if out.exists() {
-        fs::rename(out, &old).with_context(|| format!("cannot replace {}", out.display()))?;
-    }
-    fs::rename(aside, out).with_context(|| format!("cannot write {}", out.display()))?;
-    remove(&old)
 }
 
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
@@ -171,20 +180,24 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
 }
 
 fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {
-    let labels = trained.recipe.labels.iter().enumerate();
+    write_json(&directory.join(CONFIG), &labels_json(&trained.recipe.labels))?;
+    write_json(&directory.join(PREPROCESSOR_CONFIG), &trained.recipe.preprocessor)?;
+    write_serving(trained, None, directory)
+}
+
+/// `config.json` of a classifier with these labels.
+pub(crate) fn labels_json(labels: &[String]) -> serde_json::Value {
+    let labels = labels.iter().enumerate();
     let id2label: BTreeMap<String, &String> = labels
         .clone()
         .map(|(at, label)| (at.to_string(), label))
         .collect();
     let label2id: BTreeMap<&String, usize> = labels.map(|(at, label)| (label, at)).collect();
-    let config = json!({
+    json!({
         "id2label": id2label,
         "label2id": label2id,
         "problem_type": "single_label_classification",
-    });
-    write_json(&directory.join(CONFIG), &config)?;
-    write_json(&directory.join(PREPROCESSOR_CONFIG), &trained.recipe.preprocessor)?;
-    write_serving(trained, None, directory)
+    })
 }
 
 /// What we have to say in `serving.toml`; see [`classifier::bundle::Serving`].

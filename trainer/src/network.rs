@@ -2,6 +2,7 @@
 
 pub mod digits;
 pub mod fashion;
+pub mod folder;
 pub mod images;
 pub mod words;
 

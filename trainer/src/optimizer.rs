@@ -97,7 +97,7 @@ impl Optimizer {
                 if let Some(scale) = &scale {
                     let _ = gradient.g_mul_(scale);
                 }
-                let (rate, decay) = if self.shift_rate != 1.0 && name.ends_with(".shift") {
+                let (rate, decay) = if self.shift_rate != 1.0 && name.rsplit('.').next() == Some("shift") {
                     (
                         learning_rate * self.shift_rate,
                         self.weight_decay / self.shift_rate,

@@ -14,6 +14,7 @@ use tch::{Device, Tensor};
 
 use crate::{
     data::{DataSet, Pictures},
+    folder,
     network::Layer,
     parallel::in_parallel,
     sentiment,
@@ -32,6 +33,8 @@ pub enum Target {
     Fashion,
     /// Reviews, from IMDb; see [`crate::sentiment`].
     Sentiment,
+    /// Pictures of your own, in folders named after their classes: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS.
+    Folder,
 }
 
 impl Target {
@@ -42,6 +45,7 @@ impl Target {
             Self::Images => "images",
             Self::Fashion => "fashion",
             Self::Sentiment => "sentiment",
+            Self::Folder => "folder",
         }
     }
 }
@@ -190,37 +194,34 @@ impl Recipe {
 /// The settings of every recipe, for the help of `train`.
 pub fn table() -> String {
     let mut text = "Defaults:\n".to_owned();
-    let pictures = all().map(|recipe| (recipe.target, recipe.network, recipe.config));
-    let texts = sentiment::Kind::ALL
-        .into_iter()
-        .map(|kind| (Target::Sentiment, kind.name(), kind.config()));
-    for (target, network, config) in pictures.chain(texts) {
-        let mut settings = match serde_json::to_value(&config) {
-            Ok(serde_json::Value::Object(settings)) => settings,
-            _ => continue,
-        };
-        settings.remove("network");
-        let settings: Vec<String> = settings
-            .iter()
-            .map(|(name, value)| {
-                let value = value.to_string();
-                format!(
-                    "{} {}",
-                    name.replace('_', "-"),
-                    value.trim_matches('"').replace('_', "-")
-                )
-            })
-            .collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "  {} --network {}: {}",
-            target.name(),
-            network,
-            settings.join(", ")
-        );
+    for recipe in all() {
+        let title = format!("{} --network {}", recipe.target.name(), recipe.network);
+        add_settings(&mut text, &title, &recipe.config);
     }
+    for kind in sentiment::Kind::ALL {
+        let title = format!("{} --network {}", Target::Sentiment.name(), kind.name());
+        add_settings(&mut text, &title, &kind.config());
+    }
+    add_settings(&mut text, "folder", &folder::from_scratch());
+    add_settings(&mut text, "folder --from DIR", &folder::transfer());
     text
+}
+
+fn add_settings(text: &mut String, title: &str, config: &Config) {
+    let Ok(serde_json::Value::Object(mut settings)) = serde_json::to_value(config) else {
+        return;
+    };
+    settings.remove("network");
+    let settings: Vec<String> = settings
+        .iter()
+        .map(|(name, value)| {
+            let value = value.to_string();
+            let value = value.trim_matches('"');
+            format!("{} {}", name.replace('_', "-"), value.replace('_', "-"))
+        })
+        .collect();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "  {title}: {}", settings.join(", "));
 }
 
 #[cfg(test)]

@@ -29,8 +29,6 @@ pub use schedule::Schedule;
 use schedule::learning_rate;
 pub use source::{Batch, Change, Ink, Jitter, Part, Pixels, Source, order};
 
-/// Batch of the passes that only look.
-const EVALUATION_BATCH: usize = 500;
 /// Pictures from which whitening kernels are made.
 const WHITENING: usize = 2000;
 /// A loss above this is a run that will not come back.
@@ -165,7 +163,7 @@ pub enum Start {
 pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool) -> Result<Outcome> {
     let config = task.config;
     let count = task.training.len();
-    if count == 0 || task.validation.len() == 0 {
+    if task.training.is_empty() || task.validation.is_empty() {
         bail!(
             "expected training and validation samples, found {count} and {}",
             task.validation.len()
@@ -203,6 +201,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     let begun = Instant::now();
     while state.epoch < config.epochs && !state.out_of_patience(config.patience) {
         let plan = plan(task, &state, steps);
+        let (epoch_begun, seen_before) = (Instant::now(), state.seen);
         for batch in task.training.batches(plan) {
             let batch = batch?;
             let rate = state.plateau.factor * learning_rate(config, steps, optimizer.steps() as usize);
@@ -231,6 +230,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
                 return Ok(Outcome::Interrupted);
             }
         }
+        let rate = (state.seen - seen_before) as f64 / epoch_begun.elapsed().as_secs_f64().max(1e-9);
         let (validation_loss, validation_accuracy) = look(&average, task.validation)?;
         state.plateau.look(config.schedule, validation_loss);
         let epoch = Epoch {
@@ -248,7 +248,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
             100.0 * epoch.training_accuracy,
             epoch.validation_loss,
             100.0 * epoch.validation_accuracy,
-            bar.rate(),
+            rate,
             begun.elapsed().as_secs_f64(),
         ));
         if state.finish_epoch(epoch) {
@@ -271,6 +271,17 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
         best: state.best.as_ref().map_or(0, |best| best.epoch),
         history: state.history,
     })
+}
+
+/// How the epochs of the run in `directory` went so far, and which of them was best, counted from 1.
+pub fn history(directory: &Path) -> Result<(Vec<Epoch>, Option<u32>)> {
+    let state = Run::new(directory).state()?;
+    Ok((state.history, state.best.map(|best| best.epoch)))
+}
+
+/// Whether `directory` holds a run.
+pub fn is_run(directory: &Path) -> bool {
+    Run::new(directory).is_used()
 }
 
 /// What is left of the epoch that is under way.
@@ -312,20 +323,16 @@ fn step(
         let mean = tch::Reduction::Mean;
         logits.cross_entropy_loss::<Tensor>(labels, None, mean, -100, config.label_smoothing)
     };
-    let (logits, loss) = match mixed_part(config, optimizer.steps())? {
-        Some(part) => {
-            let others = labels.flip([0]);
-            let mixed = &inputs * part + inputs.flip([0]) * (1.0 - part);
-            let logits = network.forward(&mixed, Mode::Training);
-            let loss =
-                cross_entropy(&logits, &labels) * part + cross_entropy(&logits, &others) * (1.0 - part);
-            (logits, loss)
-        }
-        None => {
-            let logits = network.forward(&inputs, Mode::Training);
-            let loss = cross_entropy(&logits, &labels);
-            (logits, loss)
-        }
+    let (logits, loss) = if let Some(part) = mixed_part(config, optimizer.steps())? {
+        let others = labels.flip([0]);
+        let mixed = &inputs * part + inputs.flip([0]) * (1.0 - part);
+        let logits = network.forward(&mixed, Mode::Training);
+        let loss = cross_entropy(&logits, &labels) * part + cross_entropy(&logits, &others) * (1.0 - part);
+        (logits, loss)
+    } else {
+        let logits = network.forward(&inputs, Mode::Training);
+        let loss = cross_entropy(&logits, &labels);
+        (logits, loss)
     };
     loss.backward();
     optimizer.step(network, learning_rate);
@@ -373,7 +380,7 @@ fn batches<'a>(
     samples: &'a dyn Source,
 ) -> impl Iterator<Item = Result<(Tensor, Tensor)>> + 'a {
     let places: Vec<i64> = (0..samples.len() as i64).collect();
-    let parts = places.chunks(EVALUATION_BATCH).map(|picked| Part {
+    let parts = places.chunks(samples.looking_batch()).map(|picked| Part {
         picked: picked.to_vec(),
         change: None,
     });

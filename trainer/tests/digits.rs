@@ -2,15 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod work;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
+
+use work::{Work, text};
 
 /// Segments of a seven-segment display that are lit for each digit: top, upper left, upper right, middle, lower left,
 /// lower right, bottom.
@@ -71,72 +75,16 @@ fn write_idx(directory: &Path, name: &str, count: usize) {
     fs::write(directory.join(format!("{name}-labels-idx1-ubyte")), labels).unwrap();
 }
 
-/// A directory with data, in which runs and models are written.
-struct Work(tempfile::TempDir);
-
-impl Work {
-    fn new(training: usize) -> Self {
-        let work = Self(tempfile::tempdir().unwrap());
-        fs::create_dir(work.path("data")).unwrap();
-        write_idx(&work.path("data"), "train", training);
-        write_idx(&work.path("data"), "t10k", 20);
-        work
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-        command
-            .args(arguments.split_whitespace())
-            .args(["--data", "data"])
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // Cargo gives the library's path relative to nothing that a test could rely on.
-        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.onnxruntime/libonnxruntime.so.1.31.1");
-        if library.exists() {
-            command.env("ORT_DYLIB_PATH", library);
-        }
-        command
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn succeed(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    fn fail(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{arguments}: {}",
-            text(&output.stdout)
-        );
-        text(&output.stderr)
-    }
-
-    fn model(&self, directory: &str) -> Vec<u8> {
-        fs::read(self.path(directory).join("model.onnx")).unwrap()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+fn work(training: usize) -> Work {
+    Work::new(|data| {
+        write_idx(data, "train", training);
+        write_idx(data, "t10k", 20);
+    })
 }
 
 #[test]
 fn a_network_is_trained_exported_and_measured() {
-    let work = Work::new(360);
+    let work = work(360);
     let table =
         work.succeed("train digits --epochs 6 --batch-size 32 --learning-rate 0.01 --out models/digits/1");
     assert!(table.contains("20 pictures, transform none"), "{table}");
@@ -216,7 +164,7 @@ fn answer_three(listener: &TcpListener) {
 
 #[test]
 fn a_stopped_run_ends_where_one_left_alone_ends() {
-    let work = Work::new(1200);
+    let work = work(1200);
     // Augmentation and averaging are part of what must be resumed, so this is the cnn.
     let train = "train digits --epochs 2 --batch-size 10 --threads 1";
     work.succeed(&format!("{train} --run alone --out alone/1"));
@@ -268,7 +216,7 @@ fn a_stopped_run_ends_where_one_left_alone_ends() {
 
 #[test]
 fn the_seed_decides() {
-    let work = Work::new(240);
+    let work = work(240);
     let train = "train digits --network mlp --epochs 2 --threads 1";
     for (run, seed) in [("a", 5), ("b", 5), ("c", 6)] {
         work.succeed(&format!("{train} --run {run} --out {run}/1 --seed {seed}"));
@@ -279,7 +227,7 @@ fn the_seed_decides() {
 
 #[test]
 fn training_stops_when_it_no_longer_helps() {
-    let work = Work::new(240);
+    let work = work(240);
     // Steps too small to change any answer: the first epoch stays the best or nearly so.
     let train = "train digits --network mlp --optimizer sgd --learning-rate 1e-12 --epochs 50 --patience 2";
     let output = work.run(&format!("{train} --out model/1"));
@@ -293,7 +241,7 @@ fn training_stops_when_it_no_longer_helps() {
 
 #[test]
 fn mistakes_are_explained() {
-    let work = Work::new(240);
+    let work = work(240);
     let error = work.fail("train digits --network mlp --learning-rate 1e30");
     assert!(
         error.contains("training diverged") && error.contains("--learning-rate"),

@@ -76,13 +76,16 @@ type Failure = (StatusCode, String);
 
 impl Server {
     fn classify(&self, body: &[u8]) -> Result<Answer, Failure> {
-        let unusable = |error: classifier::ImageError| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+        let unusable = |error: classifier::Error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
         let failed = |error: classifier::RunError| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-        let picture = classifier::image::decode(body, &self.limits).map_err(unusable)?;
-        let row = self.bundle.preprocessor.apply(picture).map_err(unusable)?;
+        let prepared = self
+            .bundle
+            .preprocessor
+            .prepare(body, &self.limits)
+            .map_err(unusable)?;
         let outputs = self
             .session()
-            .run(std::iter::once(row.as_slice()), |_| {})
+            .run(std::iter::once(&prepared.row), |_| {})
             .map_err(failed)?;
         let scores = classifier::output::scores(&outputs, self.bundle.activation).map_err(failed)?;
         let top: Vec<Label> = Prediction::from_scores(&scores, &self.bundle.labels, TOP)

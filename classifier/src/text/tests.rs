@@ -31,8 +31,8 @@ fn ids(text: &str) -> Vec<i64> {
 /// A tokenizer that keeps so many tokens.
 fn keeping(truncation: Truncation, max_length: usize) -> Tokenizer {
     Tokenizer {
-        truncation,
         max_length,
+        truncation,
         ..words()
     }
 }
@@ -129,7 +129,7 @@ fn a_hundred_thousand_words_are_cut_as_the_whole_text_would_be() {
 
 /// What the crate makes of a text, uncut.
 fn ids_of_all(text: &str) -> Vec<i64> {
-    let encoding = words().tokenizer.encode_fast(text, false).unwrap();
+    let encoding = words().pipeline.encode_fast(text, false).unwrap();
     encoding.get_ids().iter().copied().map(i64::from).collect()
 }
 
@@ -240,6 +240,16 @@ fn mistakes_are_named() {
             vec!["tokenizer.json: model", "a token for unknown words"],
         ),
         (tokenizer("(?i)<br", "(?i"), vec!["tokenizer.json"]),
+        (
+            // The crate panics on a token that the template names and does not list.
+            tokenizer(
+                "\"post_processor\": null",
+                r#""post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+                    {"Sequence": {"id": "B", "type_id": 0}}], "special_tokens": {}}"#,
+            ),
+            vec!["tokenizer.json", "a tokenizer that works"],
+        ),
     ] {
         let error = read.unwrap_err().to_string();
         for part in parts {

@@ -149,7 +149,7 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
             .path()?
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
-        let Some(name) = name.filter(|name| name.ends_with(".png") || name.ends_with("_lables.json")) else {
+        let Some(name) = name.filter(|name| name.contains("_batch") || name.contains("_lables")) else {
             continue;
         };
         let mut bytes = Vec::new();
@@ -204,4 +204,90 @@ fn records(picture: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
         }
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Compression, write::GzEncoder};
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+
+    /// A package as npm writes it, with two pictures in each file.
+    fn package(directory: &Path) -> PathBuf {
+        let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        let mut add = |name: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            archive
+                .append_data(&mut header, format!("package/{name}"), bytes)
+                .unwrap();
+        };
+        add("train_lables.json", b"[0,1,2,3,4,5,6,7,8,9]");
+        add("test_lables.json", b"[3,8]");
+        for (number, name) in [
+            "data_batch_1",
+            "data_batch_2",
+            "data_batch_3",
+            "data_batch_4",
+            "data_batch_5",
+            "test_batch",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let rows = RgbImage::from_fn(PIXELS as u32, 2, |x, y| Rgb([x as u8, y as u8, number as u8]));
+            add(&format!("{name}.png"), &crate::data::png(&rows.into()).unwrap());
+        }
+        let path = directory.join("package.tgz");
+        fs::write(&path, archive.into_inner().unwrap().finish().unwrap()).unwrap();
+        path
+    }
+
+    #[test]
+    fn pictures_become_records_and_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        unpack(&package(directory.path()), directory.path()).unwrap();
+        let bytes = fs::read(directory.path().join("data_batch_2.bin")).unwrap();
+        assert_eq!(bytes.len(), 2 * RECORD);
+        assert_eq!(bytes[0], 2, "the third label");
+        assert_eq!(bytes[1..4], [0, 1, 2], "red");
+        assert_eq!(bytes[RECORD + 1 + PIXELS], 1, "green in the second row");
+        assert_eq!(bytes[RECORD - 1], 1, "blue");
+
+        let data = open(directory.path()).unwrap();
+        assert_eq!(data.training.labels(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(data.test.labels(), [3, 8]);
+        assert_eq!(data.test.class(0), Some("cat"));
+        let picture = data.test.get(1).unwrap().into_rgb8();
+        assert_eq!(picture.dimensions(), (32, 32));
+        assert_eq!(*picture.get_pixel(2, 1), Rgb([34, 1, 5]));
+        assert!(!data.is_published());
+        assert_eq!(data.title(), "pictures in CIFAR-10's format");
+    }
+
+    #[test]
+    fn mistakes_name_the_file_and_what_was_expected() {
+        let directory = tempfile::tempdir().unwrap();
+        unpack(&package(directory.path()), directory.path()).unwrap();
+        let error = || format!("{:#}", open(directory.path()).unwrap_err());
+        let path = directory.path().join("data_batch_3.bin");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[RECORD] = 10;
+        fs::write(&path, &bytes).unwrap();
+        assert!(
+            error().ends_with("data_batch_3.bin: record 1: expected a class from 0 to 9, found 10"),
+            "{}",
+            error()
+        );
+        fs::write(&path, &bytes[1..]).unwrap();
+        assert!(
+            error().ends_with("expected records of 3073 bytes, found 6145 bytes"),
+            "{}",
+            error()
+        );
+        fs::remove_file(&path).unwrap();
+        assert!(error().contains("data_batch_3.bin") && error().contains("trainer fetch cifar10"));
+    }
 }

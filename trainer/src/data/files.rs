@@ -42,12 +42,15 @@ pub(super) fn obtain(
     Ok(paths)
 }
 
+/// Files with the MD5 sums that were found.
+pub type Sums = Vec<(File, String)>;
+
 /// Finds and reads the files, raw or with `.gz`, and notes their sums.
 pub(super) fn read<const COUNT: usize>(
     set: &str,
     directory: &Path,
     files: &[File; COUNT],
-) -> Result<([Found; COUNT], Vec<(File, String)>)> {
+) -> Result<([Found; COUNT], Sums)> {
     let mut found = Vec::new();
     for file in files {
         let path = idx::find(directory, file.name).with_context(|| {

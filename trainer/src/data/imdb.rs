@@ -4,6 +4,7 @@
 //! have neighbouring numbers, and no movie is in both splits.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     fs,
     io::Read as _,
@@ -108,7 +109,7 @@ pub fn spread(reviews: &[Review], per_class: usize) -> Vec<&Review> {
 
 /// Reviews to measure a classifier on.
 #[derive(Debug)]
-pub struct TestReviews<'a>(pub &'a [Review]);
+pub struct TestReviews<'a>(pub Cow<'a, [Review]>);
 
 impl Labelled for TestReviews<'_> {
     fn len(&self) -> usize {
@@ -300,7 +301,7 @@ mod tests {
         assert!(!imdb.is_published());
         let spread: Vec<&str> = spread(&imdb.training, 1).iter().map(|review| review.text.as_str()).collect();
         assert_eq!(spread, ["dull", "good"]);
-        let test = TestReviews(&imdb.test);
+        let test = TestReviews(Cow::Borrowed(&imdb.test));
         assert_eq!((test.label(0), test.name(0)), ("positive".into(), "test/pos/3_8.txt".into()));
     }
 

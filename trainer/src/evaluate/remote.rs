@@ -21,7 +21,7 @@ pub struct Remote {
 pub fn evaluate_remote(
     url: &str,
     directory: &Path,
-    samples: &impl Labelled,
+    samples: &dyn Labelled,
     scores: &[Vec<f32>],
 ) -> Result<Remote> {
     let labels = classifier::Bundle::open(directory)?.labels;

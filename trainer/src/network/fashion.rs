@@ -20,15 +20,15 @@ pub fn resnet() -> Vec<Layer> {
         activation: Activation::Identity,
     };
     vec![
-        conv(1, 32),
-        halving(32, 64),
-        residual(64),
-        halving(64, 128),
-        residual(128),
+        conv(1, 24),
+        halving(24, 48),
+        residual(48),
+        halving(48, 96),
+        residual(96),
         Layer::GlobalAverage,
         Layer::Dropout(0.0),
         Layer::Dense {
-            inputs: 128,
+            inputs: 96,
             outputs: CLASSES,
             activation: Activation::Identity,
         },

@@ -17,8 +17,8 @@ use prost::Message as _;
 use super::{
     graph::{Attribute, Dim, ElementType, tensor, value_info},
     proto::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
-        tensor_proto::DataLocation,
+        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+        TensorProto, ValueInfoProto, tensor_proto::DataLocation,
     },
 };
 
@@ -92,7 +92,7 @@ impl Backbone {
             .opset_import
             .iter()
             .find(|opset| matches!(opset.domain(), "" | "ai.onnx"))
-            .map_or(1, |opset| opset.version());
+            .map_or(1, OperatorSetIdProto::version);
         if opset < OLDEST_OPSET {
             bail!("expected operator set {OLDEST_OPSET} or newer, found {opset}");
         }
@@ -527,7 +527,7 @@ fn prune(graph: &mut GraphProto, value: &str) -> Result<()> {
         .map(TensorProto::name)
         .collect();
     graph.input.retain(|input| needed.contains(input.name()));
-    let given: HashSet<&str> = graph.input.iter().map(|input| input.name()).collect();
+    let given: HashSet<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
     for node in &graph.node {
         for input in node.input.iter().filter(|input| !input.is_empty()) {
             if ![&made, &constants, &given]

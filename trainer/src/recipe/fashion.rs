@@ -21,7 +21,7 @@ pub(super) fn resnet() -> Recipe {
         layers: fashion::resnet(),
         config: Config {
             network: "resnet".to_owned(),
-            epochs: 15,
+            epochs: 10,
             batch_size: 256,
             learning_rate: 0.2,
             schedule: Schedule::OneCycle,

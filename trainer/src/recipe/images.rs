@@ -23,7 +23,7 @@ pub(super) fn airbench() -> Recipe {
         layers: images::airbench(WIDTHS),
         config: Config {
             network: "airbench".to_owned(),
-            epochs: 16,
+            epochs: 14,
             batch_size: 512,
             learning_rate: 0.75,
             schedule: Schedule::OneCycle,

@@ -12,6 +12,8 @@ use super::{BLUE, GRID, INK, ORANGE, PALE, document, drawing, font};
 use crate::evaluate::{CalibrationBin, Evaluation};
 
 const SIDE: u32 = 460;
+/// The legend stands above 1.
+const TOP: f64 = 1.2;
 
 pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
     let calibration = &evaluation.calibration;
@@ -38,16 +40,22 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
             .caption(title, font(18, INK))
             .set_label_area_size(LabelAreaPosition::Left, 52)
             .set_label_area_size(LabelAreaPosition::Bottom, 44)
-            .build_cartesian_2d(0.0..1.0, 0.0..1.0)
+            .build_cartesian_2d(0.0..1.0, 0.0..TOP)
             .map_err(drawing)?;
         chart
             .configure_mesh()
             .x_desc("highest score")
             .y_desc("part labelled right")
             .x_labels(6)
-            .y_labels(6)
+            .y_labels(7)
             .x_label_formatter(&|x| format!("{x:.1}"))
-            .y_label_formatter(&|y| format!("{y:.1}"))
+            .y_label_formatter(&|y| {
+                if *y > 1.01 {
+                    String::new()
+                } else {
+                    format!("{y:.1}")
+                }
+            })
             .label_style(font(14, INK))
             .axis_desc_style(font(15, INK))
             .bold_line_style(GRID)

@@ -27,29 +27,29 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
     let labels: Vec<String> = evaluation.classes.iter().map(|class| cut(&class.label)).collect();
     let count = labels.len();
     let cell = match count {
-        ..=12 => 46,
-        ..=NUMBERED => 36,
-        ..=LABELLED => 16,
+        0..=12 => 46,
+        13..=NUMBERED => 36,
+        25..=LABELLED => 16,
         _ => (900 / count as i32).max(2),
     };
-    let size = if count <= NUMBERED { 14 } else { 11 };
+    let font_size = if count <= NUMBERED { 14 } else { 11 };
     let longest = labels
         .iter()
         .map(|label| label.chars().count())
         .max()
         .unwrap_or(1);
     let room = if count <= LABELLED {
-        (longest as f64 * f64::from(size) * CHARACTER) as i32 + 12
+        (longest as f64 * f64::from(font_size) * CHARACTER) as i32 + 12
     } else {
         8
     };
     // Long labels of columns stand upright.
     let upright = room > cell;
     let below = if upright { room } else { 24 };
-    let side = cell * count as i32;
+    let length = cell * count as i32;
     let left = MARGIN + 22 + room;
-    let width = (left + side + MARGIN).max(420);
-    let height = TITLE + side + below + 26 + MARGIN;
+    let width = (left + length + MARGIN).max(420);
+    let height = TITLE + length + below + 26 + MARGIN;
 
     document(width as u32, height as u32, |area| {
         let title = format!(
@@ -64,7 +64,7 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
             (left, 16),
             &font(18, INK).pos(Pos::new(HPos::Left, VPos::Top)),
         )?;
-        let note = "rows are true labels; the darker, the larger its part of the row";
+        let note = "blue is right, red is wrong; the darker, the larger the part of the row";
         text(
             area,
             note,
@@ -87,7 +87,7 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
             }
         }
         if count <= LABELLED {
-            let style = font(size, INK);
+            let style = font(font_size, INK);
             for (at, label) in labels.iter().enumerate() {
                 let middle = at as i32 * cell + cell / 2;
                 let place = (left - 8, TITLE + middle);
@@ -98,17 +98,17 @@ pub(super) fn svg(evaluation: &Evaluation) -> Result<String> {
                     &style.pos(Pos::new(HPos::Right, VPos::Center)),
                 )?;
                 let column = if upright {
-                    turned(size).pos(Pos::new(HPos::Right, VPos::Center))
+                    turned(font_size).pos(Pos::new(HPos::Right, VPos::Center))
                 } else {
                     style.pos(Pos::new(HPos::Center, VPos::Top))
                 };
-                text(area, label, (left + middle, TITLE + side + 8), &column)?;
+                text(area, label, (left + middle, TITLE + length + 8), &column)?;
             }
         }
         let axis = font(15, INK).pos(Pos::new(HPos::Center, VPos::Bottom));
-        text(area, "given label", (left + side / 2, height - 8), &axis)?;
+        text(area, "given label", (left + length / 2, height - 8), &axis)?;
         let axis = turned(15).pos(Pos::new(HPos::Center, VPos::Center));
-        text(area, "true label", (MARGIN, TITLE + side / 2), &axis)
+        text(area, "true label", (MARGIN, TITLE + length / 2), &axis)
     })
 }
 

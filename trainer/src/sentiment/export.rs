@@ -1,6 +1,7 @@
 //! A trained classifier of reviews, written as a directory that the server loads, measured there and described.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     path::Path,
     time::Instant,
@@ -14,16 +15,16 @@ use classifier::{
     text::TextServing,
 };
 use serde::Serialize;
-use serde_json::json;
 use tch::Device;
 
 use super::{BUCKETS, Encoded, Kind, LENGTH, TRUNCATION, Trained, card, logits, ngrams, ngrams::Table, tokens};
 use crate::{
     data::imdb::{CLASSES, Review, TestReviews},
     evaluate::{Evaluation, evaluate},
-    export::{AGREEMENT, GOLDEN_TOLERANCE, create, put, remove, write, write_json},
+    export::{AGREEMENT, GOLDEN_TOLERANCE, create, labels_json, publish, write, write_json},
     network::{Layer, Network, words::rounded as rounded_vectors},
     onnx::{Attribute, Dim, ElementType, Graph, Model},
+    report,
 };
 
 /// Golden samples of each label.
@@ -69,42 +70,29 @@ pub(super) fn rounded(network: &Network, layers: &[Layer]) -> Result<Network> {
 
 /// Writes the model directory, in place of one that may be there. It appears when it is complete and measured.
 pub(super) fn export(trained: &Trained<'_>, vocabulary: &HashMap<String, i64>) -> Result<Evaluation> {
-    let (out, imdb) = (trained.job.out, trained.job.imdb);
-    let name = out.file_name().with_context(|| {
-        format!(
-            "--out {}: expected a directory to write, such as models/sentiment/1",
-            out.display()
-        )
-    })?;
-    let aside = out.with_file_name(format!(".{}.part", name.to_string_lossy()));
-    remove(&aside)?;
-    create(&aside)?;
-    write_graph(trained, &aside)?;
-    let labels = || CLASSES.into_iter().enumerate();
-    let config = json!({
-        "id2label": labels().map(|(at, label)| (at.to_string(), label)).collect::<BTreeMap<_, _>>(),
-        "label2id": labels().map(|(at, label)| (label, at)).collect::<BTreeMap<_, _>>(),
-        "problem_type": "single_label_classification",
-    });
-    write_json(&aside.join(CONFIG), &config)?;
-    tokens::write(&aside, vocabulary, LENGTH)?;
-    write_serving(trained, None, &aside)?;
+    publish(trained.job.out, |aside| write_all(trained, vocabulary, aside))
+}
+
+fn write_all(trained: &Trained<'_>, vocabulary: &HashMap<String, i64>, aside: &Path) -> Result<Evaluation> {
+    let imdb = trained.job.imdb;
+    write_graph(trained, aside)?;
+    write_json(&aside.join(CONFIG), &labels_json(&CLASSES.map(str::to_owned)))?;
+    tokens::write(aside, vocabulary, LENGTH)?;
+    write_serving(trained, None, aside)?;
 
     eprintln!("measuring {} test reviews through ONNX Runtime", imdb.test.len());
-    let test = evaluate(&aside, &TestReviews(&imdb.test))?;
+    let test = evaluate(aside, &TestReviews(Cow::Borrowed(&imdb.test)))?;
     let reviews: Vec<&Review> = imdb.test.iter().collect();
     let rows = Encoded::new(&trained.tokenizer, &reviews)?.rows;
     let agreement = agreement(trained, &rows, &test.scores)?;
-    write_golden(&imdb.test, &test.scores, &aside)?;
-    write_serving(trained, Some(&test.evaluation), &aside)?;
+    write_golden(&imdb.test, &test.scores, aside)?;
+    write_serving(trained, Some(&test.evaluation), aside)?;
 
-    let mut classifier = classifier::open(&aside)?;
+    let mut classifier = classifier::open(aside)?;
     let mut lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
     lengths.sort_unstable();
     let median = lengths[lengths.len() / 2];
     let of_length = |length: usize| rows.iter().filter(move |row| row.len() == length).take(TIMED_REVIEWS);
-    let (samples, difference) = classifier.check_golden()?;
-    eprintln!("{samples} golden samples reproduced, largest difference {difference:.1e}");
     let measurements = Measurements {
         agreement,
         bytes: std::fs::metadata(aside.join(MODEL)).map_or(0, |file| file.len()),
@@ -115,7 +103,12 @@ pub(super) fn export(trained: &Trained<'_>, vocabulary: &HashMap<String, i64>) -
         test: test.evaluation,
     };
     write(&aside.join("README.md"), &card::text(trained, &measurements))?;
-    put(&aside, out)?;
+    let pictures = aside.join(report::FOLDER);
+    if trained.network.is_some() {
+        report::write_curves(&pictures, &trained.history, Some(trained.best))?;
+    }
+    report::write_evaluation(&pictures, &measurements.test)?;
+    report::link(aside)?;
     Ok(measurements.test)
 }
 
@@ -129,7 +122,7 @@ fn others(trained: &Trained<'_>) -> Result<Vec<(Kind, Evaluation)>> {
         let directory = kind.out();
         if directory.join(MODEL).is_file() {
             eprintln!("measuring {}", directory.display());
-            let test = evaluate(&directory, &TestReviews(&trained.job.imdb.test))?;
+            let test = evaluate(&directory, &TestReviews(Cow::Borrowed(&trained.job.imdb.test)))?;
             others.push((kind, test.evaluation));
         }
     }

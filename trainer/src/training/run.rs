@@ -98,9 +98,19 @@ impl Run {
         }
     }
 
+    /// Whether it holds a checkpoint.
+    pub(super) fn is_used(&self) -> bool {
+        self.path(STATE).exists()
+    }
+
+    /// How far the run is.
+    pub(super) fn state(&self) -> Result<State> {
+        read_json(&self.path(STATE))
+    }
+
     /// Gets the directory ready. Gives the checkpoint to go on from, if there is one and it is wanted.
     pub(super) fn begin(&self, config: &Config, start: Start) -> Result<Option<Checkpoint>> {
-        let used = self.path(STATE).exists();
+        let used = self.is_used();
         match start {
             Start::Fresh if used => bail!(
                 "{}: holds the checkpoint of an earlier run: pass --resume to go on from it, --restart to discard it, \
@@ -172,7 +182,7 @@ impl Run {
     }
 
     fn load(&self) -> Result<Checkpoint> {
-        let state: State = read_json(&self.path(STATE))?;
+        let state = self.state()?;
         let path = self.path(&checkpoint_name(&state));
         let mut parts = [Weights::new(), Weights::new(), Weights::new()];
         for (name, tensor) in read_tensors(&path)? {

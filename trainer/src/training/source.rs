@@ -68,6 +68,11 @@ pub trait Source {
         Box::new(plan.into_iter().map(|part| self.batch(&part)))
     }
 
+    /// How many samples a pass that only looks takes at a time.
+    fn looking_batch(&self) -> usize {
+        500
+    }
+
     /// Which samples are in each batch of an epoch: each once, in an order of the epoch's own. How many batches there are
     /// must not depend on the epoch.
     fn epoch(&self, seed: u64, epoch: u32, batch_size: usize) -> Vec<Vec<i64>> {

@@ -1,13 +1,13 @@
 #!/bin/sh
-# All 10,000 MNIST test pictures, sent over HTTP, get the labels that `trainer evaluate` gets from the files.
-# Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them.
+# Every test picture of the shipped classifiers, sent over HTTP, gets the label that `trainer evaluate` gets from the files.
+# Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them.   usage: test-accuracy-over-http.sh [MODEL...]
 set -eu
 cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- digits fashion images
 
 target="${CARGO_TARGET_DIR:-target}/debug"
 cargo build --quiet
 cargo build --quiet -p trainer
-"$target/trainer" fetch mnist
 
 log=$(mktemp)
 "$target/classifyd" serve --listen 127.0.0.1:0 --log-format json 2>"$log" &
@@ -25,4 +25,16 @@ until grep -q '"message":"ready"' "$log"; do
     sleep 0.1
 done
 address=$(sed -n 's/.*"message":"ready".*"address":"\([^"]*\)".*/\1/p' "$log")
-"$target/trainer" evaluate models/digits/1 --url "http://$address"
+for model; do
+    case $model in
+    digits) set=mnist ;;
+    fashion) set=fashion-mnist ;;
+    images) set=cifar10 ;;
+    *)
+        echo "$model: expected digits, fashion or images" >&2
+        exit 2
+        ;;
+    esac
+    "$target/trainer" fetch "$set"
+    "$target/trainer" evaluate "models/$model/1" --set "$set" --url "http://$address"
+done

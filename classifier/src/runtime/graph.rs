@@ -1,0 +1,140 @@
+//! What can be known of a graph without running it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use prost::Message;
+
+/// The part of ONNX's `ModelProto` that names the operators; all else is skipped.
+#[derive(Message)]
+struct ModelProto {
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphProto>,
+}
+
+#[derive(Message)]
+struct GraphProto {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<NodeProto>,
+}
+
+#[derive(Message)]
+struct NodeProto {
+    #[prost(string, tag = "4")]
+    op_type: String,
+    #[prost(string, tag = "7")]
+    domain: String,
+}
+
+/// Operators whose work follows from the shapes of their inputs, whatever the values are. Not among them: loops and
+/// conditions, and what takes a size from a value, such as `ConstantOfShape`, `Expand`, `NonZero`, `Range`, `Resize`, `Tile`.
+const STEADY: &[&str] = &[
+    "Abs",
+    "Add",
+    "And",
+    "ArgMax",
+    "ArgMin",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Ceil",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "DequantizeLinear",
+    "Div",
+    "Dropout",
+    "DynamicQuantizeLinear",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Flatten",
+    "Floor",
+    "GRU",
+    "Gather",
+    "GatherElements",
+    "Gelu",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Greater",
+    "GreaterOrEqual",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "InstanceNormalization",
+    "LSTM",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "LogSoftmax",
+    "MatMul",
+    "MatMulInteger",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "PRelu",
+    "Pow",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceSum",
+    "Relu",
+    "Reshape",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
+];
+
+/// Whether a run of the graph in this file takes as long for one input as for any other of the same shape.
+///
+/// False where that cannot be told from the names of its operators.
+pub fn is_steady(file: &Path) -> io::Result<bool> {
+    let model = ModelProto::decode(fs::read(file)?.as_slice()).map_err(io::Error::other)?;
+    let steady = |node: &NodeProto| node.domain.is_empty() && STEADY.contains(&node.op_type.as_str());
+    Ok(model.graph.is_some_and(|graph| graph.node.iter().all(steady)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str) -> std::path::PathBuf {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .join(name)
+            .join("1/model.onnx")
+    }
+
+    #[test]
+    fn a_graph_whose_values_decide_how_much_there_is_to_do_is_not_steady() {
+        assert!(is_steady(&model("models/digits")).unwrap());
+        assert!(is_steady(&model("tests/fixtures/models/linear")).unwrap());
+        assert!(!is_steady(&model("tests/fixtures/models/hang")).unwrap());
+        assert!(!is_steady(&model("tests/fixtures/models/slow")).unwrap());
+        assert!(is_steady(Path::new("nowhere")).is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! A fixed sample of the test split of each shipped classifier of pictures, over HTTP: the first pictures of each class, as
+//! `trainer samples SET --sheet tests/fixtures/samples/MODEL.png --per-class 20` wrote them. The whole splits are for
+//! `scripts/test-accuracy-over-http.sh`.
+
+use serde_json::Value;
+
+use crate::harness::{Server, encode, root, shipped_models};
+
+/// Pictures of each class in a sheet.
+const PER_CLASS: u32 = 20;
+
+/// Sends every picture of a model's sheet. Gives the part of them that got the right label.
+async fn accuracy(server: &Server, model: &str) -> f64 {
+    let sheet = image::open(root().join(format!("tests/fixtures/samples/{model}.png"))).unwrap();
+    let config = std::fs::read(shipped_models().join(model).join("1/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let side = sheet.width() / PER_CLASS;
+    let classes = sheet.height() / side;
+    let mut right = 0;
+    for class in 0..classes {
+        let label = config["id2label"][class.to_string()].as_str().unwrap();
+        for column in 0..PER_CLASS {
+            let picture = sheet.crop_imm(column * side, class * side, side, side);
+            let picture = encode(&picture, image::ImageFormat::Png);
+            let found = server.label(&format!("?model={model}"), picture).await;
+            right += u32::from(found == label);
+        }
+    }
+    f64::from(right) / f64::from(classes * PER_CLASS)
+}
+
+#[tokio::test]
+async fn samples_of_the_test_splits_are_labelled_as_well_as_the_model_cards_say() {
+    let server = Server::start(&shipped_models(), &[]);
+    // What was measured on these 200 pictures each, less two pictures, for another machine may round otherwise.
+    for (model, stated) in [("digits", 0.995), ("fashion", 0.95), ("images", 0.93)] {
+        let found = accuracy(&server, model).await;
+        assert!(found > stated - 0.011, "{model}: expected {stated}, found {found}");
+    }
+}

@@ -1,0 +1,312 @@
+//! `train folder` from pictures to a measured model directory, on pictures that the test draws itself.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use image::{Rgb, RgbImage};
+
+const SIDE: u32 = 40;
+
+/// A disc, a square or stripes, somewhere, in some colour on some other.
+fn picture(class: &str, number: u32) -> RgbImage {
+    let shade = |seed: u32| ((number * seed * 31 + seed * 17) % 100) as u8;
+    let ground = Rgb([shade(3), shade(5), shade(7)]);
+    let ink = Rgb([155 + shade(11), 155 + shade(13), 155 + shade(2)]);
+    let (x0, y0) = (14 + number * 7 % 12, 14 + number * 5 % 12);
+    RgbImage::from_fn(SIDE, SIDE, |x, y| {
+        let (dx, dy) = (x.abs_diff(x0), y.abs_diff(y0));
+        let inside = match class {
+            "disc" => dx * dx + dy * dy < 100,
+            "frame" => dx.max(dy) < 11 && dx.max(dy) > 6,
+            _ => (x + number) % 8 < 3,
+        };
+        if inside { ink } else { ground }
+    })
+}
+
+/// A directory in which data, runs and models lie.
+struct Work(tempfile::TempDir);
+
+impl Work {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes pictures of each class into `folder`.
+    fn draw(&self, folder: &str, classes: &[&str], numbers: std::ops::Range<u32>) {
+        for class in classes {
+            let directory = self.path(folder).join(class);
+            fs::create_dir_all(&directory).unwrap();
+            for number in numbers.clone() {
+                // Formats take turns.
+                let end = ["png", "jpg", "webp", "bmp"][number as usize % 4];
+                picture(class, number)
+                    .save(directory.join(format!("{number}.{end}")))
+                    .unwrap();
+            }
+        }
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+        command
+            .args(arguments.split_whitespace())
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.onnxruntime/libonnxruntime.so.1.31.1");
+        if library.exists() {
+            command.env("ORT_DYLIB_PATH", library);
+        }
+        command
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What was said on both ways.
+    fn succeed(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{arguments}: {said}");
+        said
+    }
+
+    fn fail(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments}: {}",
+            text(&output.stdout)
+        );
+        text(&output.stderr)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn model(&self, directory: &str) -> Vec<u8> {
+        fs::read(self.path(directory).join("model.onnx")).unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_folder_becomes_a_classifier() {
+    let work = Work::new();
+    let classes = ["disc", "frame", "stripes"];
+    work.draw("shapes/train", &classes, 0..16);
+    work.draw("shapes/val", &classes, 16..20);
+    work.draw("shapes/test", &classes, 20..24);
+    fs::write(work.path("shapes/train/disc/notes.txt"), "not a picture").unwrap();
+    fs::write(work.path("shapes/train/frame/cut.jpg"), [0xff, 0xd8, 0xff, 0xe0]).unwrap();
+    fs::copy(
+        work.path("shapes/train/disc/0.png"),
+        work.path("shapes/val/disc/again.png"),
+    )
+    .unwrap();
+
+    let said =
+        work.succeed("train folder --data shapes --size 32 --epochs 12 --batch-size 8 --learning-rate 0.005");
+    for part in [
+        "3 classes, 48 pictures for training, 13 for validation, 12 for test",
+        "skipped 2 files:",
+        "notes.txt: not a picture that can be read",
+        "cut.jpg: the jpeg picture cannot be decoded",
+        "warning: 1 pictures for validation or test are among those for training",
+        "12 pictures, transform none: accuracy",
+        "wrote runs/shapes/shapes/1",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    assert_eq!(work.read("runs/shapes/skipped.txt").lines().count(), 2);
+    let card = work.read("runs/shapes/shapes/1/README.md");
+    for part in [
+        "trainer train folder --data shapes",
+        "| disc | 16 | 5 |",
+        "2 files were skipped",
+        "![Learning curves](report/curves.svg)",
+        "![Confusion matrix](report/confusion.svg)",
+    ] {
+        assert!(card.contains(part), "{part:?} is not in\n{card}");
+    }
+    for name in ["curves.svg", "confusion.svg", "calibration.svg"] {
+        let picture = work.read(&format!("runs/shapes/shapes/1/report/{name}"));
+        assert!(
+            picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"),
+            "{name}"
+        );
+    }
+    let figures: serde_json::Value =
+        serde_json::from_str(&work.read("runs/shapes/shapes/1/report/evaluation.json")).unwrap();
+    assert_eq!(figures["samples"], 12);
+    assert!(figures["accuracy"].as_f64().unwrap() > 0.6, "{figures}");
+    assert_eq!(figures["calibration"]["bins"].as_array().unwrap().len(), 15);
+    assert_eq!(figures["slowest"].as_array().unwrap().len(), 5);
+
+    let measured =
+        work.succeed("evaluate runs/shapes/shapes/1 --folder shapes/val --pictures drawn --json one.json");
+    assert!(measured.contains("13 pictures"), "{measured}");
+    assert!(work.path("drawn/confusion.svg").is_file() && work.path("one.json").is_file());
+    assert!(
+        work.succeed("report runs/shapes")
+            .contains("runs/shapes/curves.svg")
+    );
+
+    // Another classifier of other classes, out of this one.
+    work.draw("more", &["dots", "frame"], 30..40);
+    let said = work
+        .succeed("train folder --data more --from runs/shapes/shapes/1 --epochs 5 --views 2 --flip false");
+    assert!(
+        said.contains("2 classes, 16 pictures for training, 4 for validation (drawn, 20 % of each class)"),
+        "{said}"
+    );
+    let card = work.read("runs/more-from-shapes/more/1/README.md");
+    assert!(
+        card.contains("up to the 128 features before its last dense layer (Gemm"),
+        "{card}"
+    );
+    assert!(card.contains("Each training picture counts 2 times"), "{card}");
+    assert!(!work.path("runs/more-from-shapes/features").exists());
+    let config = work.read("runs/more-from-shapes/more/1/config.json");
+    assert!(config.contains("dots") && !config.contains("disc"), "{config}");
+}
+
+#[test]
+fn a_stopped_run_ends_where_one_left_alone_ends_whatever_the_threads() {
+    let work = Work::new();
+    work.draw("shapes", &["disc", "stripes"], 0..30);
+    let train = "train folder --data shapes --size 32 --epochs 3 --batch-size 4 --threads 1";
+    work.succeed(&format!("{train} --loaders 1 --run alone --out alone/1"));
+
+    // Once asked to stop, once killed.
+    for (signal, code) in [("-INT", Some(130)), ("-KILL", None)] {
+        let run = format!("{train} --loaders 3 --run stopped --out stopped/1 --resume");
+        let before = fs::read_to_string(work.path("stopped/state.json")).ok();
+        let begun = Instant::now();
+        let mut child = work.command(&run).spawn().unwrap();
+        while fs::read_to_string(work.path("stopped/state.json")).ok() == before {
+            assert!(begun.elapsed() < Duration::from_mins(2), "no checkpoint");
+            assert_eq!(child.try_wait().unwrap(), None, "ended before it was stopped");
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(
+            Command::new("kill")
+                .args([signal, &child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(child.wait().unwrap().code(), code);
+        assert!(
+            !work.path("stopped/1").exists(),
+            "nothing is exported before the end"
+        );
+    }
+    let resume = format!("{train} --loaders 2 --run stopped --out stopped/1 --resume");
+    let error = work.fail(&format!("{resume} --crop 0.9"));
+    assert!(
+        error.contains("the options for pictures are not those"),
+        "{error}"
+    );
+    work.succeed(&resume);
+    assert!(
+        work.model("stopped/1") == work.model("alone/1"),
+        "other weights than without the stop"
+    );
+
+    // Pictures that changed make another run of it.
+    fs::remove_file(work.path("shapes/disc/7.bmp")).unwrap();
+    let error = work.fail(&resume);
+    assert!(
+        error.contains("the pictures are not those with which the run was begun"),
+        "{error}"
+    );
+}
+
+#[test]
+fn transfer_works_on_a_model_that_came_from_elsewhere() {
+    let work = Work::new();
+    work.draw("shapes", &["disc", "stripes"], 0..12);
+    let donor = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exported/keras/1");
+    let train = format!(
+        "train folder --data shapes --from {} --threads 1 --epochs 4",
+        donor.display()
+    );
+    work.succeed(&format!("{train} --run a --out a/1"));
+    work.succeed(&format!("{train} --run b --out b/1"));
+    assert!(work.model("a/1") == work.model("b/1"), "the seed decides");
+    work.succeed(&format!("{train} --run c --out c/1 --seed 2"));
+    assert!(work.model("a/1") != work.model("c/1"));
+    // The other classifier gave probabilities from a picture with its channels last.
+    let serving = work.read("a/1/serving.toml");
+    assert!(
+        serving.contains("layout = \"nhwc\"") && !serving.contains("activation"),
+        "{serving}"
+    );
+    let said = work.succeed("evaluate a/1 --folder shapes");
+    assert!(said.contains("24 pictures"), "{said}");
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let work = Work::new();
+    let error = work.fail("train folder");
+    assert!(
+        error.contains("--data: expected the folder with the pictures"),
+        "{error}"
+    );
+    let error = work.fail("train folder --data nowhere");
+    assert!(error.contains("nowhere"), "{error}");
+
+    work.draw("one", &["disc"], 0..3);
+    let error = work.fail("train folder --data one");
+    assert!(
+        error.contains("at least 2 classes, found 1: [\"disc\"]"),
+        "{error}"
+    );
+
+    fs::create_dir_all(work.path("empty/train/cat")).unwrap();
+    fs::create_dir_all(work.path("empty/train/dog")).unwrap();
+    let error = work.fail("train folder --data empty");
+    assert!(
+        error.contains("found none that can be read in cat, dog"),
+        "{error}"
+    );
+
+    work.draw("lacking/train", &["disc", "stripes"], 0..3);
+    work.draw("lacking/val", &["frame"], 0..1);
+    let error = work.fail("train folder --data lacking");
+    assert!(
+        error.contains("expected the classes that train has (disc, stripes), found \"frame\""),
+        "{error}"
+    );
+
+    let error = work.fail("train folder --data lacking/train --from lacking");
+    assert!(error.contains("model.onnx"), "{error}");
+    let error = work.fail("train digits --size 64");
+    assert!(
+        error.contains("--size: only `train folder` has this option"),
+        "{error}"
+    );
+    let error = work.fail("report lacking");
+    assert!(error.contains("found neither"), "{error}");
+}

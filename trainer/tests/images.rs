@@ -1,0 +1,142 @@
+//! Colour pictures from data to a measured model directory, on pictures that the test draws itself.
+
+#![allow(clippy::unwrap_used)]
+
+mod work;
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use work::{Work, text};
+
+/// Bytes of one colour plane.
+const PLANE: usize = 32 * 32;
+
+/// Six files in CIFAR-10's format. The colour tells the class, unless `lying`: then nothing does.
+fn write(directory: &Path, records: usize, lying: bool) {
+    for (file, name) in [
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut bytes = Vec::new();
+        for record in 0..records {
+            let class = (record % 10) as u8;
+            let shown = if lying {
+                (record * 7919 + file * 31) % 10
+            } else {
+                record % 10
+            };
+            bytes.push(class);
+            for plane in 0..3 {
+                let level = [shown * 25, 255 - shown * 25, (shown % 3) * 100][plane];
+                bytes.extend((0..PLANE).map(|at| (level.min(240) + (at * 13 + record * 5) % 16) as u8));
+            }
+        }
+        fs::write(directory.join(format!("{name}.bin")), bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_network_is_trained_exported_and_measured() {
+    let work = Work::new(|data| write(data, 40, false));
+    let train =
+        "train images --epochs 12 --batch-size 20 --learning-rate 0.1 --average-decay 0.5 --precision f32";
+    let table = work.succeed(&format!("{train} --out models/images/1"));
+    assert!(table.contains("40 pictures, transform none"), "{table}");
+    assert!(table.contains("automobile"), "{table}");
+    let card = fs::read_to_string(work.path("models/images/1/README.md")).unwrap();
+    for part in [
+        "# Animals and vehicles (airbench)",
+        "trainer train images --epochs 12",
+        "pictures in CIFAR-10's format",
+        "ONNX Runtime and libtorch agree",
+        "first 180 training pictures; the last 20 chose",
+        "the picture and its mirror image; whitening convolution 2 x 2 to 24 channels",
+        "SGD with Nesterov momentum 0.85",
+        "label smoothing 0.2",
+        "Every picture is mirrored in every second epoch. It is moved by up to 2 pixels each way.",
+    ] {
+        assert!(card.contains(part), "{part:?} is not in\n{card}");
+    }
+    // The data set is the one that the model directory names.
+    work.succeed("evaluate models/images/1 --json figures.json");
+    let figures = fs::read_to_string(work.path("figures.json")).unwrap();
+    let figures: serde_json::Value = serde_json::from_str(&figures).unwrap();
+    assert!(figures["accuracy"].as_f64().unwrap() > 0.6, "{figures}");
+    assert_eq!(figures["classes"][3]["label"], "cat");
+
+    work.succeed("samples cifar10 --out samples --sheet sheet.png --per-class 2");
+    assert!(work.path("samples/airplane_10.png").is_file());
+    let sheet = image::open(work.path("sheet.png")).unwrap();
+    assert_eq!((sheet.width(), sheet.height()), (2 * 32, 10 * 32));
+    let second = image::open(work.path("samples/airplane_10.png")).unwrap();
+    assert_eq!(sheet.crop_imm(32, 0, 32, 32), second);
+
+    let error = work.fail("evaluate models/images/1 --transform canvas");
+    assert!(error.contains("expected grey pictures, found colour"), "{error}");
+    let error = work.fail("train images --network cnn");
+    assert!(
+        error.contains("expected one of airbench, plain, found cnn"),
+        "{error}"
+    );
+    let error = work.fail("fetch cifar10");
+    assert!(
+        error.contains("data_batch_1.bin: expected the MD5 sum"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_run_that_is_stopped_again_and_again_ends_where_one_left_alone_ends() {
+    // With everything that has a state or draws numbers. Nothing can be learnt, so the plateau comes soon.
+    let work = Work::new(|data| write(data, 40, true));
+    let train = "train images --network plain --schedule plateau --mixup 0.4 --dropout 0.3 --clip 0.5 --augment true \
+                 --average-decay 0.9 --label-smoothing 0.1 --optimizer adamw --weight-decay 0.01 --learning-rate 0.01 \
+                 --epochs 12 --batch-size 10 --patience 100 --threads 1";
+    work.succeed(&format!("{train} --run alone --out alone/1"));
+    let state = |run: &str| -> serde_json::Value {
+        let text = fs::read_to_string(work.path(run).join("state.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    };
+    let factor = state("alone")["plateau"]["factor"].as_f64().unwrap();
+    assert!(factor < 1.0, "the plateau never came: {}", state("alone"));
+
+    let stopped = format!("{train} --run stopped --out stopped/1 --resume");
+    for epochs in [1, 5, 9] {
+        let mut child = work.command(&stopped).spawn().unwrap();
+        let begun = Instant::now();
+        while state("stopped")["epoch"].as_u64().unwrap_or(0) < epochs {
+            assert!(
+                begun.elapsed() < Duration::from_mins(3),
+                "no progress: {}",
+                state("stopped")
+            );
+            assert_eq!(child.try_wait().unwrap(), None, "ended before it was stopped");
+            thread::sleep(Duration::from_millis(2));
+        }
+        let signal = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
+        assert!(signal.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    }
+    let output = work.run(&stopped);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(state("stopped"), state("alone"));
+    assert!(
+        work.model("stopped/1") == work.model("alone/1"),
+        "other weights than without the stops"
+    );
+}
