@@ -35,6 +35,9 @@ async fn samples_of_the_test_splits_are_labelled_as_well_as_the_model_cards_say(
     // What was measured on these 200 pictures each, less two pictures, for another machine may round otherwise.
     for (model, stated) in [("digits", 0.995), ("fashion", 0.95), ("images", 0.93)] {
         let found = accuracy(&server, model).await;
-        assert!(found > stated - 0.011, "{model}: expected {stated}, found {found}");
+        assert!(
+            found > stated - 0.011,
+            "{model}: expected {stated}, found {found}"
+        );
     }
 }

@@ -16,10 +16,15 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use serde_json::json;
 use tch::Device;
 
 use crate::{
-    data::{self, DataSet, folder::Files},
+    data::{
+        self, DataSet, Fetched,
+        folder::Files,
+        imdb::{self, Imdb, TestReviews},
+    },
     evaluate::{self, Labelled, TestPictures, evaluate_remote},
     export::{self, Trained},
     folder::{self, Options},
@@ -27,7 +32,7 @@ use crate::{
     optimizer::Rule,
     parallel,
     recipe::{self, Target},
-    report,
+    report, sentiment,
     training::{self, Config, Outcome, Schedule, Start, Task},
     transform::Transform,
 };
@@ -54,7 +59,8 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Draw a run's learning curves, or a model directory's confusion matrix and calibration, into its model card.
     Report(ReportArgs),
-    /// Write pictures of a data set as PNG files named LABEL_NUMBER.png, or in folders, or as one sheet.
+    /// Write pictures of a data set as PNG files named LABEL_NUMBER.png, or in folders, or as one sheet; of reviews,
+    /// lines of JSON.
     Samples(SamplesArgs),
 }
 
@@ -68,6 +74,10 @@ struct DataArgs {
 
 impl DataArgs {
     fn directory(&self, set: DataSet) -> Result<PathBuf> {
+        self.directory_of(Fetched::Pictures(set))
+    }
+
+    fn directory_of(&self, set: Fetched) -> Result<PathBuf> {
         match &self.data {
             Some(directory) => Ok(directory.clone()),
             None => set.directory(),
@@ -78,7 +88,7 @@ impl DataArgs {
 #[derive(Debug, Args)]
 struct FetchArgs {
     /// The data set.
-    set: DataSet,
+    set: Fetched,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -87,13 +97,17 @@ struct FetchArgs {
 struct TrainArgs {
     /// The classifier.
     target: Target,
-    /// The network: cnn or mlp for digits, airbench or plain for images, resnet or mlp for fashion [default: the first].
+    /// The network: cnn or mlp for digits, airbench or plain for images, airbench, resnet or mlp for fashion, blend,
+    /// blend-random, ngrams, cnn, cnn-random or mean for sentiment [default: the first].
     #[arg(long)]
     network: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     data: DataArgs,
+    /// Directory with GloVe's vectors, for sentiment [default: data/glove beside the data set's].
+    #[arg(long, value_name = "DIR")]
+    glove: Option<PathBuf>,
     /// Model directory to write; one that is there is replaced [default: models/TARGET/1 for the target's first network,
     /// runs/TARGET-NETWORK/TARGET/1 for another].
     #[arg(long, value_name = "DIR")]
@@ -276,7 +290,7 @@ impl ConfigArgs {
 struct MeasureArgs {
     /// The data set [default: the one that the model's serving.toml names].
     #[arg(long)]
-    set: Option<DataSet>,
+    set: Option<Fetched>,
     #[command(flatten)]
     data: DataArgs,
     /// Measure on the pictures of this folder instead: those in DIR/test, else in DIR/val, else in DIR itself, in folders
@@ -327,7 +341,7 @@ enum PublishedSplit {
 #[derive(Debug, Args)]
 struct SamplesArgs {
     /// The data set.
-    set: DataSet,
+    set: Fetched,
     #[command(flatten)]
     data: DataArgs,
     /// Directory to write to.
@@ -339,7 +353,7 @@ struct SamplesArgs {
     /// Which part of the data set.
     #[arg(long, default_value = "test")]
     split: PublishedSplit,
-    /// How many pictures of each class.
+    /// How many of each class: the first pictures, or reviews spread evenly over their numbers.
     #[arg(long, default_value_t = 4, value_parser = at_least_one())]
     per_class: u32,
     /// How many pictures of each class to pass over first.
@@ -425,7 +439,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn fetch(args: &FetchArgs) -> Result<ExitCode> {
-    for path in args.set.fetch(&args.data.directory(args.set)?)? {
+    for path in args.set.fetch(&args.data.directory_of(args.set)?)? {
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -519,6 +533,9 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     if args.target == Target::Folder {
         return train_folder(args);
     }
+    if args.target == Target::Sentiment {
+        return train_sentiment(args);
+    }
     if let [option, ..] = args.folder.given().as_slice() {
         bail!("{option}: only `train folder` has this option");
     }
@@ -583,6 +600,40 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     }
 }
 
+fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
+    let kind = sentiment::Kind::find(args.network.as_deref())?;
+    if args.compare.is_some() {
+        bail!(
+            "--compare: expected none for sentiment, whose card compares itself with every network that was trained into \
+             its default place"
+        );
+    }
+    if let Some(threads) = args.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    let job = sentiment::Job {
+        kind,
+        config: &args.config.over(&kind.config()),
+        imdb: &Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?,
+        glove: &match &args.glove {
+            Some(directory) => directory.clone(),
+            None => Fetched::Glove.directory()?,
+        },
+        run: &args.run.clone().unwrap_or_else(|| kind.run()),
+        start: args.start(),
+        device: args.device.device()?,
+        out: &args.out.clone().unwrap_or_else(|| kind.out()),
+        command: &command(),
+    };
+    let stop = stop_on_signal()?;
+    let Some(measured) = sentiment::train(&job, &stop)? else {
+        return Ok(interrupted());
+    };
+    print!("{}", measured.table());
+    println!("wrote {}", job.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The command line as it would be typed in the repository.
 fn command() -> String {
     let arguments = env::args_os()
@@ -604,10 +655,15 @@ impl MeasureArgs {
             Some(set) => set,
             None => own_set(directory)?,
         };
-        Ok(Box::new(TestPictures {
-            pictures: Cow::Owned(set.open(&self.data.directory(set)?)?.test),
-            transform: self.transform,
-        }))
+        let directory = self.data.directory_of(set)?;
+        Ok(match set {
+            Fetched::Pictures(set) => Box::new(TestPictures {
+                pictures: Cow::Owned(set.open(&directory)?.test),
+                transform: self.transform,
+            }),
+            Fetched::Imdb => Box::new(TestReviews(Cow::Owned(Imdb::open(&directory)?.test))),
+            Fetched::Glove => bail!("--set: expected samples with labels, found word vectors"),
+        })
     }
 }
 
@@ -677,9 +733,12 @@ fn say_written(paths: &[PathBuf]) {
 }
 
 /// The data set that a model directory says it was measured on.
-fn own_set(directory: &Path) -> Result<DataSet> {
+fn own_set(directory: &Path) -> Result<Fetched> {
     let measured = classifier::Bundle::open(directory)?.serving.measured;
-    let set = measured.and_then(|measured| DataSet::from_title(&measured.dataset));
+    let set = measured.and_then(|measured| match DataSet::from_title(&measured.dataset) {
+        Some(set) => Some(Fetched::Pictures(set)),
+        None => (measured.dataset == imdb::TITLE).then_some(Fetched::Imdb),
+    });
     set.with_context(|| {
         format!(
             "{}: serving.toml names no data set that is known here: name it with --set",
@@ -689,7 +748,12 @@ fn own_set(directory: &Path) -> Result<DataSet> {
 }
 
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {
-    let data = args.set.open(&args.data.directory(args.set)?)?;
+    let set = match args.set {
+        Fetched::Pictures(set) => set,
+        Fetched::Imdb => return review_samples(args),
+        Fetched::Glove => bail!("expected a data set with samples, found word vectors"),
+    };
+    let data = set.open(&args.data.directory(set)?)?;
     let pictures = match args.split {
         PublishedSplit::Train => data.training,
         PublishedSplit::Test => data.test,
@@ -734,6 +798,27 @@ fn samples(args: &SamplesArgs) -> Result<ExitCode> {
         fs::write(path, data::png(&sheet)?).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn review_samples(args: &SamplesArgs) -> Result<ExitCode> {
+    let (Some(out), None, false, [], 0) = (&args.out, &args.sheet, args.folders, args.classes.as_slice(), args.skip) else {
+        bail!("expected --out, and neither --sheet, --folders, --classes nor --skip, for reviews");
+    };
+    let imdb = Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?;
+    let reviews = match args.split {
+        PublishedSplit::Train => imdb.training,
+        PublishedSplit::Test => imdb.test,
+    };
+    let mut lines = String::new();
+    for review in imdb::spread(&reviews, args.per_class as usize) {
+        let line = json!({"name": review.name, "label": imdb::CLASSES[review.label], "text": review.text});
+        lines += &(line.to_string() + "\n");
+    }
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let path = out.join("imdb.jsonl");
+    fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,9 @@ pub mod cifar10;
 pub mod fashion_mnist;
 pub mod files;
 pub mod folder;
+pub mod glove;
 pub mod idx;
+pub mod imdb;
 pub mod mnist;
 
 use std::{
@@ -231,6 +233,65 @@ impl DataSet {
             Self::Mnist => mnist::open(directory),
             Self::FashionMnist => fashion_mnist::open(directory),
             Self::Cifar10 => cifar10::open(directory),
+        }
+    }
+}
+
+/// What can be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// Pictures.
+    Pictures(DataSet),
+    /// Reviews.
+    Imdb,
+    /// Word vectors.
+    Glove,
+}
+
+impl Fetched {
+    /// As on the command line, and the name of its directory.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pictures(set) => set.name(),
+            Self::Imdb => "imdb",
+            Self::Glove => "glove",
+        }
+    }
+
+    /// The directory where it is kept unless another one is named.
+    pub fn directory(self) -> Result<PathBuf> {
+        Ok(cache_directory()?.join("data").join(self.name()))
+    }
+
+    /// Makes sure that `directory` holds the published files: looks, fetches what is missing, verifies.
+    /// Gives the path of each file.
+    pub fn fetch(self, directory: &Path) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Pictures(set) => set.fetch(directory),
+            Self::Imdb => imdb::fetch(directory),
+            Self::Glove => glove::fetch(directory),
+        }
+    }
+}
+
+impl clap::ValueEnum for Fetched {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Pictures(DataSet::Mnist),
+            Self::Pictures(DataSet::FashionMnist),
+            Self::Pictures(DataSet::Cifar10),
+            Self::Imdb,
+            Self::Glove,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::Pictures(set) => set.to_possible_value(),
+            Self::Imdb => Some(clap::builder::PossibleValue::new("imdb").help("25,000 + 25,000 reviews of movies")),
+            Self::Glove => Some(
+                clap::builder::PossibleValue::new("glove").help("Vectors of 341,479 English words, 100 numbers each"),
+            ),
         }
     }
 }

@@ -16,5 +16,6 @@ pub mod photo;
 pub mod progress;
 pub mod recipe;
 pub mod report;
+pub mod sentiment;
 pub mod training;
 pub mod transform;

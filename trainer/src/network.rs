@@ -1,9 +1,11 @@
 //! Networks: a tree of layers from which training, export and the graph's size all follow.
 
+pub mod airbench;
 pub mod digits;
 pub mod fashion;
 pub mod folder;
 pub mod images;
+pub mod words;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::onnx::{Attribute, Graph};
+pub use words::Words;
 
 /// Share of the newest batch in batch normalisation's running statistics.
 const NORM_MOMENTUM: f64 = 0.1;
@@ -155,6 +158,8 @@ impl Conv {
 pub enum Layer {
     /// See [`Conv`].
     Conv(Conv),
+    /// See [`Words`].
+    Words(Words),
     /// A convolution whose kernels are not trained but made from the training pictures, so that its outputs are
     /// uncorrelated and of variance 1; each kernel also with its sign changed, and a trained bias.
     Whiten {
@@ -399,6 +404,7 @@ impl Network {
                         .conv2d(&kernel, Some(&bias), [1, 1], [0, 0], [1, 1], 1);
                     activation.apply(&sum)
                 }
+                Layer::Words(words) => words.forward(&value, weight, mode == Mode::Training),
                 Layer::MaxPool(side) => max_pool(&value, *side),
                 Layer::AveragePool(side) => {
                     value.avg_pool2d([*side; 2], [*side; 2], [0, 0], false, true, None)
@@ -436,6 +442,9 @@ impl Network {
     /// Adds the network to an ONNX graph, from the value `input` to the value `output`. Batch normalisation becomes
     /// part of the convolutions, dropout goes.
     pub fn export(&self, graph: &mut Graph, input: &str, output: &str) -> Result<()> {
+        if let Some(Layer::Words(_)) = self.layers.first() {
+            bail!("expected a network with one input, found one that reads texts");
+        }
         let made = self.add(graph, &self.layers, "", input.to_owned(), Some(output))?;
         if made != output {
             bail!("the network's last layer makes no value: expected one that does");
@@ -493,6 +502,8 @@ impl Network {
                     let sum = graph.node("Conv", &[&value, &kernels, &bias], &sum, settings);
                     activation.export(graph, sum, &path, output)
                 }
+                // It has two inputs, and `export_text` has added it already.
+                Layer::Words(_) => value,
                 Layer::MaxPool(side) => graph.node("MaxPool", &[&value], &name("pool"), squares(*side)),
                 Layer::AveragePool(side) => {
                     graph.node("AveragePool", &[&value], &name("pool"), squares(*side))
@@ -554,6 +565,19 @@ impl Network {
             };
         }
         Ok(value)
+    }
+
+    /// Adds a network that begins with [`Layer::Words`] to an ONNX graph, from the values `ids` and `mask` to `output`.
+    pub fn export_text(&self, graph: &mut Graph, ids: &str, mask: &str, output: &str) -> Result<()> {
+        let Some(Layer::Words(words)) = self.layers.first() else {
+            bail!("expected a network that begins by reading words, found {:?}", self.layers.first());
+        };
+        let value = words.export(graph, &self.weights, "0", ids, mask)?;
+        let made = self.add(graph, &self.layers, "", value, Some(output))?;
+        if made != output {
+            bail!("the network's last layer makes no value: expected one that does");
+        }
+        Ok(())
     }
 
     /// Kernels and biases of a convolution with its batch normalisation in them.
@@ -622,6 +646,7 @@ fn initialise(layers: &[Layer], prefix: &str, rng: &mut ChaCha8Rng, weights: &mu
                     insert(name, full(conv.outputs, value));
                 }
             }
+            Layer::Words(words) => words.initialise(&path, rng, weights)?,
             Layer::Whiten { inputs, kernel, .. } => {
                 let outputs = 2 * inputs * kernel * kernel;
                 insert(
@@ -672,9 +697,9 @@ pub fn set_dropout(layers: &mut [Layer], probability: f64) {
     }
 }
 
-/// Running statistics are measured and whitening kernels computed; everything else is trained.
+/// Running statistics are measured, whitening kernels computed and some vectors given; everything else is trained.
 fn is_trainable(name: &str) -> bool {
-    !["mean", "variance", "kernel"].contains(&name.rsplit('.').next().unwrap_or_default())
+    !["mean", "variance", "kernel", "vectors"].contains(&name.rsplit('.').next().unwrap_or_default())
 }
 
 /// Copies that share no memory with `weights` and record no gradients.

@@ -17,6 +17,7 @@ use crate::{
     folder,
     network::Layer,
     parallel::in_parallel,
+    sentiment,
     training::{Config, Ink, Jitter, Pixels, Source},
     transform::Transform,
 };
@@ -30,6 +31,8 @@ pub enum Target {
     Images,
     /// Clothes, from Fashion-MNIST.
     Fashion,
+    /// Reviews, from IMDb; see [`crate::sentiment`].
+    Sentiment,
     /// Pictures of your own, in folders named after their classes: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS.
     Folder,
 }
@@ -41,6 +44,7 @@ impl Target {
             Self::Digits => "digits",
             Self::Images => "images",
             Self::Fashion => "fashion",
+            Self::Sentiment => "sentiment",
             Self::Folder => "folder",
         }
     }
@@ -89,11 +93,12 @@ pub enum Augmentation {
 }
 
 /// Every recipe; the first one of each target is the one that is served.
-const TABLE: [fn() -> Recipe; 6] = [
+const TABLE: [fn() -> Recipe; 7] = [
     digits::cnn,
     digits::mlp,
     images::airbench,
     images::plain,
+    fashion::airbench,
     fashion::resnet,
     fashion::mlp,
 ];
@@ -193,6 +198,10 @@ pub fn table() -> String {
     for recipe in all() {
         let title = format!("{} --network {}", recipe.target.name(), recipe.network);
         add_settings(&mut text, &title, &recipe.config);
+    }
+    for kind in sentiment::Kind::ALL {
+        let title = format!("{} --network {}", Target::Sentiment.name(), kind.name());
+        add_settings(&mut text, &title, &kind.config());
     }
     add_settings(&mut text, "folder", &folder::from_scratch());
     add_settings(&mut text, "folder --from DIR", &folder::transfer());

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 
 use tch::{Device, Kind, Tensor};
 use trainer::{
-    network::{Activation, Conv, Layer, Mode, Network, copies, digits, fashion, images, values},
+    network::{Activation, Conv, Layer, Mode, Network, airbench, copies, digits, fashion, images, values},
     onnx::{Dim, ElementType, Graph, Model},
 };
 
@@ -114,8 +114,9 @@ fn graphs_agree_with_their_networks() {
         (mirrored(), 1, 8, 3),
         (digits::cnn(), 1, 28, 10),
         (digits::mlp(), 1, 28, 10),
-        (images::airbench([8, 12, 16]), 3, 32, 10),
+        (airbench::layers(3, [8, 12, 16], 10), 3, 32, 10),
         (images::plain(), 3, 32, 10),
+        (fashion::airbench(), 1, 28, 10),
         (fashion::resnet(), 1, 28, 10),
         (fashion::mlp(), 1, 28, 10),
     ] {

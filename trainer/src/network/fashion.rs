@@ -7,7 +7,12 @@ pub const SIDE: u32 = 28;
 /// Kinds of clothes.
 pub const CLASSES: i64 = 10;
 
-/// The served network: a small residual one.
+/// The served network: [`airbench`](super::airbench).
+pub fn airbench() -> Vec<Layer> {
+    super::airbench::layers(1, [48, 128, 256], CLASSES)
+}
+
+/// A small residual network.
 pub fn resnet() -> Vec<Layer> {
     let conv = |inputs, outputs| Layer::Conv(Conv::new(inputs, outputs, 3));
     let halving = |inputs, outputs| {

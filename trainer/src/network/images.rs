@@ -7,38 +7,9 @@ pub const SIDE: u32 = 32;
 /// Kinds of animals and vehicles.
 pub const CLASSES: i64 = 10;
 
-/// The served network: whitened 2 x 2 patches, then three pairs of convolutions, the first of each pair with a maximum
-/// that halves the picture. The design is that of Keller Jordan's airbench (arXiv:2404.00498), with fewer channels.
-pub fn airbench(widths: [i64; 3]) -> Vec<Layer> {
-    let gelu = |conv: Conv| Layer::Conv(conv.activation(Activation::Gelu));
-    let mut layers = vec![
-        Layer::Mirror,
-        Layer::Whiten {
-            inputs: 3,
-            kernel: 2,
-            activation: Activation::Gelu,
-        },
-    ];
-    let mut inputs = 24;
-    for outputs in widths {
-        layers.push(gelu(Conv::new(inputs, outputs, 3).dirac().pool(2)));
-        layers.push(gelu(Conv::new(outputs, outputs, 3).dirac()));
-        inputs = outputs;
-    }
-    layers.extend([
-        Layer::MaxPool(3),
-        Layer::Flatten,
-        Layer::Dropout(0.0),
-        Layer::Dense {
-            inputs,
-            outputs: CLASSES,
-            activation: Activation::Identity,
-        },
-        // Keeps the logits, and with them the first gradients, small.
-        Layer::Scale(1.0 / 9.0),
-        Layer::MirrorMean,
-    ]);
-    layers
+/// The served network: [`airbench`](super::airbench) with channels to suit the time that a picture may take.
+pub fn airbench() -> Vec<Layer> {
+    super::airbench::layers(3, [48, 160, 256], CLASSES)
 }
 
 /// The convolutions of many introductions, for comparison.

@@ -44,6 +44,8 @@ pub enum ElementType {
     Int64,
     /// Boolean.
     Bool,
+    /// 8-bit signed integer: weights in a quarter of their size.
+    Int8,
 }
 
 impl ElementType {
@@ -52,6 +54,7 @@ impl ElementType {
             Self::Float => DataType::Float,
             Self::Int64 => DataType::Int64,
             Self::Bool => DataType::Bool,
+            Self::Int8 => DataType::Int8,
         };
         code as i32
     }
@@ -163,6 +166,15 @@ impl Graph {
         self.0
             .initializer
             .push(tensor(name, ElementType::Int64, shape, bytes));
+        name.to_owned()
+    }
+
+    /// Adds constant bytes, in row-major order.
+    pub fn bytes(&mut self, name: &str, shape: &[usize], values: &[i8]) -> String {
+        let bytes = values.iter().map(|value| value.cast_unsigned()).collect();
+        self.0
+            .initializer
+            .push(tensor(name, ElementType::Int8, shape, bytes));
         name.to_owned()
     }
 

@@ -13,6 +13,32 @@ const MEAN: f64 = 0.286;
 const DEVIATION: f64 = 0.353;
 
 /// The one that is served.
+pub(super) fn airbench() -> Recipe {
+    Recipe {
+        network: "airbench",
+        title: "Clothes (airbench)",
+        layers: fashion::airbench(),
+        config: Config {
+            network: "airbench".to_owned(),
+            epochs: 8,
+            batch_size: 512,
+            learning_rate: 0.75,
+            momentum: 0.85,
+            shift_rate: 64.0,
+            weight_decay: 1.33e-3,
+            average_decay: 0.99,
+            ..resnet().config
+        },
+        augmentation: Augmentation::Jitter(Jitter {
+            flip: true,
+            shift: 2,
+            erase: 0,
+        }),
+        ..resnet()
+    }
+}
+
+/// A small residual network.
 pub(super) fn resnet() -> Recipe {
     let common = mlp();
     Recipe {

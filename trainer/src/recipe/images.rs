@@ -12,15 +12,12 @@ use crate::{
 const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
 const DEVIATION: [f64; 3] = [0.247, 0.2435, 0.2616];
 
-/// Channels of the three stages.
-const WIDTHS: [i64; 3] = [48, 160, 256];
-
 /// The one that is served.
 pub(super) fn airbench() -> Recipe {
     Recipe {
         network: "airbench",
         title: "Animals and vehicles (airbench)",
-        layers: images::airbench(WIDTHS),
+        layers: images::airbench(),
         config: Config {
             network: "airbench".to_owned(),
             epochs: 14,

