@@ -53,8 +53,15 @@ async fn sample_reviews_are_labelled_as_well_as_the_model_card_says() {
     let (mut right, mut count) = (0, 0);
     for line in lines.lines() {
         let review: Value = serde_json::from_str(line).unwrap();
-        let request = server.post("?model=sentiment").header(CONTENT_TYPE, "text/plain; charset=utf-8");
-        let answer = ok(request.body(review["text"].as_str().unwrap().to_owned()).send().await.unwrap()).await;
+        let request = server
+            .post("?model=sentiment")
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8");
+        let answer = ok(request
+            .body(review["text"].as_str().unwrap().to_owned())
+            .send()
+            .await
+            .unwrap())
+        .await;
         right += u32::from(answer["results"][0]["label"] == review["label"]);
         count += 1;
     }

@@ -570,7 +570,10 @@ impl Network {
     /// Adds a network that begins with [`Layer::Words`] to an ONNX graph, from the values `ids` and `mask` to `output`.
     pub fn export_text(&self, graph: &mut Graph, ids: &str, mask: &str, output: &str) -> Result<()> {
         let Some(Layer::Words(words)) = self.layers.first() else {
-            bail!("expected a network that begins by reading words, found {:?}", self.layers.first());
+            bail!(
+                "expected a network that begins by reading words, found {:?}",
+                self.layers.first()
+            );
         };
         let value = words.export(graph, &self.weights, "0", ids, mask)?;
         let made = self.add(graph, &self.layers, "", value, Some(output))?;
