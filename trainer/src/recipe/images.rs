@@ -60,7 +60,7 @@ pub(super) fn plain() -> Recipe {
         layers: images::plain(),
         config: Config {
             network: "plain".to_owned(),
-            epochs: 10,
+            epochs: 5,
             batch_size: 64,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
