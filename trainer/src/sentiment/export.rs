@@ -298,10 +298,10 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
     let found = graph.node("Cast", &[&found], "roots", float());
     let sizes = graph.node("Abs", &[&found], "root_sizes", vec![]);
     let weights = graph.node("Mul", &[&found, &sizes], "sequence_weights", vec![]);
-    let axes = graph.ints("kinds_and_words", &[2], &[1, 2]);
+    let kinds_and_words = graph.ints("kinds_and_words", &[2], &[1, 2]);
     let sum = graph.node(
         "ReduceSum",
-        &[&weights, &axes],
+        &[&weights, &kinds_and_words],
         "sequence_sums",
         vec![Attribute::int("keepdims", 0)],
     );

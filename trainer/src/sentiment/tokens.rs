@@ -79,7 +79,7 @@ pub fn vocabulary(texts: &[&str]) -> Result<HashMap<String, i64>> {
 }
 
 /// Writes `tokenizer.json` and `tokenizer_config.json`.
-pub fn write(directory: &Path, vocabulary: &HashMap<String, i64>, length: usize) -> Result<()> {
+pub(crate) fn write(directory: &Path, vocabulary: &HashMap<String, i64>, length: usize) -> Result<()> {
     write_json(&directory.join(TOKENIZER), &json(vocabulary))?;
     let config = TokenizerConfig {
         model_max_length: Some(length as u64),
