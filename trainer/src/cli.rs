@@ -32,8 +32,10 @@ use crate::{
     optimizer::Rule,
     parallel,
     recipe::{self, Target},
-    report, sentiment,
-    training::{self, Config, Outcome, Schedule, Start, Task},
+    report,
+    search::{self, Ending, Search, Settings, Space, Trial},
+    sentiment,
+    training::{self, Config, Diverged, Outcome, Schedule, Start, Task},
     transform::Transform,
 };
 
@@ -55,6 +57,8 @@ enum Command {
     /// Train a classifier and write its model directory.
     #[command(after_help = recipe::table())]
     Train(Box<TrainArgs>),
+    /// Train with settings drawn at random, and show which ones are best on the validation samples.
+    Search(SearchArgs),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
     /// Draw a run's learning curves, or a model directory's confusion matrix and calibration, into its model card.
@@ -285,6 +289,38 @@ impl ConfigArgs {
     }
 }
 
+#[derive(Debug, Args)]
+struct SearchArgs {
+    /// The classifier: digits, images or fashion.
+    target: Target,
+    /// The network [default: the one that is served].
+    #[arg(long)]
+    network: Option<String>,
+    /// TOML file with what to draw from, a line for each option of `train`:
+    /// `learning_rate = { from = 0.001, to = 0.1, log = true }` or `schedule = ["cosine", "step"]`.
+    #[arg(long, value_name = "FILE")]
+    space: PathBuf,
+    /// How many settings are tried. A later call with more goes on.
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
+    trials: u32,
+    /// Train on the first so many samples only [default: all but those that are held out].
+    #[arg(long, value_parser = at_least_one())]
+    samples: Option<u32>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Directory for the trials; those that it has are not repeated [default: runs/search-TARGET-NETWORK].
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Where to compute.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+    /// CPU threads [default: all].
+    #[arg(long, value_parser = at_least_one())]
+    threads: Option<u32>,
+}
+
 /// Which samples a model directory is measured on.
 #[derive(Debug, Args)]
 struct MeasureArgs {
@@ -432,6 +468,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Fetch(args) => fetch(&args),
         Command::Train(args) => train(&args),
+        Command::Search(args) => search(&args),
         Command::Evaluate(args) => evaluate(&args),
         Command::Report(args) => draw(&args),
         Command::Samples(args) => samples(&args),
@@ -632,6 +669,119 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
     print!("{}", measured.table());
     println!("wrote {}", job.out.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn search(args: &SearchArgs) -> Result<ExitCode> {
+    if matches!(args.target, Target::Folder | Target::Sentiment) {
+        bail!(
+            "search: expected digits, images or fashion, found {}",
+            args.target.name()
+        );
+    }
+    let recipe = recipe::find(args.target, args.network.as_deref())?;
+    let device = args.device.device()?;
+    if let Some(threads) = args.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    let base = args.config.over(&recipe.config);
+    let space = Space::read(&args.space)?;
+    // Wrong names and values are told before anything is trained.
+    for number in 1..=args.trials {
+        drawn(&space.draw(base.seed, number), &base)?;
+    }
+    let run = args
+        .run
+        .clone()
+        .unwrap_or_else(|| format!("runs/search-{}-{}", args.target.name(), recipe.network).into());
+    let identity = format!("{} {:?}", args.target.name(), args.samples);
+    let search = Search::open(&run, &space, &identity, &base)?;
+
+    let data = recipe.set.open(&args.data.directory(recipe.set)?)?;
+    let count = data.training.len();
+    let (training, validation) = data
+        .training
+        .clone()
+        .split_at(count - recipe.set.validation(count));
+    let kept = args
+        .samples
+        .map_or(training.len(), |samples| training.len().min(samples as usize));
+    let training = recipe.samples(&training.split_at(kept).0, device)?;
+    let validation = recipe.samples(&validation, device)?;
+    let stop = stop_on_signal()?;
+    let mut trials = Vec::new();
+    for number in 1..=args.trials {
+        if let Some(trial) = search.ended(number)? {
+            trials.push(trial);
+            continue;
+        }
+        let settings = space.draw(base.seed, number);
+        eprintln!(
+            "trial {number} of {}: {}",
+            args.trials,
+            search::options(&settings)
+        );
+        let config = drawn(&settings, &base)?;
+        let mut layers = recipe.layers.clone();
+        network::set_dropout(&mut layers, config.dropout);
+        let task = Task {
+            layers: &layers,
+            config: &config,
+            training: training.as_ref(),
+            validation: validation.as_ref(),
+            device,
+        };
+        let ending = match training::train(&task, &search.run(number), Start::Resume, &stop) {
+            Ok(Outcome::Interrupted) => return Ok(interrupted()),
+            Ok(Outcome::Finished { best, history, .. }) => {
+                let epoch = history
+                    .iter()
+                    .find(|epoch| epoch.epoch == best)
+                    .context("the run has no best epoch")?;
+                Ending::Trained {
+                    epoch: best,
+                    validation_loss: epoch.validation_loss,
+                    validation_accuracy: epoch.validation_accuracy,
+                }
+            }
+            Err(error) if error.is::<Diverged>() => {
+                eprintln!("{error}");
+                Ending::Diverged
+            }
+            Err(error) => return Err(error),
+        };
+        let trial = Trial {
+            number,
+            settings,
+            ending,
+        };
+        search.keep(&trial)?;
+        trials.push(trial);
+    }
+    let command = format!(
+        "trainer train {} --network {}",
+        args.target.name(),
+        recipe.network
+    );
+    print!("{}", search::table(&trials, &command));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Drawn settings over the others, read as options are, so that they are checked as options are.
+fn drawn(settings: &Settings, base: &Config) -> Result<Config> {
+    #[derive(Debug, Parser)]
+    #[command(no_binary_name = true)]
+    struct Drawn {
+        #[command(flatten)]
+        config: ConfigArgs,
+    }
+    let options = settings.iter().map(|(name, value)| format!("--{name}={value}"));
+    match Drawn::try_parse_from(options) {
+        Ok(drawn) => Ok(drawn.config.over(base)),
+        Err(error) => {
+            let text = error.to_string();
+            bail!("--space: {}", text.lines().next().unwrap_or_default())
+        }
+    }
 }
 
 /// The command line as it would be typed in the repository.

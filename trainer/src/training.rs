@@ -103,6 +103,16 @@ impl Default for Config {
     }
 }
 
+/// A run whose loss left all bounds.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("training diverged: the loss is {loss}; try a --learning-rate below {learning_rate}")]
+pub struct Diverged {
+    /// The last one.
+    pub loss: f64,
+    /// Of the last step.
+    pub learning_rate: f64,
+}
+
 /// How one epoch went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
@@ -338,7 +348,7 @@ fn step(
     optimizer.step(network, learning_rate);
     let loss = f64::try_from(&loss).context("cannot read the loss")?;
     if !loss.is_finite() || loss > LOSS_LIMIT {
-        bail!("training diverged: the loss is {loss}; try a --learning-rate below {learning_rate}");
+        return Err(Diverged { loss, learning_rate }.into());
     }
     Ok((loss, right(&logits, &labels)?))
 }
