@@ -1,9 +1,9 @@
 #!/bin/sh
-# Every test picture of the shipped classifiers, sent over HTTP, gets the label that `trainer evaluate` gets from the files.
+# Every test picture or review of the shipped classifiers, sent over HTTP, gets the label that `trainer evaluate` gets from the files.
 # Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them.   usage: test-accuracy-over-http.sh [MODEL...]
 set -eu
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || set -- digits fashion images
+[ $# -gt 0 ] || set -- digits fashion images sentiment
 
 target="${CARGO_TARGET_DIR:-target}/debug"
 cargo build --quiet
@@ -30,8 +30,9 @@ for model; do
     digits) set=mnist ;;
     fashion) set=fashion-mnist ;;
     images) set=cifar10 ;;
+    sentiment) set=imdb ;;
     *)
-        echo "$model: expected digits, fashion or images" >&2
+        echo "$model: expected digits, fashion, images or sentiment" >&2
         exit 2
         ;;
     esac

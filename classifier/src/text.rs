@@ -31,8 +31,9 @@ const SHORTEST_BUCKET: usize = 16;
 /// IMDb reviews (128 of 510, "How to Fine-Tune BERT for Text Classification?", 2019).
 const HEAD_PART: usize = 4;
 
-/// Bytes of a text that are read for each token that is wanted, at first. English words with their blanks have 5 to 6.
-const BYTES_PER_TOKEN: usize = 16;
+/// Bytes of a text that are read for each token that is wanted, at first. English has 5 to 6 for each word with its blank, and 3
+/// to 4 for each token of a review, punctuation included.
+const BYTES_PER_TOKEN: usize = 8;
 /// At most so many are read for each token, when a text has few tokens for its length. It bounds time and memory: a tokenizer
 /// needs up to 100 bytes for each byte of text.
 const MOST_BYTES_PER_TOKEN: usize = 256;

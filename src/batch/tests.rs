@@ -676,7 +676,7 @@ async fn with_lent_workers_on_threads_of_their_own_every_one_of_many_callers_is_
                     weight: 1 + u32::from(round % 7 == 0) * 2,
                     bucket: 0,
                     priority: Priority::Normal,
-                    deadline: Instant::now() + Duration::from_secs(60),
+                    deadline: Instant::now() + Duration::from_mins(1),
                 });
                 if round % 11 == 0 {
                     let _ = tokio::time::timeout(Duration::ZERO, response).await;

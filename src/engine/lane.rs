@@ -196,9 +196,12 @@ pub(super) fn drive<B, L>(
     let mut delay = RELOAD_DELAYS.0;
     loop {
         // Registered before the lane is called ready: from then on the queue takes jobs.
-        let worker = (!failed).then(|| match callers_run {
-            true => Either::Left(queue.lent_worker(lane)),
-            false => Either::Right(queue.worker(lane)),
+        let worker = (!failed).then(|| {
+            if callers_run {
+                Either::Left(queue.lent_worker(lane))
+            } else {
+                Either::Right(queue.worker(lane))
+            }
         });
         if let Some((ready, warmed)) = ready.take() {
             // Whoever starts the lane waits for this, so the receiver is there.

@@ -802,7 +802,13 @@ fn samples(args: &SamplesArgs) -> Result<ExitCode> {
 }
 
 fn review_samples(args: &SamplesArgs) -> Result<ExitCode> {
-    let (Some(out), None, false, [], 0) = (&args.out, &args.sheet, args.folders, args.classes.as_slice(), args.skip) else {
+    let (Some(out), None, false, [], 0) = (
+        &args.out,
+        &args.sheet,
+        args.folders,
+        args.classes.as_slice(),
+        args.skip,
+    ) else {
         bail!("expected --out, and neither --sheet, --folders, --classes nor --skip, for reviews");
     };
     let imdb = Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?;

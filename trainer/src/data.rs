@@ -288,9 +288,12 @@ impl clap::ValueEnum for Fetched {
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         match self {
             Self::Pictures(set) => set.to_possible_value(),
-            Self::Imdb => Some(clap::builder::PossibleValue::new("imdb").help("25,000 + 25,000 reviews of movies")),
+            Self::Imdb => {
+                Some(clap::builder::PossibleValue::new("imdb").help("25,000 + 25,000 reviews of movies"))
+            }
             Self::Glove => Some(
-                clap::builder::PossibleValue::new("glove").help("Vectors of 341,479 English words, 100 numbers each"),
+                clap::builder::PossibleValue::new("glove")
+                    .help("Vectors of 341,479 English words, 100 numbers each"),
             ),
         }
     }

@@ -502,8 +502,6 @@ impl Network {
                     let sum = graph.node("Conv", &[&value, &kernels, &bias], &sum, settings);
                     activation.export(graph, sum, &path, output)
                 }
-                // It has two inputs, and `export_text` has added it already.
-                Layer::Words(_) => value,
                 Layer::MaxPool(side) => graph.node("MaxPool", &[&value], &name("pool"), squares(*side)),
                 Layer::AveragePool(side) => {
                     graph.node("AveragePool", &[&value], &name("pool"), squares(*side))
@@ -535,7 +533,8 @@ impl Network {
                     let sum = graph.node("Add", &[&one, &other], &sum, vec![]);
                     activation.export(graph, sum, &path, output)
                 }
-                Layer::Dropout(_) => value,
+                // Words have two inputs, and `export_text` has added them already.
+                Layer::Dropout(_) | Layer::Words(_) => value,
                 Layer::Scale(factor) => {
                     let factor = graph.floats(&format!("factor_{path}"), &[], &[*factor as f32]);
                     graph.node("Mul", &[&value, &factor], &name("scaled"), vec![])
@@ -570,7 +569,10 @@ impl Network {
     /// Adds a network that begins with [`Layer::Words`] to an ONNX graph, from the values `ids` and `mask` to `output`.
     pub fn export_text(&self, graph: &mut Graph, ids: &str, mask: &str, output: &str) -> Result<()> {
         let Some(Layer::Words(words)) = self.layers.first() else {
-            bail!("expected a network that begins by reading words, found {:?}", self.layers.first());
+            bail!(
+                "expected a network that begins by reading words, found {:?}",
+                self.layers.first()
+            );
         };
         let value = words.export(graph, &self.weights, "0", ids, mask)?;
         let made = self.add(graph, &self.layers, "", value, Some(output))?;

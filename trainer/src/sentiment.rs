@@ -113,7 +113,10 @@ impl Encoded {
     fn new(tokenizer: &Tokenizer, reviews: &[&Review]) -> Result<Self> {
         let encode = |(): &mut (), at: usize| {
             let review = reviews[at];
-            Ok(tokenizer.encode(&review.text).with_context(|| review.name.clone())?.ids)
+            Ok(tokenizer
+                .encode(&review.text)
+                .with_context(|| review.name.clone())?
+                .ids)
         };
         Ok(Self {
             rows: in_parallel(reviews.len(), || Ok(()), encode)?,
@@ -126,7 +129,9 @@ impl Encoded {
     }
 
     fn accuracy(&self, logits: impl Iterator<Item = f64>) -> f64 {
-        let right = logits.zip(&self.positive).filter(|(logit, positive)| (*logit > 0.0) == **positive);
+        let right = logits
+            .zip(&self.positive)
+            .filter(|(logit, positive)| (*logit > 0.0) == **positive);
         right.count() as f64 / self.rows.len().max(1) as f64
     }
 }
@@ -141,7 +146,11 @@ pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
             reviews.len()
         );
     }
-    eprintln!("{} reviews to learn from, {} held out", training.len(), held_out.len());
+    eprintln!(
+        "{} reviews to learn from, {} held out",
+        training.len(),
+        held_out.len()
+    );
     let texts: Vec<&str> = reviews.iter().map(|review| review.text.as_str()).collect();
     let vocabulary = tokens::vocabulary(&texts)?;
     let tokenizer = tokenizer(job.run, &vocabulary, LENGTH, TRUNCATION)?;
@@ -155,7 +164,12 @@ pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let vectors = if job.kind.has_glove() {
             let found = glove::read(job.glove, &vocabulary)?;
             glove_words = found.keys().filter(|&word| vocabulary[word] < count).count();
-            Some(Arc::new(network::vectors(&vocabulary, &found, count, job.config.seed)))
+            Some(Arc::new(network::vectors(
+                &vocabulary,
+                &found,
+                count,
+                job.config.seed,
+            )))
         } else {
             None
         };
@@ -169,10 +183,17 @@ pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         };
         match training::train(&task, job.run, job.start, stop)? {
             Outcome::Interrupted => return Ok(None),
-            Outcome::Finished { network, best, history } => trained_network = Some((network, best, history)),
+            Outcome::Finished {
+                network,
+                best,
+                history,
+            } => trained_network = Some((network, best, history)),
         }
     }
-    let network = trained_network.as_ref().map(|(network, ..)| export::rounded(network, &layers)).transpose()?;
+    let network = trained_network
+        .as_ref()
+        .map(|(network, ..)| export::rounded(network, &layers))
+        .transpose()?;
 
     let mut table = job
         .kind
@@ -191,7 +212,10 @@ pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         network.is_some().then(|| only(1)),
         Some(measured(blend)),
     ];
-    eprintln!("held out: word sequences {:?}, network {:?}, both {:?}", accuracies[0], accuracies[1], accuracies[2]);
+    eprintln!(
+        "held out: word sequences {:?}, network {:?}, both {:?}",
+        accuracies[0], accuracies[1], accuracies[2]
+    );
     let mut cuts = Vec::new();
     if job.kind == Kind::Blend {
         for length in [256, 512, LENGTH] {
@@ -237,7 +261,11 @@ pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
 fn split<'a>(reviews: &[&'a Review]) -> (Vec<&'a Review>, Vec<&'a Review>) {
     let (mut training, mut held_out) = (Vec::new(), Vec::new());
     for label in 0..2 {
-        let own: Vec<&Review> = reviews.iter().copied().filter(|review| review.label == label).collect();
+        let own: Vec<&Review> = reviews
+            .iter()
+            .copied()
+            .filter(|review| review.label == label)
+            .collect();
         let (first, last) = own.split_at(own.len() - own.len() / HELD_OUT);
         training.extend(first);
         held_out.extend(last);
@@ -246,24 +274,40 @@ fn split<'a>(reviews: &[&'a Review]) -> (Vec<&'a Review>, Vec<&'a Review>) {
 }
 
 /// The tokenizer that a server would read.
-fn tokenizer(run: &Path, vocabulary: &HashMap<String, i64>, length: usize, cut: Truncation) -> Result<Tokenizer> {
+fn tokenizer(
+    run: &Path,
+    vocabulary: &HashMap<String, i64>,
+    length: usize,
+    cut: Truncation,
+) -> Result<Tokenizer> {
     fs::create_dir_all(run).with_context(|| format!("cannot create {}", run.display()))?;
     tokens::write(run, vocabulary, length)?;
-    let serving = TextServing { truncation: Some(cut), buckets: None };
+    let serving = TextServing {
+        truncation: Some(cut),
+        buckets: None,
+    };
     Ok(Tokenizer::read(run, &serving)?)
 }
 
 /// For each review, the logits of word sequences and of the network; 0 for a part that is not there.
 fn logits(table: Option<&Table>, network: Option<&Network>, rows: &[Vec<i64>]) -> Result<Vec<[f64; 2]>> {
     let sequences = match table {
-        Some(table) => in_parallel(rows.len(), || Ok(()), |(), at| Ok(f64::from(table.logit(&rows[at]))))?,
+        Some(table) => in_parallel(
+            rows.len(),
+            || Ok(()),
+            |(), at| Ok(f64::from(table.logit(&rows[at]))),
+        )?,
         None => vec![0.0; rows.len()],
     };
     let network = match network {
         Some(network) => network::logits(network, rows)?,
         None => vec![0.0; rows.len()],
     };
-    Ok(sequences.into_iter().zip(network).map(|(one, other)| [one, other]).collect())
+    Ok(sequences
+        .into_iter()
+        .zip(network)
+        .map(|(one, other)| [one, other])
+        .collect())
 }
 
 /// Finds the blend by logistic regression on the reviews held out.
@@ -271,11 +315,20 @@ fn blend(kind: Kind, logits: &[[f64; 2]], positive: &[bool]) -> Blend {
     let used = [kind.has_ngrams(), kind.has_network()];
     let rows: Vec<f64> = logits
         .iter()
-        .flat_map(|row| row.iter().zip(used).filter(|(_, used)| *used).map(|(logit, _)| *logit).chain([1.0]))
+        .flat_map(|row| {
+            row.iter()
+                .zip(used)
+                .filter(|(_, used)| *used)
+                .map(|(logit, _)| *logit)
+                .chain([1.0])
+        })
         .collect();
     let columns = used.iter().filter(|used| **used).count() + 1;
     let found = newton(&rows, columns, positive);
-    let mut blend = Blend { bias: found[columns - 1], ..Blend::default() };
+    let mut blend = Blend {
+        bias: found[columns - 1],
+        ..Blend::default()
+    };
     let mut found = found.into_iter();
     for (weight, used) in blend.weights.iter_mut().zip(used) {
         if used {
@@ -289,7 +342,10 @@ fn blend(kind: Kind, logits: &[[f64; 2]], positive: &[bool]) -> Blend {
 /// classes can be told apart without a mistake.
 fn newton(rows: &[f64], columns: usize, positive: &[bool]) -> Vec<f64> {
     let features = Tensor::from_slice(rows).view([-1, columns as i64]);
-    let labels: Vec<f64> = positive.iter().map(|&positive| f64::from(u8::from(positive))).collect();
+    let labels: Vec<f64> = positive
+        .iter()
+        .map(|&positive| f64::from(u8::from(positive)))
+        .collect();
     let labels = Tensor::from_slice(&labels);
     let mut weights = Tensor::zeros([columns as i64], tch::kind::DOUBLE_CPU);
     let penalty = Tensor::eye(columns as i64, tch::kind::DOUBLE_CPU) * 1e-3;
@@ -300,7 +356,9 @@ fn newton(rows: &[f64], columns: usize, positive: &[bool]) -> Vec<f64> {
         let curvature = features.tr().matmul(&(&features * spread)) + &penalty;
         weights -= curvature.inverse().mv(&gradient);
     }
-    (0..columns as i64).map(|at| weights.double_value(&[at])).collect()
+    (0..columns as i64)
+        .map(|at| weights.double_value(&[at]))
+        .collect()
 }
 
 #[cfg(test)]

@@ -69,13 +69,37 @@ fn padding_and_company_change_no_answer() {
     let out = directory.path().join("sentiment/1");
     assert!(train(directory.path(), Kind::Blend, &out, false, Start::Fresh));
     let mut classifier = classifier::open(&out).unwrap();
-    assert_eq!(classifier.classify_text("a great, lovely film").unwrap().best().label, "positive");
-    assert_eq!(classifier.classify_text("AWFUL! An awful, dull film.").unwrap().best().label, "negative");
+    assert_eq!(
+        classifier
+            .classify_text("a great, lovely film")
+            .unwrap()
+            .best()
+            .label,
+        "positive"
+    );
+    assert_eq!(
+        classifier
+            .classify_text("AWFUL! An awful, dull film.")
+            .unwrap()
+            .best()
+            .label,
+        "negative"
+    );
 
     let long = "not good at all . ".repeat(400);
-    let texts = ["good", "bad good", "it was not bad", "good and bad and dull !", "😀 很好", &long];
+    let texts = [
+        "good",
+        "bad good",
+        "it was not bad",
+        "good and bad and dull !",
+        "😀 很好",
+        &long,
+    ];
     let tokenizer = classifier.bundle().preprocessor.text().unwrap().clone();
-    let rows: Vec<Row> = texts.iter().map(|text| Row::Text(tokenizer.encode(text).unwrap().ids)).collect();
+    let rows: Vec<Row> = texts
+        .iter()
+        .map(|text| Row::Text(tokenizer.encode(text).unwrap().ids))
+        .collect();
     assert!(tokenizer.encode(&long).unwrap().truncated);
     let together = classifier.run(&rows).unwrap();
     for (row, expected) in rows.iter().zip(together.chunks(2)) {
@@ -85,7 +109,10 @@ fn padding_and_company_change_no_answer() {
         }
     }
     let card = fs::read_to_string(out.join("README.md")).unwrap();
-    assert!(card.contains("reviews in IMDb's layout") && card.contains("head and tail"), "{card}");
+    assert!(
+        card.contains("reviews in IMDb's layout") && card.contains("head and tail"),
+        "{card}"
+    );
 }
 
 #[test]
@@ -94,9 +121,27 @@ fn a_run_that_was_stopped_ends_as_if_it_had_not_been() {
     write_data(directory.path());
     let model = |name: &str| fs::read(directory.path().join(name).join("1/model.onnx")).unwrap();
     let out = |name: &str| directory.path().join(name).join("1");
-    assert!(train(directory.path(), Kind::CnnRandom, &out("whole"), false, Start::Fresh));
-    assert!(!train(directory.path(), Kind::CnnRandom, &out("parts"), true, Start::Restart));
-    assert!(train(directory.path(), Kind::CnnRandom, &out("parts"), false, Start::Resume));
+    assert!(train(
+        directory.path(),
+        Kind::CnnRandom,
+        &out("whole"),
+        false,
+        Start::Fresh
+    ));
+    assert!(!train(
+        directory.path(),
+        Kind::CnnRandom,
+        &out("parts"),
+        true,
+        Start::Restart
+    ));
+    assert!(train(
+        directory.path(),
+        Kind::CnnRandom,
+        &out("parts"),
+        false,
+        Start::Resume
+    ));
     assert_eq!(model("whole"), model("parts"));
 }
 

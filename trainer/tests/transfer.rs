@@ -12,7 +12,7 @@ use classifier::{Bundle, Row};
 use serde_json::json;
 use tempfile::TempDir;
 use trainer::{
-    network::{Network, images, values},
+    network::{Network, airbench, values},
     onnx::{Attribute, Backbone, Dim, ElementType, Graph, Model},
 };
 
@@ -115,7 +115,7 @@ fn the_last_dense_layer_of_other_exporters_is_found_and_replaced() {
 /// image and has nodes behind the last dense layer, which must be applied to the features.
 #[test]
 fn what_stands_behind_the_layer_without_knowing_the_classes_stays() {
-    let layers = images::airbench([4, 6, 8]);
+    let layers = airbench::layers(3, [4, 6, 8], 10);
     let network = Network::new(&layers, 3, tch::Device::Cpu).unwrap();
     let mut graph = Graph::new("test");
     let shape = [Dim::BATCH, Dim::Fixed(3), Dim::Fixed(32), Dim::Fixed(32)];

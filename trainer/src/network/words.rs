@@ -52,7 +52,11 @@ impl fmt::Debug for Words {
 impl Words {
     /// Features that come out.
     pub fn outputs(&self) -> i64 {
-        if self.filters == 0 { self.dimensions } else { 2 * self.filters }
+        if self.filters == 0 {
+            self.dimensions
+        } else {
+            2 * self.filters
+        }
     }
 
     /// Name of the vectors among the weights; see `is_trainable`.
@@ -64,7 +68,10 @@ impl Words {
         let count = (self.vocabulary * self.dimensions) as usize;
         let vectors = match &self.vectors {
             Some(vectors) if vectors.len() == count => Tensor::from_slice(vectors),
-            Some(vectors) => bail!("expected {count} numbers for the words' vectors, found {}", vectors.len()),
+            Some(vectors) => bail!(
+                "expected {count} numbers for the words' vectors, found {}",
+                vectors.len()
+            ),
             None => {
                 let mut draw = || -> f32 { StandardNormal.sample(rng) };
                 let values: Vec<f32> = (0..count).map(|_| draw() * DEVIATION).collect();
@@ -77,7 +84,10 @@ impl Words {
             let shape = [self.filters, self.dimensions, KERNEL];
             let kernels = he_normal(&shape, self.dimensions * KERNEL, rng);
             weights.insert(format!("{path}.weight"), kernels);
-            weights.insert(format!("{path}.bias"), Tensor::zeros([self.filters], tch::kind::FLOAT_CPU));
+            weights.insert(
+                format!("{path}.bias"),
+                Tensor::zeros([self.filters], tch::kind::FLOAT_CPU),
+            );
         }
         Ok(())
     }
@@ -92,18 +102,30 @@ impl Words {
         let known = ids.where_self(&ids.less(self.vocabulary), &ids.full_like(UNKNOWN));
         let vectors = Tensor::embedding(weight(self.table()), &known, -1, false, false);
         let vectors = vectors.dropout(self.dropout, training).transpose(1, 2) * &mask;
-        let count = mask.sum_dim_intlist([2i64].as_slice(), false, Kind::Float).clamp_min(1.0);
+        let count = mask
+            .sum_dim_intlist([2i64].as_slice(), false, Kind::Float)
+            .clamp_min(1.0);
         if self.filters == 0 {
             return vectors.sum_dim_intlist([2i64].as_slice(), false, Kind::Float) / count;
         }
-        let found = vectors.conv1d(weight("weight"), Some(weight("bias")), 1, KERNEL / 2, 1, 1).relu() * &mask;
+        let found = vectors
+            .conv1d(weight("weight"), Some(weight("bias")), 1, KERNEL / 2, 1, 1)
+            .relu()
+            * &mask;
         let largest = found.amax([2i64].as_slice(), false);
         let mean = found.sum_dim_intlist([2i64].as_slice(), false, Kind::Float) / count;
         Tensor::cat(&[largest, mean], 1)
     }
 
     /// Adds the layer to a graph with the inputs `ids` and `mask`. Vectors are stored as bytes, with a factor for each word.
-    pub fn export(&self, graph: &mut Graph, weights: &Weights, path: &str, ids: &str, mask: &str) -> Result<String> {
+    pub fn export(
+        &self,
+        graph: &mut Graph,
+        weights: &Weights,
+        path: &str,
+        ids: &str,
+        mask: &str,
+    ) -> Result<String> {
         let weight = |name: &str| &weights[&format!("{path}.{name}")];
         let table = weight(self.table());
         let (bytes, factors) = quantised(table)?;
@@ -151,7 +173,12 @@ impl Words {
         let largest = graph.node("ReduceMax", &[&found], "largest", maximum);
         let sum = graph.node("ReduceSum", &[&found, &axis], "phrase_sum", settings());
         let mean = graph.node("Div", &[&sum, &length], "phrase_mean", vec![]);
-        Ok(graph.node("Concat", &[&largest, &mean], "pooled", vec![Attribute::int("axis", 1)]))
+        Ok(graph.node(
+            "Concat",
+            &[&largest, &mean],
+            "pooled",
+            vec![Attribute::int("axis", 1)],
+        ))
     }
 }
 
@@ -160,7 +187,9 @@ fn quantised(table: &Tensor) -> Result<(Vec<i8>, Vec<f32>)> {
     let columns = table.size().get(1).map_or(1, |&columns| columns.max(1) as usize);
     let (mut bytes, mut factors) = (Vec::new(), Vec::new());
     for row in values(table)?.chunks(columns) {
-        let largest = row.iter().fold(1e-12_f32, |largest, value| largest.max(value.abs()));
+        let largest = row
+            .iter()
+            .fold(1e-12_f32, |largest, value| largest.max(value.abs()));
         let factor = largest / f32::from(i8::MAX);
         bytes.extend(row.iter().map(|value| (value / factor).round() as i8));
         factors.push(factor);

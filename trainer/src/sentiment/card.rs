@@ -55,7 +55,10 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
          {} test reviews.\n",
         test.samples
     )?;
-    writeln!(card, "| classifier | accuracy | macro F1 | calibration error |\n|---|---|---|---|")?;
+    writeln!(
+        card,
+        "| classifier | accuracy | macro F1 | calibration error |\n|---|---|---|---|"
+    )?;
     let mut row = |kind: Kind, evaluation: &Evaluation, mark: &str| {
         writeln!(
             card,
@@ -71,7 +74,10 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
     for (kind, evaluation) in &measured.others {
         row(*kind, evaluation, "")?;
     }
-    writeln!(card, "\n| label | precision | recall | F1 | reviews |\n|---|---|---|---|---|")?;
+    writeln!(
+        card,
+        "\n| label | precision | recall | F1 | reviews |\n|---|---|---|---|---|"
+    )?;
     for class in &test.classes {
         let figures = class.figures;
         writeln!(
@@ -80,9 +86,15 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
             class.label, figures.precision, figures.recall, figures.f1, class.support
         )?;
     }
-    writeln!(card, "\nOne review (the graph, batch of 1, one thread, median of 300 runs on the machine that exported it):\n")?;
+    writeln!(
+        card,
+        "\nOne review (the graph, batch of 1, one thread, median of 300 runs on the machine that exported it):\n"
+    )?;
     let (length, time) = measured.median;
-    writeln!(card, "* {time:.0} microseconds at the median length of {length} tokens.")?;
+    writeln!(
+        card,
+        "* {time:.0} microseconds at the median length of {length} tokens."
+    )?;
     if let Some(time) = measured.longest {
         writeln!(
             card,
@@ -165,12 +177,18 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
         trained.blend.weights[0], trained.blend.weights[1], trained.blend.bias
     )?;
     if !trained.cuts.is_empty() {
-        writeln!(card, "\nCut to fewer tokens, the reviews held out give:\n\n| tokens | head | tail | head and tail |\n|---|---|---|---|")?;
+        writeln!(
+            card,
+            "\nCut to fewer tokens, the reviews held out give:\n\n| tokens | head | tail | head and tail |\n|---|---|---|---|"
+        )?;
         let mut lengths: Vec<usize> = trained.cuts.iter().map(|cut| cut.1).collect();
         lengths.dedup();
         for length in lengths {
             let of = |truncation: Truncation| {
-                let found = trained.cuts.iter().find(|cut| cut.0 == truncation && cut.1 == length);
+                let found = trained
+                    .cuts
+                    .iter()
+                    .find(|cut| cut.0 == truncation && cut.1 == length);
                 found.map_or("-".to_owned(), |cut| percent(cut.2))
             };
             writeln!(

@@ -17,7 +17,9 @@ use classifier::{
 use serde::Serialize;
 use tch::Device;
 
-use super::{BUCKETS, Encoded, Kind, LENGTH, TRUNCATION, Trained, card, logits, ngrams, ngrams::Table, tokens};
+use super::{
+    BUCKETS, Encoded, Kind, LENGTH, TRUNCATION, Trained, card, logits, ngrams, ngrams::Table, tokens,
+};
 use crate::{
     data::imdb::{CLASSES, Review, TestReviews},
     evaluate::{Evaluation, evaluate},
@@ -92,11 +94,18 @@ fn write_all(trained: &Trained<'_>, vocabulary: &HashMap<String, i64>, aside: &P
     let mut lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
     lengths.sort_unstable();
     let median = lengths[lengths.len() / 2];
-    let of_length = |length: usize| rows.iter().filter(move |row| row.len() == length).take(TIMED_REVIEWS);
+    let of_length = |length: usize| {
+        rows.iter()
+            .filter(move |row| row.len() == length)
+            .take(TIMED_REVIEWS)
+    };
     let measurements = Measurements {
         agreement,
         bytes: std::fs::metadata(aside.join(MODEL)).map_or(0, |file| file.len()),
-        median: (median, time(&mut classifier, of_length(median))?.unwrap_or_default()),
+        median: (
+            median,
+            time(&mut classifier, of_length(median))?.unwrap_or_default(),
+        ),
         longest: time(&mut classifier, of_length(LENGTH))?,
         cut: lengths.iter().filter(|&&length| length == LENGTH).count(),
         others: others(trained)?,
@@ -174,7 +183,11 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     }
     let signs = graph.floats("signs", &[1, 2], &[-0.5, 0.5]);
     graph.node("Mul", &[&sum, &signs], "logits", vec![]);
-    graph.output("logits", ElementType::Float, &[Dim::BATCH, Dim::Fixed(CLASSES.len())]);
+    graph.output(
+        "logits",
+        ElementType::Float,
+        &[Dim::BATCH, Dim::Fixed(CLASSES.len())],
+    );
     let metadata = BTreeMap::from([
         ("dataset".to_owned(), trained.job.imdb.title().to_owned()),
         ("network".to_owned(), trained.job.kind.name().to_owned()),
@@ -196,7 +209,12 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
     let ends = graph.ints("room", &[4], &[0, 0, 0, reach]);
     let zero = graph.ints("zero", &[], &[0]);
     let longer = |graph: &mut Graph, value: &str, name: &str| {
-        let whole = graph.node("Where", &[&numbers, value, &zero], &format!("{name}_masked"), vec![]);
+        let whole = graph.node(
+            "Where",
+            &[&numbers, value, &zero],
+            &format!("{name}_masked"),
+            vec![],
+        );
         graph.node("Pad", &[&whole, &ends], name, vec![])
     };
     let ones = graph.ints("one", &[], &[1]);
@@ -229,14 +247,29 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
         for (word, &offset) in kind.offsets.iter().enumerate() {
             let name = format!("kind_{at}_word_{word}");
             let product = shifted(graph, &products[word], offset, &name);
-            hash = graph.node("Add", &[&hash, &product], &format!("kind_{at}_sum_{word}"), vec![]);
+            hash = graph.node(
+                "Add",
+                &[&hash, &product],
+                &format!("kind_{at}_sum_{word}"),
+                vec![],
+            );
         }
         let place = graph.node("Mod", &[&hash, &places], &format!("kind_{at}_place"), vec![]);
         // The last word is real only if all of them are, since padding is at the end.
         let last = kind.offsets.last().copied().unwrap_or(0);
         let real = shifted(graph, &real, last, &format!("kind_{at}_real"));
-        let real = graph.node("Cast", &[&real], &format!("kind_{at}_bits"), vec![Attribute::int("to", 9)]);
-        let place = graph.node("Where", &[&real, &place, &nothing], &format!("kind_{at}_or_none"), vec![]);
+        let real = graph.node(
+            "Cast",
+            &[&real],
+            &format!("kind_{at}_bits"),
+            vec![Attribute::int("to", 9)],
+        );
+        let place = graph.node(
+            "Where",
+            &[&real, &place, &nothing],
+            &format!("kind_{at}_or_none"),
+            vec![],
+        );
         kinds.push(graph.node("Unsqueeze", &[&place, &axis], &format!("kind_{at}_row"), vec![]));
     }
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
@@ -245,7 +278,11 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
     // Each place counts once: sorted, it is one that differs from the one before it.
     let shape = graph.node("Shape", &[ids], "shape", vec![]);
     let length = graph.node("Gather", &[&shape, &axis], "length", vec![]);
-    let rising = vec![Attribute::int("axis", 2), Attribute::int("largest", 0), Attribute::int("sorted", 1)];
+    let rising = vec![
+        Attribute::int("axis", 2),
+        Attribute::int("largest", 0),
+        Attribute::int("sorted", 1),
+    ];
     graph.node_with_outputs("TopK", &[&found, &length], &["sorted", "sorted_order"], rising);
     let before = graph.ints("room_before", &[6], &[0, 0, 1, 0, 0, 0]);
     let none = graph.ints("before_all", &[], &[-1]);
@@ -261,8 +298,13 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
     let found = graph.node("Cast", &[&found], "roots", float());
     let sizes = graph.node("Abs", &[&found], "root_sizes", vec![]);
     let weights = graph.node("Mul", &[&found, &sizes], "sequence_weights", vec![]);
-    let axes = graph.ints("kinds_and_words", &[2], &[1, 2]);
-    let sum = graph.node("ReduceSum", &[&weights, &axes], "sequence_sums", vec![Attribute::int("keepdims", 0)]);
+    let kinds_and_words = graph.ints("kinds_and_words", &[2], &[1, 2]);
+    let sum = graph.node(
+        "ReduceSum",
+        &[&weights, &kinds_and_words],
+        "sequence_sums",
+        vec![Attribute::int("keepdims", 0)],
+    );
     graph.node("Unsqueeze", &[&sum, &axis], "sequence_sum", vec![])
 }
 
@@ -296,7 +338,9 @@ fn write_serving(trained: &Trained<'_>, test: Option<&Evaluation>, directory: &P
 /// Compares ONNX Runtime's scores with those of the trained parts on every test review.
 fn agreement(trained: &Trained<'_>, rows: &[Vec<i64>], scores: &[Vec<f32>]) -> Result<f64> {
     let logits = logits(trained.table.as_ref(), trained.network.as_ref(), rows)?;
-    let expected = logits.iter().map(|&logits| 1.0 / (1.0 + (-trained.blend.logit(logits)).exp()));
+    let expected = logits
+        .iter()
+        .map(|&logits| 1.0 / (1.0 + (-trained.blend.logit(logits)).exp()));
     let largest = expected
         .zip(scores)
         .map(|(expected, scores)| (expected - f64::from(scores[1])).abs())
@@ -331,6 +375,9 @@ fn write_golden(reviews: &[Review], scores: &[Vec<f32>], directory: &Path) -> Re
             scores: scores[at].clone(),
         });
     }
-    let golden = GoldenFile { tolerance: GOLDEN_TOLERANCE, samples };
+    let golden = GoldenFile {
+        tolerance: GOLDEN_TOLERANCE,
+        samples,
+    };
     write_json(&directory.join(GOLDEN), &golden)
 }

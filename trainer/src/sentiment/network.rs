@@ -167,7 +167,11 @@ impl Kind {
             dropout: if mean { 0.0 } else { VECTOR_DROPOUT },
             vectors,
         };
-        let dense = |inputs, outputs, activation| Layer::Dense { inputs, outputs, activation };
+        let dense = |inputs, outputs, activation| Layer::Dense {
+            inputs,
+            outputs,
+            activation,
+        };
         let inputs = words.outputs();
         if mean {
             return vec![

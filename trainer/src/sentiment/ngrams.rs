@@ -24,12 +24,30 @@ pub struct Kind {
 
 /// All of them. The pairs with gaps beyond three made the validation accuracy worse.
 pub const KINDS: [Kind; 6] = [
-    Kind { offsets: &[0], salt: 0 },
-    Kind { offsets: &[0, 1], salt: 1_299_709 },
-    Kind { offsets: &[0, 1, 2], salt: 2_750_159 },
-    Kind { offsets: &[0, 2], salt: 4_256_233 },
-    Kind { offsets: &[0, 3], salt: 5_800_079 },
-    Kind { offsets: &[0, 4], salt: 7_368_787 },
+    Kind {
+        offsets: &[0],
+        salt: 0,
+    },
+    Kind {
+        offsets: &[0, 1],
+        salt: 1_299_709,
+    },
+    Kind {
+        offsets: &[0, 1, 2],
+        salt: 2_750_159,
+    },
+    Kind {
+        offsets: &[0, 2],
+        salt: 4_256_233,
+    },
+    Kind {
+        offsets: &[0, 3],
+        salt: 5_800_079,
+    },
+    Kind {
+        offsets: &[0, 4],
+        salt: 7_368_787,
+    },
 ];
 
 /// The longest offset of [`KINDS`].
@@ -146,7 +164,9 @@ fn log_count_ratios(rows: &[Vec<u32>], positive: &[bool], features: usize) -> Ve
     let [negative, positive] = counts;
     let (negatives, positives): (f64, f64) = (negative.iter().sum(), positive.iter().sum());
     let pairs = positive.iter().zip(&negative);
-    pairs.map(|(p, n)| ((p / positives) / (n / negatives)).ln()).collect()
+    pairs
+        .map(|(p, n)| ((p / positives) / (n / negatives)).ln())
+        .collect()
 }
 
 /// Logistic regression with an L2 penalty on features that are `ratios` where they are present, by coordinate descent on the
@@ -158,7 +178,10 @@ fn regress(
     strength: f64,
     seed: u64,
 ) -> (Vec<f64>, f64) {
-    let signs: Vec<f64> = positive.iter().map(|&positive| if positive { 1.0 } else { -1.0 }).collect();
+    let signs: Vec<f64> = positive
+        .iter()
+        .map(|&positive| if positive { 1.0 } else { -1.0 })
+        .collect();
     // Each review's two dual variables add up to the strength; one more feature, always 1, gives the bias.
     let small = (0.001 * strength).min(1e-8);
     let mut duals = vec![[small, strength - small]; rows.len()];
@@ -211,7 +234,11 @@ fn dual_step(duals: &mut [f64; 2], square: f64, margin: f64, strength: f64) -> f
         (0, 1.0)
     };
     let old = duals[one];
-    let mut new = if strength - old < 0.5 * strength { 0.1 * old } else { old };
+    let mut new = if strength - old < 0.5 * strength {
+        0.1 * old
+    } else {
+        old
+    };
     for _ in 0..100 {
         let gradient = square * (new - old) + sign * margin + (new / (strength - new)).ln();
         if gradient.abs() < 1e-6 {
@@ -219,7 +246,11 @@ fn dual_step(duals: &mut [f64; 2], square: f64, margin: f64, strength: f64) -> f
         }
         let curvature = square + strength / (strength - new) / new;
         let next = new - gradient / curvature;
-        new = if next <= 0.0 { 0.1 * new } else { next.min(strength * (1.0 - 1e-12)) };
+        new = if next <= 0.0 {
+            0.1 * new
+        } else {
+            next.min(strength * (1.0 - 1e-12))
+        };
     }
     duals[one] = new;
     duals[1 - one] = strength - new;
@@ -242,7 +273,9 @@ fn table(names: &[u64], weights: &[f64], bias: f32) -> Table {
         let Some((words, kind)) = kind.into_iter().find(|&(_, kind)| kind > 0) else {
             continue;
         };
-        let words = (0..words).rev().map(|at| (name >> (16 * at)) as i64 & (WORD_LIMIT - 1));
+        let words = (0..words)
+            .rev()
+            .map(|at| (name >> (16 * at)) as i64 & (WORD_LIMIT - 1));
         sums[place(&KINDS[kind as usize - 1], words) as usize] += weight;
     }
     let largest = sums.iter().map(|weight| weight.abs()).fold(1e-12, f64::max);
@@ -279,7 +312,10 @@ mod tests {
             (4, vec![8, 9]),
             (5, vec![7, 9]),
         ];
-        let mut expected: Vec<u64> = expected.into_iter().map(|(kind, words)| key(kind, words.into_iter())).collect();
+        let mut expected: Vec<u64> = expected
+            .into_iter()
+            .map(|(kind, words)| key(kind, words.into_iter()))
+            .collect();
         expected.sort_unstable();
         assert_eq!(found, expected);
         assert_eq!(features(&[7]).len(), 1);
@@ -317,7 +353,11 @@ mod tests {
         // The penalty's gradient and the loss's cancel out.
         let mut gradient = vec![weights[0], weights[1], bias];
         for (row, &positive) in rows.iter().zip(&positive) {
-            let sum: f64 = row.iter().map(|&at| weights[at as usize] * ratios[at as usize]).sum::<f64>() + bias;
+            let sum: f64 = row
+                .iter()
+                .map(|&at| weights[at as usize] * ratios[at as usize])
+                .sum::<f64>()
+                + bias;
             let sign = if positive { 1.0 } else { -1.0 };
             let part = -strength * sign / (1.0 + (sign * sum).exp());
             for &at in row {

@@ -34,7 +34,11 @@ impl Texts {
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&at| rows[at].len());
         let positive: Vec<bool> = order.iter().map(|&at| positive[at]).collect();
-        Self::new(order.iter().map(|&at| rows[at].clone()).collect(), &positive, usize::MAX)
+        Self::new(
+            order.iter().map(|&at| rows[at].clone()).collect(),
+            &positive,
+            usize::MAX,
+        )
     }
 }
 
@@ -48,7 +52,10 @@ impl Source for Texts {
         let mut rows = Vec::with_capacity(part.picked.len());
         let mut labels = Vec::with_capacity(part.picked.len());
         for &at in &part.picked {
-            let row = self.rows.get(at as usize).with_context(|| format!("no review {at}"))?;
+            let row = self
+                .rows
+                .get(at as usize)
+                .with_context(|| format!("no review {at}"))?;
             let row = match &mut rng {
                 Some(rng) if row.len() > self.window => {
                     let first = rng.random_range(0..=row.len() - self.window);
@@ -75,7 +82,10 @@ impl Source for Texts {
         }
         // Another order than that of the lengths; every batch but the last of the epoch is full.
         let shuffled = crate::training::order(seed ^ 0x0074_6578_7473, epoch, batches.len());
-        shuffled.into_iter().map(|at| std::mem::take(&mut batches[at as usize])).collect()
+        shuffled
+            .into_iter()
+            .map(|at| std::mem::take(&mut batches[at as usize]))
+            .collect()
     }
 }
 
@@ -120,8 +130,15 @@ mod tests {
     fn training_sees_a_window_and_measuring_the_whole() {
         let rows = vec![(1..=50).collect::<Vec<i64>>(), vec![7, 8]];
         let texts = Texts::new(rows, &[true, false], 10);
-        let change = Change { seed: 1, epoch: 0, step: 3 };
-        let part = |change| Part { picked: vec![0, 1], change };
+        let change = Change {
+            seed: 1,
+            epoch: 0,
+            step: 3,
+        };
+        let part = |change| Part {
+            picked: vec![0, 1],
+            change,
+        };
         let whole = texts.batch(&part(None)).unwrap();
         assert_eq!(whole.inputs.size(), [2, 50]);
         assert_eq!(Vec::<i64>::try_from(&whole.labels).unwrap(), [1, 0]);

@@ -22,14 +22,11 @@ const LEAST_REVIEWS: usize = 3;
 
 /// What counts as a word: a verb before n't, n't, other endings after an apostrophe, numbers, words; then runs of dots,
 /// exclamation and question marks, and any other sign by itself. Contractions are split as GloVe's vocabulary has them.
-const WORD: &str =
-    r"\w+(?=n't)|n't|'(?:s|re|ve|ll|d|m)\b|\d+(?:[.,:]\d+)*|\w+|\.{2,}|!+|\?+|[^\w\s]";
+const WORD: &str = r"\w+(?=n't)|n't|'(?:s|re|ve|ll|d|m)\b|\d+(?:[.,:]\d+)*|\w+|\.{2,}|!+|\?+|[^\w\s]";
 
 /// The tokenizer with this vocabulary.
 fn json(vocabulary: &HashMap<String, i64>) -> Value {
-    let replace = |pattern: &str, content: &str| {
-        json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
-    };
+    let replace = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
     json!({
         "version": "1.0",
         "truncation": null,
@@ -82,7 +79,7 @@ pub fn vocabulary(texts: &[&str]) -> Result<HashMap<String, i64>> {
 }
 
 /// Writes `tokenizer.json` and `tokenizer_config.json`.
-pub fn write(directory: &Path, vocabulary: &HashMap<String, i64>, length: usize) -> Result<()> {
+pub(crate) fn write(directory: &Path, vocabulary: &HashMap<String, i64>, length: usize) -> Result<()> {
     write_json(&directory.join(TOKENIZER), &json(vocabulary))?;
     let config = TokenizerConfig {
         model_max_length: Some(length as u64),
@@ -99,7 +96,9 @@ struct Splitter(Tokenizer);
 impl Splitter {
     fn new() -> Result<Self> {
         let json = json(&HashMap::from([(UNKNOWN.to_owned(), 0)])).to_string();
-        Ok(Self(Tokenizer::from_bytes(json).map_err(|error| anyhow!("tokenizer: {error}"))?))
+        Ok(Self(
+            Tokenizer::from_bytes(json).map_err(|error| anyhow!("tokenizer: {error}"))?,
+        ))
     }
 
     fn words(&self, text: &str) -> Result<Vec<String>> {
@@ -131,7 +130,10 @@ mod tests {
             words("I CAN'T say it's bad.<br /><br />They'd do 10/10!!! (Don’t)"),
             "i ca n't say it 's bad . they 'd do 10 / 10 !!! ( do n't )"
         );
-        assert_eq!(words("Well... so-so, $1,000.50?"), "well ... so - so , $ 1,000.50 ?");
+        assert_eq!(
+            words("Well... so-so, $1,000.50?"),
+            "well ... so - so , $ 1,000.50 ?"
+        );
         // Composed and decomposed letters are the same; other scripts and emoji are words or signs.
         assert_eq!(words("CAFE\u{301}"), "café");
         assert_eq!(words("很好 😀👍"), "很好 😀 👍");
@@ -143,7 +145,10 @@ mod tests {
         let texts = ["not good", "Good, not great", "good not", "not", "great", "great"];
         let vocabulary = vocabulary(&texts).unwrap();
         assert_eq!(vocabulary.len(), 5, "{vocabulary:?}");
-        assert_eq!((vocabulary["not"], vocabulary["good"], vocabulary["great"]), (2, 3, 4));
+        assert_eq!(
+            (vocabulary["not"], vocabulary["good"], vocabulary["great"]),
+            (2, 3, 4)
+        );
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), &vocabulary, 4).unwrap();
         let tokenizer = Tokenizer::read(directory.path(), &TextServing::default()).unwrap();
