@@ -252,7 +252,7 @@ fn mistakes_are_explained() {
     assert!(error.contains("missing/1"), "{error}");
 
     fs::write(work.path("data/t10k-labels-idx1-ubyte"), b"sho").unwrap();
-    let error = work.fail("evaluate missing/1");
+    let error = work.fail("train digits --network mlp");
     assert!(
         error.contains("t10k-labels-idx1-ubyte: expected an IDX header"),
         "{error}"

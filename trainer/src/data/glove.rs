@@ -227,13 +227,13 @@ mod tests {
             values.extend([first.abs(), place as f64]);
             values
         };
-        let json = serde_json::json!({
-            "precision": 6,
-            "vectors": {"the": vector(0.25, 0), "of": vector(-0.5, 1)},
-            "unkVector": [1],
-        });
+        // As text: a map of serde_json would not keep the order.
+        let [the, of] = [vector(0.25, 0), vector(-0.5, 1)].map(|values| serde_json::json!(values));
+        let json =
+            format!(r#"{{"precision": 6, "vectors": {{"the": {the}, "of": {of}}}, "unkVector": [1]}}"#);
+        let mut json = serde_json::Deserializer::from_str(&json);
         let mut lines = Vec::new();
-        let words = Package(&mut lines).deserialize(&json).unwrap();
+        let words = Package(&mut lines).deserialize(&mut json).unwrap();
         assert_eq!(words, 2);
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILES[1].0), lines).unwrap();

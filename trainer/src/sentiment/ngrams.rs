@@ -324,12 +324,14 @@ mod tests {
 
     #[test]
     fn a_negated_word_is_learned_from_its_neighbour() {
-        // 2 is good, 3 is bad, 4 is not; the other words mean nothing.
+        // 2 is good, 3 is bad, 4 is not; the other words mean nothing. Most reviews negate nothing.
         let mut texts: Vec<(Vec<i64>, bool)> = Vec::new();
         for filler in 10..40 {
             texts.push((vec![filler, 2, filler + 1], true));
+            texts.push((vec![filler + 1, 2, filler], true));
             texts.push((vec![filler, 4, 2, filler + 1], false));
             texts.push((vec![filler, 3, filler + 1], false));
+            texts.push((vec![filler + 1, 3, filler], false));
             texts.push((vec![filler, 4, 3, filler + 1], true));
         }
         let rows: Vec<&[i64]> = texts.iter().map(|(ids, _)| ids.as_slice()).collect();
