@@ -53,6 +53,11 @@ train: setup ## Train the shipped classifiers as their model cards say, and writ
 	target/release/trainer fetch fashion-mnist
 	target/release/trainer train fashion --network mlp --resume
 	target/release/trainer train fashion --threads 1 --compare runs/fashion-mlp/fashion/1 --resume
+	target/release/trainer fetch imdb
+	target/release/trainer fetch glove
+	target/release/trainer train sentiment --network ngrams --resume
+	target/release/trainer train sentiment --network mean --resume
+	target/release/trainer train sentiment --resume
 
 benches/.venv/ready: benches/requirements.txt
 	python3 -m venv benches/.venv
