@@ -37,7 +37,7 @@ pub struct ServeArgs {
     /// File with the same keys as the options below, in TOML. Options and environment are stronger.
     #[arg(long, env = "CLASSIFYD_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Print the effective configuration as TOML, and exit.
+    /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
     pub print_config: bool,
     /// Every key of the configuration.

@@ -2,14 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use classifyd::cli::{Cli, Command, ServeArgs};
 use classifyd::config::Config;
 use classifyd::{bench, check, classify, cpu, http, startup, telemetry};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(args) => serve(*args),
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
+        Command::Serve(args) => serve(*args, matches.subcommand_matches("serve")),
         Command::Classify(args) => classify::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -24,8 +26,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let config = Config::load(args.settings, args.config.as_deref())?;
+/// `matches` knows which of the settings were flags.
+fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
+    let origins = matches.map(Config::origins_of).unwrap_or_default();
+    let config = Config::load(args.settings, origins, args.config.as_deref())?;
     if args.print_config {
         print!("{}", config.to_toml()?);
         return Ok(());

@@ -146,12 +146,12 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     };
     let body_deadline = arrived + options.timeout(longest);
     let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
-    // The body may have asked for less time than the query.
-    let deadline = arrived + payload.options.timeout(longest);
     let model = match &payload.options.model {
         Some(name) => app.catalog.get(name)?,
         None => choose(&app.catalog, &payload)?,
     };
+    // The body may have asked for less time than the query, and the model may have a limit of its own.
+    let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     let classified = run(model, payload, deadline).await.inspect_err(|error| {
         app.metrics
