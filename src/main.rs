@@ -28,18 +28,21 @@ fn main() -> ExitCode {
 
 /// `matches` knows which of the settings were flags.
 fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
+    let print_config = args.print_config;
     let origins = matches.map(Config::origins_of).unwrap_or_default();
-    let config = Config::load(args.settings, origins, args.config.as_deref())?;
-    if args.print_config {
+    let read = move || Config::load(args.settings.clone(), origins.clone(), args.config.as_deref());
+    let config = read()?;
+    if print_config {
         print!("{}", config.to_toml()?);
         return Ok(());
     }
-    telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
+    // Dropped last, so that no line is lost.
+    let (telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpu::available())
         .enable_all()
         .build()?;
-    let result = runtime.block_on(startup::serve(config));
+    let result = runtime.block_on(startup::serve(config, telemetry, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.
     runtime.shutdown_background();
     Ok(result?)

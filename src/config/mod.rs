@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::model::{ModelConfig, ModelTable};
 pub use self::place::{Origin, Origins, Place};
 use self::values::IsNone;
-pub use self::values::{HumanDuration, List, LogFormat, Unset};
+pub use self::values::{AccessLogMode, HumanDuration, List, LogFormat, Unset};
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $variable:literal;)+) => {
@@ -126,6 +126,10 @@ settings! {
     log: String = "info,ort=warn".to_owned(), "CLASSIFYD_LOG";
     /// How log lines are written.
     log_format: LogFormat = LogFormat::Pretty, "CLASSIFYD_LOG_FORMAT";
+    /// Which requests get a line in the log.
+    access_log: AccessLogMode = AccessLogMode::On, "CLASSIFYD_ACCESS_LOG";
+    /// OpenTelemetry collector that gets traces over OTLP, as in <http://127.0.0.1:4318>. Needs a build with the feature otlp.
+    otlp_endpoint: Unset<String> = Unset(None), "CLASSIFYD_OTLP_ENDPOINT";
 }
 
 /// A mistake in the configuration.

@@ -137,6 +137,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which requests get an access line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogMode {
+    /// All; probes and scrapes only where the filter lets debug lines through.
+    On,
+    /// Those with a status of 400 or more.
+    Errors,
+    /// None.
+    Off,
+}
+
 /// Whether a value has nothing to print.
 pub(super) trait IsNone {
     fn is_none(&self) -> bool {
@@ -164,7 +176,8 @@ always_printed!(
     usize,
     String,
     HumanDuration,
-    LogFormat
+    LogFormat,
+    AccessLogMode
 );
 
 #[cfg(test)]

@@ -13,4 +13,5 @@ mod observability;
 mod overload;
 mod refusals;
 mod startup;
+mod telemetry;
 mod texts;
