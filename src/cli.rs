@@ -27,6 +27,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
+    /// Make an API key: its entry for the configuration on standard output, the key itself on standard error.
+    ApiKey(ApiKeyArgs),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -43,6 +45,13 @@ pub struct ServeArgs {
     /// Every key of the configuration.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// Options of `api-key`.
+#[derive(Debug, Args)]
+pub struct ApiKeyArgs {
+    /// Who gets it: letters, digits, '-', '_', '.'. A label of metrics.
+    pub name: String,
 }
 
 /// Options of `classify`.

@@ -18,8 +18,9 @@
 //! | [`metrics`], [`telemetry`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`check`] | the commands that need no server |
+//! | [`classify`], [`check`], [`api_key`] | the commands that need no server |
 
+pub mod api_key;
 pub mod batch;
 pub mod bench;
 pub mod catalog;

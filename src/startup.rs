@@ -13,7 +13,9 @@ use crate::catalog::{self, Catalog, Defaults, Found, Pinned};
 use crate::config::{Config, ConfigError, ModelConfig, ModelTable};
 use crate::cpu;
 use crate::engine::{LaneSettings, Weights};
+use crate::http::guard::Guard;
 use crate::http::server::{ConnectionLimits, Server};
+use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelSettings};
@@ -23,6 +25,9 @@ use crate::telemetry::Telemetry;
 
 /// Inputs of a batch where neither the configuration nor the model says.
 const DEFAULT_MAX_BATCH: u32 = 32;
+
+/// Most connections for probes and metrics on a listener of their own.
+const ADMIN_CONNECTIONS: usize = 256;
 
 /// Time for the last answers to be written after `grace`, and for the lanes to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -67,12 +72,8 @@ pub async fn serve(
     };
     let started = std::time::Instant::now();
     let mut signals = Signals::listen().map_err(io("signals"))?;
-    let log = telemetry.clone();
-    reload::on_hangup("log", move || {
-        let config = read().map_err(|error| error.to_string())?;
-        log.reload(&config)
-    })
-    .map_err(io("signals"))?;
+    // Before the models, whose loading takes longer than to find out that a certificate is missing.
+    let tls = load_tls(&config)?;
     let metrics = Metrics::new()?;
     let catalog = {
         let (config, metrics) = (config.clone(), metrics.clone());
@@ -84,30 +85,63 @@ pub async fn serve(
         }
     };
     let cpus = cpu::available();
+    let guard = Guard::new(&config, metrics.requests_by_key.clone());
     let app = Arc::new(App {
         draining: Draining::default(),
         catalog,
         metrics,
         config,
+        guard,
         telemetry,
     });
+    reload_on_hangup(&app, tls.as_ref(), read).map_err(io("signals"))?;
     let config = &app.config;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(io(&format!("cannot listen on {}", config.listen)))?;
-    let address = listener.local_addr().map_err(io("address"))?;
+    let bind = async |address| {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(io(&format!("cannot listen on {address}")))?;
+        let address = listener.local_addr().map_err(io("address"))?;
+        Ok::<_, StartupError>((listener, address))
+    };
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
         header_timeout: config.header_timeout.0,
+        max_header_size: usize::try_from(config.max_header_size.as_u64()).unwrap_or(usize::MAX),
     };
+    let connections = &app.metrics.connections;
+    let admin_address = match config.admin_listen.0 {
+        Some(address) => {
+            let (listener, address) = bind(address).await?;
+            let limits = ConnectionLimits {
+                max_connections: ADMIN_CONNECTIONS,
+                ..limits
+            };
+            let admin = Server::new(
+                http::admin_router(Arc::clone(&app)),
+                limits,
+                None,
+                connections.clone(),
+            );
+            // To the very end: orchestrators ask while the server drains as well.
+            tokio::spawn(async move { admin.accept_until(listener, std::future::pending()).await });
+            Some(address)
+        }
+        None => None,
+    };
+    let (listener, address) = bind(config.listen).await?;
     app.metrics.connection_limit.set(config.max_connections as i64);
     let server = Server::new(
         http::router(Arc::clone(&app)),
         limits,
-        app.metrics.connections.clone(),
+        tls.clone(),
+        connections.clone(),
     );
+    keep_up(&app, tls);
     tracing::info!(
         %address,
+        admin_address = admin_address.map(tracing::field::display),
+        tls = config.tls_certificate.0.is_some(),
+        api_keys = config.api_keys.len(),
         cpus,
         milliseconds = started.elapsed().as_millis() as u64,
         "ready"
@@ -117,6 +151,53 @@ pub async fn serve(
         .await;
     finish(&app, server, &mut signals).await;
     Ok(())
+}
+
+fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ConfigError> {
+    let Some(files) = TlsFiles::of(config) else {
+        return Ok(None);
+    };
+    match Tls::load(files) {
+        Ok(tls) => Ok(Some(Arc::new(tls))),
+        Err(TlsError { key, message }) => Err(config.mistake(key, &message)),
+    }
+}
+
+/// What can be changed while the server runs.
+fn reload_on_hangup(
+    app: &Arc<App>,
+    tls: Option<&Arc<Tls>>,
+    read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
+) -> std::io::Result<()> {
+    let log = app.telemetry.clone();
+    let read_log = read.clone();
+    reload::on_hangup("log", move || {
+        let config = read_log().map_err(|error| error.to_string())?;
+        log.reload(&config)
+    })?;
+    let keys = Arc::clone(app);
+    reload::on_hangup("api_keys", move || {
+        let config = read().map_err(|error| error.to_string())?;
+        Guard::set_keys(keys.guard.as_ref(), &config.api_keys).map_err(str::to_owned)
+    })?;
+    if let Some(tls) = tls.map(Arc::clone) {
+        reload::on_hangup("certificates", move || tls.reload())?;
+    }
+    Ok(())
+}
+
+/// What is to be looked after from time to time.
+fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
+    let every = app.config.tls_reload.0;
+    if let Some(tls) = tls.filter(|_| !every.is_zero()) {
+        tokio::spawn(tls.watch(every));
+    }
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        if let Some(guard) = &app.guard {
+            guard.keep_small().await;
+        }
+    });
 }
 
 /// Resolves when the listener should close: at once for a person, after `drain_delay` for an orchestrator.

@@ -3,6 +3,7 @@
 //! [`Settings`] declares every key once: as a flag, as an environment variable and as a key of the file. What holds for a single
 //! model stands in the file alone, in a table `[model.NAME]`.
 
+mod access;
 mod file;
 mod model;
 mod place;
@@ -18,8 +19,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgMatches, Args};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::access::{ApiKey, CorsOrigin, KeyHash, RateLimit};
 pub use self::model::{ModelConfig, ModelTable};
 pub use self::place::{Origin, Origins, Place};
 use self::values::IsNone;
@@ -39,6 +42,9 @@ macro_rules! settings {
             /// Tables `[model.NAME]`; only in the file.
             #[arg(skip)]
             pub model: BTreeMap<String, ModelTable>,
+            /// Entries `[[api_keys]]`; only in the file.
+            #[arg(skip)]
+            pub api_keys: Vec<ApiKey>,
         }
 
         /// The effective configuration.
@@ -50,6 +56,8 @@ macro_rules! settings {
             )+
             /// What holds for single models, see [`Self::of_model`].
             pub model: BTreeMap<String, ModelTable>,
+            /// Who may ask. Empty: everybody.
+            pub api_keys: Vec<ApiKey>,
             /// Where each key came from.
             pub origins: Origins,
         }
@@ -63,6 +71,7 @@ macro_rules! settings {
                 Self {
                     $($key: strong.$key.or(weak.$key).unwrap_or_else(|| $default),)+
                     model: weak.model,
+                    api_keys: weak.api_keys,
                     origins,
                 }
             }
@@ -86,6 +95,8 @@ fn to_toml<T: Serialize + IsNone>(value: &T) -> Result<Option<toml::Value>, Conf
 settings! {
     /// Address and port to listen on.
     listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), "CLASSIFYD_LISTEN";
+    /// Address and port for /livez, /readyz and /metrics alone, without TLS and keys. Default: they are on `listen`.
+    admin_listen: Unset<SocketAddr> = Unset(None), "CLASSIFYD_ADMIN_LISTEN";
     /// Folder of the models: <name>/<version>/model.onnx.
     models: PathBuf = PathBuf::from("models"), "CLASSIFYD_MODELS";
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
@@ -104,8 +115,24 @@ settings! {
     request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
     /// Longest time for a request's head to arrive, and for a connection to stay idle.
     header_timeout: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_HEADER_TIMEOUT";
+    /// Longest head of a request; beyond it the connection is closed with 431.
+    max_header_size: ByteSize = ByteSize::kib(64), "CLASSIFYD_MAX_HEADER_SIZE";
     /// Most open connections; others wait in the listener's backlog.
     max_connections: usize = 10_000, "CLASSIFYD_MAX_CONNECTIONS";
+    /// File of the certificate chain in PEM: serve HTTPS. Needs `tls_key`.
+    tls_certificate: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_CERTIFICATE";
+    /// File of the certificate's private key in PEM.
+    tls_key: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_KEY";
+    /// File of the authorities in PEM that must have signed the certificate of each client (mutual TLS).
+    tls_client_ca: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_CLIENT_CA";
+    /// How often the three files are looked at for changes; 0s: only on SIGHUP.
+    tls_reload: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_TLS_RELOAD";
+    /// Most requests to /v1 from one client address, as in 100/s or 600/m burst 20; beyond it they are refused with 429.
+    rate_limit: Unset<RateLimit> = Unset(None), "CLASSIFYD_RATE_LIMIT";
+    /// Networks of proxies whose X-Forwarded-For is believed.
+    trusted_proxies: List<IpNet> = List(Vec::new()), "CLASSIFYD_TRUSTED_PROXIES";
+    /// Origins of web pages that may ask from a browser, as in <https://example.org>, or * for all.
+    cors_origins: List<CorsOrigin> = List(Vec::new()), "CLASSIFYD_CORS_ORIGINS";
     /// Most inputs that wait for a lane of one model; beyond it requests are refused with 503.
     queue_capacity: u32 = 1024, "CLASSIFYD_QUEUE_CAPACITY";
     /// Most inputs in a batch, and in one request. Default: the model's own (`serving.toml`), else 32.
@@ -212,6 +239,13 @@ impl Config {
         at_least_one("threads", self.threads.0.map(|threads| threads as u64))?;
         not_zero("request_timeout", self.request_timeout)?;
         not_zero("header_timeout", self.header_timeout)?;
+        // Less would refuse what browsers send.
+        if self.max_header_size < ByteSize::kib(4) {
+            let message = format!("expected at least 4 KiB, found {}", self.max_header_size);
+            return Err(self.mistake("max_header_size", &message));
+        }
+        self.check_tls()?;
+        access::check_api_keys(&self.api_keys).map_err(|(key, message)| self.mistake(&key, &message))?;
         for (name, table) in &self.model {
             for (key, value) in table.counts() {
                 at_least_one(&format!("model.{name}.{key}"), value)?;
@@ -222,6 +256,18 @@ impl Config {
             self.check_batch(name)?;
         }
         self.check_batch("")
+    }
+
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let needs = |key: &str, other: &str| {
+            Err(self.mistake(key, &format!("expected {other} beside it, found none")))
+        };
+        match (&self.tls_certificate.0, &self.tls_key.0, &self.tls_client_ca.0) {
+            (Some(_), None, _) => needs("tls_certificate", "tls_key"),
+            (None, Some(_), _) => needs("tls_key", "tls_certificate"),
+            (None, None, Some(_)) => needs("tls_client_ca", "tls_certificate and tls_key"),
+            _ => Ok(()),
+        }
     }
 
     /// A batch must fit into the queue. Without a name: that of the models that have no table.
@@ -240,7 +286,8 @@ impl Config {
         }
     }
 
-    /// The effective values as a file that gives this configuration, with the origin of each in a comment.
+    /// The effective values as a file that gives this configuration, with the origin of each in a comment. Hashes of API keys are
+    /// left out.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         let mut text = String::new();
         for (key, value) in self.values()? {
@@ -249,15 +296,26 @@ impl Config {
                 None => writeln!(text, "# {key} is not set"),
             };
         }
-        for (name, table) in &self.model {
+        for (name, own) in &self.model {
             let _ = writeln!(text, "\n[model.{}]", toml_key(name));
-            for (key, value) in table.values()? {
+            for (key, value) in table(own)? {
                 let path = format!("model.{name}.{key}");
+                let _ = writeln!(text, "{key} = {value} # {}", self.origins.of(&path));
+            }
+        }
+        for (at, api_key) in self.api_keys.iter().enumerate() {
+            text.push_str("\n[[api_keys]]\n");
+            for (key, value) in table(api_key)? {
+                let path = format!("api_keys[{at}].{key}");
                 let _ = writeln!(text, "{key} = {value} # {}", self.origins.of(&path));
             }
         }
         Ok(text)
     }
+}
+
+fn table<T: Serialize>(value: &T) -> Result<toml::Table, ConfigError> {
+    toml::Table::try_from(value).map_err(|error| ConfigError(error.to_string()))
 }
 
 /// A name as a part of a dotted key: quoted, unless it need not be.

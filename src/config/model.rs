@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HumanDuration};
+use super::HumanDuration;
 
 /// A table `[model.NAME]` of the file. A key that is there is stronger than the key for all models, whatever that came from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -56,11 +56,6 @@ impl ModelTable {
             ("max_image_side", self.max_image_side.map(u64::from)),
             ("max_image_pixels", self.max_image_pixels),
         ]
-    }
-
-    /// The keys that are there, with their values as the file has them.
-    pub(super) fn values(&self) -> Result<toml::Table, ConfigError> {
-        toml::Table::try_from(self).map_err(|error| ConfigError(error.to_string()))
     }
 }
 

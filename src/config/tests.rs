@@ -79,6 +79,35 @@ fn wrong_values_are_refused_with_what_was_expected() {
             "request_timeout: expected more than 0",
         ),
         ("listen = \"localhost\"", "invalid socket address"),
+        (
+            "rate_limit = \"5\"",
+            ":1:14: rate_limit: expected a rate such as 100/s",
+        ),
+        (
+            "trusted_proxies = [\"10.0.0.0\"]",
+            ":1:19: trusted_proxies: \"10.0.0.0\": ",
+        ),
+        (
+            "cors_origins = [\"example.org\"]",
+            "cors_origins: \"example.org\": expected an origin such as",
+        ),
+        (
+            "tls_key = \"a\"",
+            ":1:1: tls_key: expected tls_certificate beside it, found none",
+        ),
+        (
+            "tls_client_ca = \"a\"",
+            ":1:1: tls_client_ca: expected tls_certificate and tls_key",
+        ),
+        (
+            "max_header_size = \"1 KiB\"",
+            "max_header_size: expected at least 4 KiB",
+        ),
+        ("[[api_keys]]\nname = \"a\"", "missing field `sha256`"),
+        (
+            "[[api_keys]]\nname = \"a\"\nsha256 = \"the key\"",
+            ":3:10: api_keys[0].sha256: expected the 64 hexadecimal digits",
+        ),
         ("log_format = \"xml\"", "pretty"),
     ] {
         let error = load(file, Settings::default()).unwrap_err();
@@ -146,7 +175,10 @@ fn uncommented() -> String {
     let is_key = |line: &str| {
         let name = line.split_once(" = ").map_or("", |(name, _)| name);
         line.starts_with('[')
-            || !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            || !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
     let line = |line| match str::strip_prefix(line, "# ") {
         Some(key) if is_key(key) => key,
@@ -184,11 +216,56 @@ fn the_example_has_every_key_with_its_variable_and_its_flag() {
         max_image_side: Some(1),
         max_image_pixels: Some(1),
     };
-    for key in all.values().unwrap().keys() {
+    for key in ["name", "sha256", "rate_limit"] {
+        let key = format!("api_keys[0].{key}");
+        assert!(
+            matches!(config.origins.of(&key), Origin::File(_)),
+            "{key} is not in the example"
+        );
+    }
+    for key in table(&all).unwrap().keys() {
         let key = format!("model.digits.{key}");
         assert!(
             matches!(config.origins.of(&key), Origin::File(_)),
             "{key} is not in the example"
         );
     }
+}
+
+#[test]
+fn api_keys_are_checked_and_their_hashes_not_printed() {
+    let hash = |byte: u8| hex::encode([byte; 32]);
+    let keys = |entries: &[(&str, u8)]| {
+        let entry = |(name, byte): &(&str, u8)| {
+            format!("[[api_keys]]\nname = \"{name}\"\nsha256 = \"{}\"\n", hash(*byte))
+        };
+        load(
+            &entries.iter().map(entry).collect::<String>(),
+            Settings::default(),
+        )
+    };
+    for (entries, part) in [
+        (
+            [("a", 1), ("a", 2)],
+            ":5:1: api_keys[1].name: expected another name for each key, found \"a\" again",
+        ),
+        (
+            [("a", 1), ("b", 1)],
+            ":6:1: api_keys[1].sha256: expected another key for each name",
+        ),
+        (
+            [("a", 1), ("b c", 2)],
+            ":5:1: api_keys[1].name: expected 1 to 64 letters",
+        ),
+    ] {
+        let error = keys(&entries).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let printed = keys(&[("a", 0xa1), ("b", 0xb2)]).unwrap().to_toml().unwrap();
+    assert!(printed.contains("sha256 = \"[redacted]\" # "), "{printed}");
+    assert!(
+        printed.contains("name = \"b\" # ") && !printed.contains("a1a1"),
+        "{printed}"
+    );
+    assert!(toml::from_str::<toml::Table>(&printed).is_ok(), "{printed}");
 }

@@ -177,7 +177,8 @@ always_printed!(
     String,
     HumanDuration,
     LogFormat,
-    AccessLogMode
+    AccessLogMode,
+    super::RateLimit
 );
 
 #[cfg(test)]
