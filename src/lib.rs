@@ -18,6 +18,7 @@
 //! | [`metrics`], [`telemetry`] | what the operator sees |
 //! | [`bench`] | the load generator; knows nothing of the server |
 //! | [`classify`], [`check`] | the commands that need no server |
+//! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod batch;
 pub mod bench;
@@ -29,6 +30,7 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod model;
