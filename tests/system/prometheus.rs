@@ -235,25 +235,36 @@ async fn check_variables(prometheus: &Prometheus, dashboard: &Value) {
 }
 
 async fn check_rules(prometheus: &Prometheus) {
-    let answer = prometheus.ask("/api/v1/rules", &[]).await.unwrap();
-    let groups = answer["data"]["groups"].as_array().unwrap();
-    let rules: Vec<&Value> = groups
-        .iter()
-        .flat_map(|group| group["rules"].as_array().unwrap())
-        .collect();
-    assert!(rules.len() > 15, "{answer:#}");
-    for rule in &rules {
-        assert_eq!(rule["health"], "ok", "{rule:#}");
+    let started = Instant::now();
+    let expected = [
+        ("ClassifydRunsFail", "firing"),
+        // It has to last for a while.
+        ("ClassifydOverloaded", "pending"),
+        ("ClassifydDown", "inactive"),
+        ("ClassifydNotReady", "inactive"),
+    ];
+    loop {
+        let answer = prometheus.ask("/api/v1/rules", &[]).await.unwrap();
+        let groups = answer["data"]["groups"].as_array().unwrap();
+        let rules: Vec<&Value> = groups
+            .iter()
+            .flat_map(|group| group["rules"].as_array().unwrap())
+            .collect();
+        assert!(rules.len() > 15, "{answer:#}");
+        for rule in &rules {
+            assert_eq!(rule["health"], "ok", "{rule:#}");
+        }
+        let is_in_state = |(name, state): &(&str, &str)| {
+            rules
+                .iter()
+                .any(|rule| rule["name"] == *name && rule["state"] == *state)
+        };
+        if expected.iter().all(is_in_state) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "expected {expected:?}: {answer:#}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let state = |name: &str| {
-        let rule = rules.iter().find(|rule| rule["name"] == name);
-        rule.unwrap_or_else(|| panic!("no rule {name}"))["state"].clone()
-    };
-    assert_eq!(state("ClassifydRunsFail"), "firing");
-    // It has to last for a while.
-    assert_eq!(state("ClassifydOverloaded"), "pending");
-    assert_eq!(state("ClassifydDown"), "inactive");
-    assert_eq!(state("ClassifydNotReady"), "inactive");
 }
 
 #[tokio::test]
