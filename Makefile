@@ -35,10 +35,11 @@ TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
 test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
+	cargo test -p classifyd --features otlp --test otlp
 	$(TRAINER) cargo test -p trainer
 	$(TRAINER) scripts/test-accuracy-over-http.sh digits
 
-test-system: setup ## Run it among real load balancers, which are installed from Debian (as root)
+test-system: setup ## Run it among real programs, which are installed from Debian (as root)
 	scripts/setup-system-tests.sh
 	cargo test -p classifyd --test system -- --ignored --nocapture --test-threads 1
 
@@ -84,6 +85,7 @@ fmt-check: ## Fail if the code is not formatted
 
 lint: ## Fail on any warning
 	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
+	cargo clippy -p classifyd --features otlp --all-targets -- -D warnings
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
 
 openapi: setup ## Write openapi/openapi.json from the code

@@ -16,6 +16,7 @@
 //! | [`http`] | what a client sees |
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`] | what the operator sees |
+//! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
 //! | [`classify`], [`check`] | the commands that need no server |
 //! | [`healthcheck`] | asks a running server whether it is ready |
@@ -34,6 +35,7 @@ pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod reload;
 pub mod shutdown;
 pub mod startup;
 pub mod telemetry;

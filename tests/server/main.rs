@@ -14,4 +14,5 @@ mod observability;
 mod overload;
 mod refusals;
 mod startup;
+mod telemetry;
 mod texts;

@@ -6,3 +6,4 @@
 #[path = "../server/harness.rs"]
 mod harness;
 mod load_balancer;
+mod prometheus;
