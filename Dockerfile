@@ -19,9 +19,11 @@ RUN scripts/setup-onnxruntime.sh gpu
 FROM rust:${RUST}-slim-${DEBIAN} AS build
 WORKDIR /src
 COPY . .
+# Shown by classifyd_build_info.
+ARG COMMIT=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --package classifyd --bin classifyd \
+    CLASSIFYD_COMMIT="$COMMIT" cargo build --release --locked --package classifyd --bin classifyd --features otlp \
     && install -D --strip target/release/classifyd /image/usr/bin/classifyd
 
 # Everything that the CPU image holds: no shell, no package manager, nothing that the server does not need.

@@ -1,4 +1,4 @@
-"""Checks the Kubernetes manifests, the Helm chart and the KServe example against published schemas, and against each other.
+"""Checks the Kubernetes manifests, the Helm chart and the KServe example against published schemas and each other.
 
 Run by scripts/check-deploy.sh. Renders the chart with Helm's own library, and the overlays with kubectl where it is installed.
 """
@@ -274,6 +274,18 @@ def check_compose_and_unit():
         problem("classifyd.service", f"TimeoutStopSec: expected at least {defaults} s, found {stop}")
 
 
+def check_runbook():
+    alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
+    operations = (ROOT / "docs/operations.md").read_text()
+    for rule in (rule for group in alerts["groups"] for rule in group["rules"]):
+        page, anchor = rule["annotations"]["runbook"].split("#")
+        headings = [line[4:].lower() for line in (ROOT / page).read_text().splitlines() if line.startswith("### ")]
+        if anchor not in headings:
+            problem("alerts.yml", f"{rule['alert']}: {page} has no such heading as its runbook names")
+        if f"({pathlib.Path(page).name}#{anchor})" not in operations:
+            problem("docs/operations.md", f"no link to the runbook of {rule['alert']}")
+
+
 def main():
     # A kind without a schema must be an error, not a warning.
     warnings.simplefilter("error")
@@ -282,6 +294,7 @@ def main():
     for file in sorted((DEPLOY / "kserve").glob("*.yaml")):
         check(f"KServe, {file.name}", file.read_text(), together=False)
     check_compose_and_unit()
+    check_runbook()
     if problems:
         sys.exit("\n".join(problems))
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Completes the root folder of the image around /usr/bin/classifyd and /usr/lib/libonnxruntime.so.*: the shared libraries
-# that both need, an account without rights, certificate authorities, configuration and models. Run in the repository.
+# that both need, an account without rights, configuration and models. Run in the repository.
 set -eu
 
 root=${1:?"usage: $0 ROOT"}
@@ -16,8 +16,7 @@ while read -r library; do
 done <"$root.libraries"
 rm "$root.libraries"
 
-install -d "$root/etc/ssl/certs" "$root/etc/classifyd"
-install --mode 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+install -d "$root/etc/classifyd"
 echo 'classifyd:x:65532:65532:classifyd:/:/usr/sbin/nologin' >"$root/etc/passwd"
 echo 'classifyd:x:65532:' >"$root/etc/group"
 install --mode 644 deploy/container/classifyd.toml "$root/etc/classifyd/"
