@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use classifyd::cli::{Cli, Command, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{api_key, bench, check, classify, cpu, http, startup, telemetry};
+use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, startup, telemetry};
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::ApiKey(args) => api_key::run(&args),
         Command::Openapi => openapi(),
     };

@@ -267,7 +267,7 @@ async fn a_log_that_nobody_reads_costs_lines_and_no_request() {
             "--log-format",
             "json",
             "--log",
-            "debug",
+            "trace",
             "--models",
         ])
         .arg(models.path())
