@@ -169,16 +169,16 @@ fn reload_on_hangup(
     tls: Option<&Arc<Tls>>,
     read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 ) -> std::io::Result<()> {
-    let log = app.telemetry.clone();
-    let read_log = read.clone();
-    reload::on_hangup("log", move || {
-        let config = read_log().map_err(|error| error.to_string())?;
-        log.reload(&config)
-    })?;
-    let keys = Arc::clone(app);
-    reload::on_hangup("api_keys", move || {
+    let app = Arc::clone(app);
+    reload::on_hangup("configuration", move || {
         let config = read().map_err(|error| error.to_string())?;
-        Guard::set_keys(keys.guard.as_ref(), &config.api_keys).map_err(str::to_owned)
+        // All of it or nothing.
+        Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
+        app.telemetry.reload(&config)?;
+        if let Some(guard) = &app.guard {
+            guard.set_keys(&config.api_keys);
+        }
+        Ok::<_, String>(())
     })?;
     if let Some(tls) = tls.map(Arc::clone) {
         reload::on_hangup("certificates", move || tls.reload())?;

@@ -152,7 +152,7 @@ async fn keys_are_read_again_on_sighup_and_a_mistake_changes_nothing() {
 
     file.write(&new.entry);
     server.signal("HUP");
-    server.wait_for_log(&["api_keys", "read again"]).await;
+    server.wait_for_log(&["configuration", "read again"]).await;
     assert_eq!(
         (models(&old).await, models(&new).await),
         (StatusCode::UNAUTHORIZED, StatusCode::OK)
@@ -429,7 +429,7 @@ async fn no_log_and_no_answer_tells_a_key() {
         }
     }
     server.signal("HUP");
-    server.wait_for_log(&["api_keys", "read again"]).await;
+    server.wait_for_log(&["configuration", "read again"]).await;
     told += &server.metrics().await.0;
     let path = file.path();
     let printed = classifyd()

@@ -53,20 +53,24 @@ impl Guard {
         })
     }
 
-    /// Takes these keys from now on; their rates begin anew. Whether keys are needed at all is decided at the start: a file that was
+    /// Whether [`Self::set_keys`] could take these keys. Whether keys are needed at all is decided at the start: a file that was
     /// emptied by mistake must not open the server.
-    pub fn set_keys(guard: Option<&Self>, api_keys: &[ApiKey]) -> Result<(), &'static str> {
-        match guard.and_then(|guard| guard.keys.as_ref()) {
-            Some(_) if api_keys.is_empty() => {
-                Err("expected at least one key, found none; to serve without keys, restart")
+    pub fn check_keys(guard: Option<&Self>, api_keys: &[ApiKey]) -> Result<(), &'static str> {
+        let needed = guard.is_some_and(|guard| guard.keys.is_some());
+        match (needed, api_keys.is_empty()) {
+            (true, true) => {
+                Err("api_keys: expected at least one key, found none; to serve without keys, restart")
             }
-            Some(keys) => {
-                *keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Keyring::new(api_keys));
-                Ok(())
-            }
-            None if api_keys.is_empty() => Ok(()),
             // Requests do not come by here.
-            None => Err("the first key takes a restart; until then everybody may ask"),
+            (false, false) => Err("api_keys: the first key takes a restart; until then everybody may ask"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes these keys from now on; their rates begin anew.
+    pub fn set_keys(&self, api_keys: &[ApiKey]) {
+        if let Some(keys) = &self.keys {
+            *keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Keyring::new(api_keys));
         }
     }
 
