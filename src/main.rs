@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use classifyd::cli::{Cli, Command, ServeArgs};
 use classifyd::config::Config;
 use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, startup, telemetry};
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command()
+        .try_get_matches()
+        .unwrap_or_else(|error| wrong_usage(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Serve(args) => serve(*args, matches.subcommand_matches("serve")),
@@ -26,6 +29,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the process as clap would, and says where a value came from that is nowhere on the command line.
+fn wrong_usage(error: &clap::Error) -> ! {
+    let from_environment = || {
+        let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let flag = argument.split(' ').next()?;
+        let is_flag = |word: String| word == flag || word.starts_with(&format!("{flag}="));
+        let key = flag.trim_start_matches("--").replace('-', "_");
+        let (_, variable) = Config::KEYS.iter().find(|(name, _)| *name == key)?;
+        (!std::env::args().any(is_flag)).then_some(variable)
+    };
+    let variable = from_environment();
+    let _ = error.print();
+    if let Some(variable) = variable {
+        eprintln!("The value comes from the environment variable {variable}.");
+    }
+    std::process::exit(error.exit_code())
 }
 
 /// `matches` knows which of the settings were flags.

@@ -148,6 +148,15 @@ fn a_mistake_in_the_configuration_is_told_before_anything_is_loaded() {
     let (code, text) = run(&["serve"], &[("CLASSIFYD_GRACE", "soon")]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("250ms or 5s"), "{text}");
+    assert!(
+        text.contains("the environment variable CLASSIFYD_GRACE"),
+        "{text}"
+    );
+    let (_, text) = run(&["serve", "--grace=soon"], &[("CLASSIFYD_GRACE", "5s")]);
+    assert!(
+        text.contains("'--grace") && !text.contains("CLASSIFYD_GRACE"),
+        "{text}"
+    );
 }
 
 #[test]
