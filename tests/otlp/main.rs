@@ -37,10 +37,11 @@ impl Collector {
         let limits = ConnectionLimits {
             max_connections: 10,
             header_timeout: Duration::from_mins(1),
+            max_header_size: 1 << 16,
         };
         let gauge = prometheus::IntGauge::new("connections", "of the collector").unwrap();
         tokio::spawn(async move {
-            let server = Listener::new(router, limits, gauge);
+            let server = Listener::new(router, limits, None, gauge);
             server.accept_until(listener, std::future::pending()).await;
         });
         url
@@ -100,7 +101,7 @@ fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(bytes)
 }
 
 fn start(models: &std::path::Path, url: &str, more: &[&str]) -> Server {
