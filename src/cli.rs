@@ -1,6 +1,8 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -27,6 +29,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
+    /// Ask a running server whether it is ready: exit code 0 if it is, else 1 with the reason. For containers.
+    Healthcheck(HealthcheckArgs),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -77,4 +81,24 @@ pub struct CheckArgs {
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
     #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// Options of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Server to ask, as in `http://localhost:8080`. Default: where one with this configuration listens.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// File of the server's configuration.
+    #[arg(long, env = "CLASSIFYD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address and port that the server listens on, if not the configured ones.
+    #[arg(long, env = "CLASSIFYD_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Ask only whether the process is alive (/livez), not whether it takes traffic (/readyz).
+    #[arg(long)]
+    pub live: bool,
+    /// How long to wait for the connection, and for the answer.
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
 }

@@ -19,6 +19,7 @@
 //! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
 //! | [`classify`], [`check`] | the commands that need no server |
+//! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod batch;
 pub mod bench;
@@ -30,6 +31,7 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod model;

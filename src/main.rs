@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use classifyd::cli::{Cli, Command, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{bench, check, classify, cpu, http, startup, telemetry};
+use classifyd::{bench, check, classify, cpu, healthcheck, http, startup, telemetry};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Openapi => openapi(),
     };
     match result {

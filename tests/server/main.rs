@@ -8,6 +8,7 @@ mod commands;
 mod connections;
 mod drain;
 mod harness;
+mod healthcheck;
 mod hostile;
 mod observability;
 mod overload;

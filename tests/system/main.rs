@@ -5,4 +5,5 @@
 #[allow(dead_code, reason = "the tests of the server use the rest of it")]
 #[path = "../server/harness.rs"]
 mod harness;
+mod load_balancer;
 mod prometheus;
