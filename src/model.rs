@@ -196,7 +196,8 @@ impl Model {
     ) -> Result<Classified, Error> {
         // Before any work is done for a request that will not be taken. Long texts will weigh more than this.
         let weight = inputs.len() as u32;
-        self.engine
+        let permit = self
+            .engine
             .queue()
             .admit(weight, priority, deadline)
             .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
@@ -209,13 +210,15 @@ impl Model {
 
         let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
         let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
+        let parts = self.parts(rows, priority, deadline, span);
+        drop(permit);
         let Ran {
             outputs,
             queue,
             inference,
             batch_size,
             batch,
-        } = self.run(self.parts(rows, priority, deadline, span)).await?;
+        } = self.run(parts).await?;
         self.metrics.queue.observe(queue.as_secs_f64());
         self.metrics.inference.observe(inference.as_secs_f64());
         let stages = Stages {
