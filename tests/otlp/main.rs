@@ -127,6 +127,7 @@ async fn a_request_has_a_span_under_that_of_its_client_and_one_for_each_stage() 
         .unwrap();
     let answered = sent.headers()["traceresponse"].to_str().unwrap().to_owned();
     ok(sent).await;
+    server.get("/livez").send().await.unwrap();
     server
         .wait_for_log(&[
             "classifyd::access",
