@@ -18,9 +18,10 @@
 //! | [`metrics`], [`telemetry`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`check`] | the commands that need no server |
+//! | [`classify`], [`check`], [`api_key`] | the commands that need no server |
 //! | [`healthcheck`] | asks a running server whether it is ready |
 
+pub mod api_key;
 pub mod batch;
 pub mod bench;
 pub mod catalog;
