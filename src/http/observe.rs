@@ -76,7 +76,7 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let seen = Seen::new(&request, &self.app.config.trusted_proxies.0);
-        if let Some(span) = seen.span.reference() {
+        if let Some(span) = seen.span.as_ref().and_then(RequestSpan::reference) {
             request.extensions_mut().insert(span);
         }
         self.app.metrics.http_in_flight.inc();
@@ -96,7 +96,8 @@ struct Seen {
     method: &'static str,
     client: Option<SocketAddr>,
     parent: Option<TraceParent>,
-    span: RequestSpan,
+    /// Nobody wants to see those of probes.
+    span: Option<RequestSpan>,
 }
 
 impl Seen {
@@ -106,14 +107,16 @@ impl Seen {
         let method = method_label(request.method());
         let parent = TraceParent::from_headers(headers);
         let peer = request.extensions().get::<Peer>();
+        let name = pattern(route.as_ref());
+        let span = (!is_quiet(name)).then(|| RequestSpan::start(method, name, parent.as_ref(), headers));
         Self {
             started: Instant::now(),
             request_id: request_id(headers),
             client: peer.map(|peer| client::socket(peer.0, headers, trusted_proxies)),
-            span: RequestSpan::start(method, pattern(route.as_ref()), parent.as_ref(), headers),
             route,
             method,
             parent,
+            span,
         }
     }
 
@@ -129,7 +132,7 @@ impl Seen {
         app.metrics.http_in_flight.dec();
         let route = pattern(self.route.as_ref());
         let access = Access {
-            quiet: QUIET.contains(&route),
+            quiet: is_quiet(route),
             method: self.method,
             route,
             status,
@@ -140,17 +143,22 @@ impl Seen {
             request_id: self.request_id.to_str().unwrap_or_default(),
             trace_id: self
                 .span
-                .trace_id()
+                .as_ref()
+                .and_then(RequestSpan::trace_id)
                 .or_else(|| self.parent.map(|parent| parent.trace_id)),
             client: self.client,
         };
         app.telemetry.access.write(&access);
-        self.span.finish(&access);
+        if let Some(span) = self.span {
+            span.finish(&access);
+        }
     }
 }
 
-/// Routes that are asked for every few seconds by programs, and say nothing about what clients do.
-const QUIET: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+/// Whether the route is asked for every few seconds by programs, and says nothing about what clients do.
+fn is_quiet(route: &str) -> bool {
+    matches!(route, "/livez" | "/readyz" | "/metrics")
+}
 
 fn pattern(route: Option<&MatchedPath>) -> &str {
     route.map_or("unmatched", MatchedPath::as_str)
@@ -223,7 +231,7 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
     let length = response.body().size_hint().exact();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, seen.request_id.clone());
-    if let Some(value) = seen.span.traceresponse() {
+    if let Some(value) = seen.span.as_ref().and_then(RequestSpan::traceresponse) {
         headers.insert(TRACERESPONSE, value);
     }
     seen.finish(app, status.as_u16(), code, classified.as_ref(), length);

@@ -53,12 +53,10 @@ pub fn init(config: &Config) -> Result<(Telemetry, Guard), String> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     result.map_err(|error| error.to_string())?;
-    // From here on an error leaves no thread behind that has something to write.
-    let mut guard = Guard {
+    let guard = Guard {
+        exporter: spans::Exporter::start(config.otlp_endpoint.0.as_deref())?,
         writer: writer.clone(),
-        exporter: spans::Exporter::default(),
     };
-    guard.exporter = spans::Exporter::start(config.otlp_endpoint.0.as_deref())?;
     let telemetry = Telemetry {
         access: AccessLog::new(writer.clone(), config.log_format, config.access_log),
         writer,

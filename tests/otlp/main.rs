@@ -101,7 +101,8 @@ fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    hex::encode(bytes)
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap());
+    bytes.iter().flat_map(digits).collect()
 }
 
 fn start(models: &std::path::Path, url: &str, more: &[&str]) -> Server {
@@ -128,6 +129,7 @@ async fn a_request_has_a_span_under_that_of_its_client_and_one_for_each_stage() 
         .unwrap();
     let answered = sent.headers()["traceresponse"].to_str().unwrap().to_owned();
     ok(sent).await;
+    server.get("/livez").send().await.unwrap();
     server
         .wait_for_log(&[
             "classifyd::access",

@@ -123,53 +123,62 @@ impl Observer for Cpu<'_> {
     }
 }
 
+/// One measurement of one server.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    cpu_us: f64,
+    throughput: f64,
+}
+
+impl Subject {
+    fn measure(&self, args: &Args, connections: usize) -> Result<Sample> {
+        let mut cpu = Cpu(&self.server, [Duration::ZERO; 2]);
+        let plan = Plan {
+            address: self.address,
+            requests: [self.request.clone()].into(),
+            arrivals: Arrivals::Closed { connections },
+            warmup: Duration::from_millis(300),
+            duration: Duration::from_secs_f64(args.duration),
+            timeout: Duration::from_secs(30),
+            threads: 1,
+        };
+        let outcome = load::run(&plan, &mut cpu)?;
+        if outcome.interrupted {
+            bail!("interrupted");
+        }
+        let tally = &outcome.tally;
+        ensure!(tally.errors() == 0, "{}: {} errors", self.variant, tally.errors());
+        let used = cpu.1[1].saturating_sub(cpu.1[0]);
+        Ok(Sample {
+            cpu_us: used.as_secs_f64() * 1e6 / tally.answers_in_window.max(1) as f64,
+            throughput: tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
+        })
+    }
+}
+
 fn measure(args: &Args, load: &Load, connections: usize, subjects: &[Subject]) -> Result<()> {
-    let mut rounds: Vec<Vec<(f64, f64)>> = Vec::new();
+    let mut samples = vec![Vec::new(); subjects.len()];
     for round in 0..args.rounds {
-        let mut results = vec![(0.0, 0.0); subjects.len()];
         // Each round begins with another one.
         for index in 0..subjects.len() {
             let at = (round + index) % subjects.len();
-            let subject = &subjects[at];
-            let mut cpu = Cpu(&subject.server, [Duration::ZERO; 2]);
-            let plan = Plan {
-                address: subject.address,
-                requests: [subject.request.clone()].into(),
-                arrivals: Arrivals::Closed { connections },
-                warmup: Duration::from_millis(300),
-                duration: Duration::from_secs_f64(args.duration),
-                timeout: Duration::from_secs(30),
-                threads: 1,
-            };
-            let outcome = load::run(&plan, &mut cpu)?;
-            if outcome.interrupted {
-                bail!("interrupted");
-            }
-            let tally = &outcome.tally;
-            ensure!(
-                tally.errors() == 0,
-                "{}: {} errors",
-                subject.variant,
-                tally.errors()
-            );
-            let used = cpu.1[1].saturating_sub(cpu.1[0]);
-            results[at] = (
-                used.as_secs_f64() * 1e6 / tally.answers_in_window.max(1) as f64,
-                tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
-            );
+            samples[at].push(subjects[at].measure(args, connections)?);
         }
-        rounds.push(results);
     }
-    for (at, subject) in subjects.iter().enumerate() {
-        let middle =
-            |value: &dyn Fn(&Vec<(f64, f64)>) -> f64| median(rounds.iter().map(value)).unwrap_or(f64::NAN);
+    let middle = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
+    let without = &samples[0];
+    for (subject, with) in subjects.iter().zip(&samples) {
+        let ratios = with
+            .iter()
+            .zip(without)
+            .map(|(with, without)| with.cpu_us / without.cpu_us);
         println!(
             "| {} | {connections} | {} | {:.1} | {:+.1} % | {:.0} |",
             load.name,
             subject.variant,
-            middle(&|round| round[at].0),
-            (middle(&|round| round[at].0 / round[0].0) - 1.0) * 100.0,
-            middle(&|round| round[at].1),
+            middle(with.iter().map(|sample| sample.cpu_us).collect()),
+            (middle(ratios.collect()) - 1.0) * 100.0,
+            middle(with.iter().map(|sample| sample.throughput).collect()),
         );
     }
     Ok(())

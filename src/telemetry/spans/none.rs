@@ -7,13 +7,13 @@ use super::super::trace_context::TraceParent;
 
 /// Sends spans to a collector.
 #[derive(Debug, Default)]
-pub struct Exporter {}
+pub struct Exporter(());
 
 impl Exporter {
     /// There is none.
     pub fn start(endpoint: Option<&str>) -> Result<Self, String> {
         match endpoint {
-            None => Ok(Self {}),
+            None => Ok(Self(())),
             Some(_) => Err("otlp_endpoint: this classifyd was built without the feature otlp".to_owned()),
         }
     }
@@ -24,7 +24,7 @@ impl Exporter {
 
 /// Enough of a span to link to it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct SpanRef {}
+pub struct SpanRef(());
 
 /// The span of a request.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl BatchSpan {
 
     /// For requests to link to.
     pub fn reference(&self) -> SpanRef {
-        SpanRef {}
+        SpanRef(())
     }
 
     /// Ends it.

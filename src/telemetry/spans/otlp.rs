@@ -1,7 +1,7 @@
 //! Spans in OpenTelemetry's form, exported over OTLP.
 
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{
@@ -18,6 +18,9 @@ use super::super::trace_context::{TRACESTATE, TraceParent};
 
 /// Set once, when there is a collector.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// How long the end of the process waits for the last spans to be sent.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Sends spans to a collector.
 #[derive(Debug, Default)]
@@ -54,7 +57,7 @@ impl Exporter {
     /// Sends what is left.
     pub fn shutdown(&mut self) {
         if let Some(provider) = self.0.take()
-            && let Err(error) = provider.shutdown()
+            && let Err(error) = provider.shutdown_with_timeout(LAST_WORDS)
         {
             tracing::warn!(%error, "the last spans could not be exported");
         }
