@@ -149,15 +149,35 @@ impl LoadBalancer {
         started
     }
 
-    /// How many servers HAProxy sends requests to.
-    fn servers_up(&self) -> usize {
+    /// A column of HAProxy's statistics, for each server.
+    fn stats(&self, column: &str) -> Vec<String> {
         let target = Target::parse(&self.stats.to_string(), None).unwrap();
         let csv = target::exchange(self.stats, &target.get("/;csv"), Duration::from_secs(5)).unwrap();
         let csv = String::from_utf8(csv.body.to_vec()).unwrap();
+        let index = csv
+            .lines()
+            .next()
+            .unwrap()
+            .split(',')
+            .position(|name| name == column);
         csv.lines()
             .filter(|line| line.starts_with("classifyd,classifyd-"))
-            .filter(|line| line.split(',').nth(17).unwrap().starts_with("UP"))
+            .map(|line| line.split(',').nth(index.unwrap()).unwrap().to_owned())
+            .collect()
+    }
+
+    /// How many servers HAProxy sends requests to.
+    fn servers_up(&self) -> usize {
+        self.stats("status")
+            .iter()
+            .filter(|status| status.starts_with("UP"))
             .count()
+    }
+
+    /// How many requests HAProxy took from a server that had not answered, and sent to another.
+    fn sent_again(&self) -> u64 {
+        let counts = self.stats("wredis");
+        counts.iter().map(|count| count.parse::<u64>().unwrap()).sum()
     }
 
     fn wait_for_servers(&self, count: usize) {
@@ -265,10 +285,11 @@ impl Seen {
             let latency = tally.good().latency;
             let _ = write!(
                 text,
-                "\n  {name}: {} requests, {} failed, statuses {statuses:?}, without answer {:?}, p50 {:.1} ms, p99 {:.1} ms, \
+                "\n  {name}: {} requests, {} failed, {} unsent, statuses {statuses:?}, without answer {:?}, p50 {:.1} ms, p99 {:.1} ms, \
                  slowest {:.0} ms, over {SLOW:?}: {}",
                 tally.requests(),
-                tally.errors(),
+                failed(tally),
+                tally.unsent,
                 tally.failures,
                 latency.percentile(50.0) / 1e3,
                 latency.percentile(99.0) / 1e3,
@@ -280,15 +301,31 @@ impl Seen {
     }
 }
 
+/// Requests that were sent and got no answer, or another than status 200. Those that a slow machine kept the load generator
+/// from sending are no failures of anybody.
+fn failed(tally: &Tally) -> u64 {
+    tally.errors() - tally.unsent
+}
+
 /// No client got anything but an answer.
 fn nothing_failed(tally: &Tally) {
-    assert!(tally.requests() > 0);
+    assert!(tally.good().latency.count() > 0);
     assert_eq!(
-        tally.errors(),
+        failed(tally),
         0,
         "{:?}, {:?}",
         tally.statuses.keys(),
         tally.failures
+    );
+}
+
+/// Only requests too large to be sent again may fail, and no more of them than can be on their way at once.
+fn only_large_ones_failed(seen: &Seen) {
+    nothing_failed(&seen.small);
+    let failed = failed(&seen.large);
+    assert!(
+        failed <= LARGE_CONNECTIONS as u64,
+        "{failed} large requests failed"
     );
 }
 
@@ -323,12 +360,7 @@ fn a_crash_behind_haproxy_costs_only_requests_too_large_to_send_again() {
         haproxy.wait_for_servers(3);
     });
     seen.show("kill -9 behind HAProxy");
-    nothing_failed(&seen.small);
-    let failed = seen.large.errors();
-    assert!(
-        failed <= LARGE_CONNECTIONS as u64,
-        "{failed} large requests failed"
-    );
+    only_large_ones_failed(&seen);
 }
 
 #[test]
@@ -336,25 +368,20 @@ fn a_crash_behind_haproxy_costs_only_requests_too_large_to_send_again() {
 fn a_server_that_hangs_behind_haproxy_is_left_and_its_requests_are_sent_again() {
     let servers = Servers::start(&["--request-timeout", "2s"]);
     let haproxy = LoadBalancer::haproxy(&servers, "3s");
+    let mut sent_again = 0;
     let seen = Seen::during(haproxy.address, || {
         servers.running[1].signal("STOP");
         haproxy.wait_for_servers(2);
         // Longer than the answers that were on their way are waited for.
         thread::sleep(Duration::from_secs(4));
+        sent_again = haproxy.sent_again();
         servers.running[1].signal("CONT");
         haproxy.wait_for_servers(3);
     });
     seen.show("SIGSTOP behind HAProxy");
-    nothing_failed(&seen.small);
-    let failed = seen.large.errors();
-    assert!(
-        failed <= LARGE_CONNECTIONS as u64,
-        "{failed} large requests failed"
-    );
-    // The one that hangs has more requests open than the others, so it gets few new ones until it is found out.
-    let slow = seen.small.good().latency.longer_than(SLOW);
-    let third = seen.small.requests() / 3;
-    assert!(slow < third / 10, "{slow} slow requests");
+    eprintln!("  {sent_again} sent again");
+    only_large_ones_failed(&seen);
+    assert!(sent_again > 0, "no request met the server that hangs");
 }
 
 #[test]
