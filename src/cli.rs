@@ -1,15 +1,20 @@
 //! The command line.
 
-use std::path::PathBuf;
+mod help;
 
-use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
 use crate::config::Settings;
 
 /// Serves ONNX classifiers over HTTP: POST an image or a text, get labels with scores.
 #[derive(Debug, Parser)]
 #[command(name = "classifyd", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -21,21 +26,32 @@ pub struct Cli {
 pub enum Command {
     /// Serve the models of a folder over HTTP.
     Serve(Box<ServeArgs>),
-    /// Classify files on the command line, without a server.
-    Classify(ClassifyArgs),
+    /// Classify files, folders and texts, here or with a running server.
+    Classify(Box<ClassifyArgs>),
+    /// List the models of a folder: task, labels, size, accuracy.
+    Models(ModelsArgs),
     /// Prove model directories: load each, run its golden samples.
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
     /// Print the OpenAPI document.
     Openapi,
+    /// Print the script that completes this command line in a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(ManArgs),
+}
+
+/// The command line with its help in full; what the shell's completions and the manual pages are made of as well.
+pub fn command() -> clap::Command {
+    help::complete(Cli::command())
 }
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// File with the same keys as the options below, in TOML. Options and environment are stronger.
-    #[arg(long, env = "CLASSIFYD_CONFIG")]
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print the effective configuration as TOML, and exit.
     #[arg(long)]
@@ -48,33 +64,96 @@ pub struct ServeArgs {
 /// Options of `classify`.
 #[derive(Debug, Args)]
 pub struct ClassifyArgs {
-    /// Files of pictures or texts; `-` is standard input. For a text classifier, what names no file is the text itself.
-    #[arg(required = true, value_name = "FILE|TEXT")]
-    pub inputs: Vec<String>,
+    /// Files, folders (with all below them) and patterns such as 'photos/**/*.jpg'; `-` is standard input. For a text classifier,
+    /// what names no file is the text itself.
+    #[arg(required = true, value_name = "FILE|FOLDER|PATTERN|TEXT", value_hint = ValueHint::AnyPath)]
+    pub inputs: Vec<OsString>,
     /// Folder of the models.
-    #[arg(long, env = "CLASSIFYD_MODELS", default_value = "models")]
+    #[arg(long, env = "CLASSIFYD_MODELS", value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
-    /// Name of the model. Needed where the folder holds several.
-    #[arg(long)]
+    /// Name of the model. Needed where the folder holds several; a server may have a default.
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
+    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
+    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
     /// How many labels to print for each input.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub top_k: u32,
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
-    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
-    pub onnxruntime: Option<PathBuf>,
+    /// Take the name of each file's folder for its label, and say how many are right.
+    #[arg(long)]
+    pub labels_from_folders: bool,
+    /// How many inputs are under way at once. Default: one for each CPU, or 8 with a server.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub concurrency: Option<usize>,
+    /// Ask this server, as in `http://localhost:8080`, instead of opening a model here.
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "With a running server")]
+    pub url: Option<String>,
+    /// API key, sent as `Authorization: Bearer`.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "CLASSIFYD_API_KEY",
+        hide_env_values = true,
+        help_heading = "With a running server"
+    )]
+    pub api_key: Option<String>,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "With a running server")]
+    pub timeout: Duration,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse::<NonZeroUsize>()
+        .map(NonZeroUsize::get)
+        .map_err(|_| format!("expected a number of at least 1, found {text:?}"))
+}
+
+/// Options of `models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Folder of the models. Default: that of the configuration, else `models`.
+    #[arg(env = "CLASSIFYD_MODELS", value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// File of the server's configuration, which says what the default models are.
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Model for pictures when a request names none, if not the configured one.
+    #[arg(long, env = "CLASSIFYD_DEFAULT_IMAGE_MODEL", value_name = "NAME")]
+    pub default_image_model: Option<String>,
+    /// Model for texts when a request names none, if not the configured one.
+    #[arg(long, env = "CLASSIFYD_DEFAULT_TEXT_MODEL", value_name = "NAME")]
+    pub default_text_model: Option<String>,
+    /// Print one JSON object a line, with all labels, instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Folders of models, or single model directories.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directories: Vec<PathBuf>,
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
-    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
+    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: Shell,
+}
+
+/// Options of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Folder for classifyd.1, classifyd-serve.1 and so on. Default: print classifyd.1.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub folder: Option<PathBuf>,
 }

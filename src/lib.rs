@@ -17,7 +17,7 @@
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`] | what the operator sees |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`check`] | the commands that need no server |
+//! | [`classify`], [`models`], [`check`], [`shell`] | the commands that need no server |
 
 pub mod batch;
 pub mod bench;
@@ -32,6 +32,8 @@ pub mod error;
 pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod models;
+pub mod shell;
 pub mod shutdown;
 pub mod startup;
 pub mod telemetry;

@@ -1,22 +1,30 @@
 //! Parse, build the runtime, run, exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use classifyd::cli::{Cli, Command, ServeArgs};
+use clap::FromArgMatches;
+use classifyd::cli::{self, Cli, Command, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{bench, check, classify, cpu, http, startup, telemetry};
+use classifyd::{bench, check, classify, cpu, http, models, shell, startup, telemetry};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let matches = cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Serve(args) => serve(*args),
         Command::Classify(args) => classify::run(&args),
+        Command::Models(args) => models::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Openapi => openapi(),
+        Command::Completions(args) => shell::completions(args.shell),
+        Command::Man(args) => shell::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // `classifyd ... | head` has had enough, and that is no fault.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("classifyd: {error:#}");
             ExitCode::FAILURE
@@ -27,7 +35,7 @@ fn main() -> ExitCode {
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let config = Config::load(args.settings, args.config.as_deref())?;
     if args.print_config {
-        print!("{}", config.to_toml()?);
+        std::io::stdout().write_all(config.to_toml()?.as_bytes())?;
         return Ok(());
     }
     telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
@@ -42,6 +50,11 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 fn openapi() -> anyhow::Result<()> {
-    println!("{}", http::document().to_pretty_json()?);
+    writeln!(std::io::stdout(), "{}", http::document().to_pretty_json()?)?;
     Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
