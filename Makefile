@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test test-accuracy train bench fmt fmt-check lint openapi clean
+.PHONY: help setup setup-trainer serve test test-system test-accuracy check-deploy train bench fmt fmt-check lint openapi clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,16 @@ TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
 test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
+	cargo test -p classifyd --features otlp --test otlp
 	$(TRAINER) cargo test -p trainer
 	$(TRAINER) scripts/test-accuracy-over-http.sh digits
+
+test-system: setup ## Run it among real programs, which are installed from Debian (as root)
+	scripts/setup-system-tests.sh
+	cargo test -p classifyd --test system -- --ignored --nocapture --test-threads 1
+
+check-deploy: ## Check Dockerfile, docker-compose.yml, manifests, chart and systemd unit
+	scripts/check-deploy.sh
 
 test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
 	$(TRAINER) scripts/test-accuracy-over-http.sh
@@ -77,6 +85,7 @@ fmt-check: ## Fail if the code is not formatted
 
 lint: ## Fail on any warning
 	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
+	cargo clippy -p classifyd --features otlp --all-targets -- -D warnings
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
 
 openapi: setup ## Write openapi/openapi.json from the code

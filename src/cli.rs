@@ -3,6 +3,7 @@
 mod help;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
+    /// Ask a running server whether it is ready: exit code 0 if it is, else 1.
+    Healthcheck(HealthcheckArgs),
     /// Print the OpenAPI document.
     Openapi,
     /// Print the script that completes this command line in a shell.
@@ -60,6 +63,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub settings: Settings,
 }
+
+/// Heading of the options that only a request to a server needs.
+const REMOTE: &str = "With a running server";
 
 /// Options of `classify`.
 #[derive(Debug, Args)]
@@ -90,7 +96,7 @@ pub struct ClassifyArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub concurrency: Option<usize>,
     /// Ask this server, as in `http://localhost:8080`, instead of opening a model here.
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "With a running server")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = REMOTE)]
     pub url: Option<String>,
     /// API key, sent as `Authorization: Bearer`.
     #[arg(
@@ -98,11 +104,12 @@ pub struct ClassifyArgs {
         value_name = "KEY",
         env = "CLASSIFYD_API_KEY",
         hide_env_values = true,
-        help_heading = "With a running server"
+        help_heading = REMOTE
     )]
     pub api_key: Option<String>,
     /// How long to wait for an answer.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "With a running server")]
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = REMOTE)]
+    #[arg(value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
 
@@ -141,6 +148,26 @@ pub struct CheckArgs {
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
     #[arg(long, env = "CLASSIFYD_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// Options of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Server to ask, as in `http://localhost:8080`. Default: where one with this configuration listens.
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub url: Option<String>,
+    /// File of the server's configuration.
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port that the server listens on, if not the configured ones.
+    #[arg(long, env = "CLASSIFYD_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Ask only whether the process is alive (/livez), not whether it takes traffic (/readyz).
+    #[arg(long)]
+    pub live: bool,
+    /// How long to wait for the connection, and for the answer.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
 }
 
 /// Options of `completions`.

@@ -55,6 +55,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which requests get an access line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogMode {
+    /// All; probes and scrapes only where the filter lets debug lines through.
+    On,
+    /// Those with a status of 400 or more.
+    Errors,
+    /// None.
+    Off,
+}
+
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $variable:literal;)+) => {
         /// Every key as a flag or in the file. What is missing comes from a weaker source, in the end the default.
@@ -129,7 +141,8 @@ always_printed!(
     usize,
     String,
     HumanDuration,
-    LogFormat
+    LogFormat,
+    AccessLogMode
 );
 
 settings! {
@@ -175,6 +188,10 @@ settings! {
     log: String = "info,ort=warn".to_owned(), "CLASSIFYD_LOG";
     /// How log lines are written.
     log_format: LogFormat = LogFormat::Pretty, "CLASSIFYD_LOG_FORMAT";
+    /// Which requests get a line in the log.
+    access_log: AccessLogMode = AccessLogMode::On, "CLASSIFYD_ACCESS_LOG";
+    /// OpenTelemetry collector that gets traces over OTLP, as in <http://127.0.0.1:4318>. Needs a build with the feature otlp.
+    otlp_endpoint: Unset<String> = Unset(None), "CLASSIFYD_OTLP_ENDPOINT";
 }
 
 /// A mistake in the configuration.

@@ -49,6 +49,20 @@ pub enum Code {
 }
 
 impl Code {
+    /// Those with which a classification ends when a model was found for it.
+    pub const OF_A_MODEL: [Self; 10] = [
+        Self::InvalidRequest,
+        Self::TooManyInputs,
+        Self::UnsupportedMediaType,
+        Self::InvalidImage,
+        Self::ImageTooLarge,
+        Self::InvalidText,
+        Self::QueueFull,
+        Self::ModelUnavailable,
+        Self::DeadlineExceeded,
+        Self::Internal,
+    ];
+
     /// As it stands in the `code` member and in the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -127,6 +141,8 @@ pub struct Error {
     pub code: Code,
     /// Which field, what was expected, what came.
     pub detail: String,
+    /// What only the log is told.
+    pub cause: Option<String>,
     /// Whether a part of the request's body was left unread, so that the connection cannot take another request.
     pub body_unread: bool,
 }
@@ -159,6 +175,7 @@ impl Error {
         Self {
             code,
             detail: detail.into(),
+            cause: None,
             body_unread: false,
         }
     }
@@ -177,13 +194,15 @@ impl Error {
         Self::new(Code::InvalidRequest, detail.to_string())
     }
 
-    /// A fault of ours: logged in full, while the client gets the request id alone.
+    /// A fault of ours: the cause is logged beside the request id, of which the client hears.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
-        tracing::error!(%cause, "internal error");
-        Self::new(
-            Code::Internal,
-            "the cause is in the server's log under this request id",
-        )
+        Self {
+            cause: Some(cause.to_string()),
+            ..Self::new(
+                Code::Internal,
+                "the cause is in the server's log under this request id",
+            )
+        }
     }
 
     /// A picture that cannot be used, in this field of the request.

@@ -16,8 +16,10 @@
 //! | [`http`] | what a client sees |
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`] | what the operator sees |
+//! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
 //! | [`classify`], [`models`], [`check`], [`shell`] | the commands that need no server |
+//! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod batch;
 pub mod bench;
@@ -29,11 +31,18 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod models;
+pub mod reload;
 pub mod shell;
 pub mod shutdown;
 pub mod startup;
 pub mod telemetry;
+
+/// Compiles the program of docs/clients.md.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/clients.md")]
+struct Clients;

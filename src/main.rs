@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use classifyd::cli::{self, Cli, Command, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{bench, check, classify, cpu, http, models, shell, startup, telemetry};
+use classifyd::{bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry};
 
 fn main() -> ExitCode {
     let matches = cli::command().get_matches();
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Openapi => openapi(),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man(args) => shell::man(&args),
@@ -33,17 +34,20 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let config = Config::load(args.settings, args.config.as_deref())?;
-    if args.print_config {
+    let print_config = args.print_config;
+    let read = move || Config::load(args.settings.clone(), args.config.as_deref());
+    let config = read()?;
+    if print_config {
         std::io::stdout().write_all(config.to_toml()?.as_bytes())?;
         return Ok(());
     }
-    telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
+    // Dropped last, so that no line is lost.
+    let (telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpu::available())
         .enable_all()
         .build()?;
-    let result = runtime.block_on(startup::serve(config));
+    let result = runtime.block_on(startup::serve(config, telemetry, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.
     runtime.shutdown_background();
     Ok(result?)

@@ -1,6 +1,6 @@
 //! `classifyd models`: what is in a folder of models.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use anyhow::{Result, ensure};
 use bytesize::ByteSize;
@@ -76,7 +76,7 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
             writeln!(output, "{}", serde_json::to_string(model)?)?;
         }
     } else if !models.is_empty() {
-        writeln!(output, "{}", table(&models, std::io::stdout().is_terminal()))?;
+        writeln!(output, "{}", table(&models))?;
     }
     ensure!(failed == 0, "{failed} of {} models cannot be read", found.len());
     Ok(())
@@ -136,12 +136,9 @@ fn mark_defaults(models: &mut [Model], config: &Config) {
     }
 }
 
-fn table(models: &[Model], colours: bool) -> String {
-    let bold = if colours {
-        Style::new().bold()
-    } else {
-        Style::new()
-    };
+fn table(models: &[Model]) -> String {
+    // `console` looks whether standard output is a terminal, and for NO_COLOR.
+    let bold = Style::new().bold();
     let header = [
         "name", "version", "task", "input", "labels", "graph", "accuracy", "default",
     ];

@@ -10,14 +10,16 @@ use tokio::time::{sleep, timeout};
 
 use crate::batch::Limits;
 use crate::catalog::{self, Catalog, Defaults, Found};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::cpu;
 use crate::engine::{LaneSettings, Weights};
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::{self, App};
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelSettings};
+use crate::reload;
 use crate::shutdown::{Cause, Draining, Signals};
+use crate::telemetry::Telemetry;
 
 /// Inputs of a batch where neither the configuration nor the model says.
 const DEFAULT_MAX_BATCH: u32 = 32;
@@ -50,14 +52,24 @@ pub enum StartupError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until a signal ends it.
-pub async fn serve(config: Config) -> Result<(), StartupError> {
+/// Serves until a signal ends it. `read` reads the configuration again.
+pub async fn serve(
+    config: Config,
+    telemetry: Telemetry,
+    read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
+) -> Result<(), StartupError> {
     let io = |what: &str| {
         let what = what.to_owned();
         move |error| StartupError::Io { what, error }
     };
     let started = std::time::Instant::now();
     let mut signals = Signals::listen().map_err(io("signals"))?;
+    let log = telemetry.clone();
+    reload::on_hangup("log", move || {
+        let config = read().map_err(|error| error.to_string())?;
+        log.reload(&config)
+    })
+    .map_err(io("signals"))?;
     let metrics = Metrics::new()?;
     let catalog = {
         let (config, metrics) = (config.clone(), metrics.clone());
@@ -74,6 +86,7 @@ pub async fn serve(config: Config) -> Result<(), StartupError> {
         catalog,
         metrics,
         config,
+        telemetry,
     });
     let config = &app.config;
     let listener = TcpListener::bind(config.listen)
@@ -84,7 +97,12 @@ pub async fn serve(config: Config) -> Result<(), StartupError> {
         max_connections: config.max_connections,
         header_timeout: config.header_timeout.0,
     };
-    let server = Server::new(http::router(Arc::clone(&app)), limits);
+    app.metrics.connection_limit.set(config.max_connections as i64);
+    let server = Server::new(
+        http::router(Arc::clone(&app)),
+        limits,
+        app.metrics.connections.clone(),
+    );
     tracing::info!(
         %address,
         cpus,

@@ -221,7 +221,7 @@ async fn what_is_admitted_keeps_its_place_while_it_is_prepared() {
         admit(1, Priority::Normal).unwrap(),
         admit(2, Priority::Normal).unwrap(),
     ];
-    assert_eq!(admit(1, Priority::Normal).err(), Some(full.clone()));
+    assert_eq!(admit(1, Priority::Normal).err(), Some(full));
     assert_eq!(admit(1, Priority::Low).err(), Some(full));
     assert!(admit(1, Priority::High).is_ok(), "it would go before them");
     let [first, second] = permits;

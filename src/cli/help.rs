@@ -52,7 +52,15 @@ const KEYS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("Shutdown", &[("drain_delay", "DURATION"), ("grace", "DURATION")]),
-    ("Log", &[("log", "FILTER"), ("log_format", "FORMAT")]),
+    (
+        "Log and traces",
+        &[
+            ("log", "FILTER"),
+            ("log_format", "FORMAT"),
+            ("access_log", "MODE"),
+            ("otlp_endpoint", "URL"),
+        ],
+    ),
 ];
 
 /// Heading of a key that stands in no group.
@@ -128,6 +136,17 @@ const EXAMPLES: &[(&str, &[(&str, &str)], &str)] = &[
             (
                 "classifyd bench http://localhost:8080 --file photos --rate 500",
                 "500 requests per second",
+            ),
+        ],
+        "",
+    ),
+    (
+        "healthcheck",
+        &[
+            ("classifyd healthcheck", "on 127.0.0.1:8080"),
+            (
+                "classifyd healthcheck --config classifyd.toml",
+                "where that one listens",
             ),
         ],
         "",

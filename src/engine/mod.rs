@@ -18,7 +18,7 @@ use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{Bundle, BundleError, Preprocessor, Row, RunError, Session, SessionOptions};
 
-pub use self::lane::{Backend, Interrupt, Job, LaneError};
+pub use self::lane::{Backend, Interrupt, Job, LaneError, Outputs};
 use self::lane::{Lane, drive};
 use self::plan::CALLER_RUN;
 pub use self::plan::{LaneSettings, Plan, RunTimes};
@@ -28,9 +28,9 @@ use crate::batch::{BatchService, Limits, Queue};
 use crate::metrics::ModelMetrics;
 
 /// The queue of a model, as the engine and those who submit to it see it.
-pub type JobQueue = Queue<Job, Vec<f32>, LaneError>;
+pub type JobQueue = Queue<Job, Outputs, LaneError>;
 /// Hands [`Job`]s to a model's lanes.
-pub type JobService = BatchService<Job, Vec<f32>, LaneError>;
+pub type JobService = BatchService<Job, Outputs, LaneError>;
 
 /// The running lanes of one model.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use classifier::{Kind, WrongKind, output};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -18,7 +18,9 @@ use super::App;
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error, Problem};
-use crate::model::{Classified, Input, Model, Timing};
+use crate::model::{Classified, Input, Model};
+use crate::telemetry::access::{self, Stages};
+use crate::telemetry::spans::SpanRef;
 
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
@@ -153,16 +155,34 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         None => choose(&app.catalog, &payload)?,
     };
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
-    let classified = run(model, payload, deadline).await.inspect_err(|error| {
-        app.metrics
-            .rejected
-            .with_label_values(&[model.name.as_str(), error.code.as_str()])
-            .inc();
-    })?;
-    respond(model, &classified, top_k)
+    let inputs = payload.inputs.len();
+    let span = parts.extensions.get::<SpanRef>().cloned().unwrap_or_default();
+    let classified = run(model, payload, deadline, &span).await;
+    let (mut response, stages) = match classified.and_then(|classified| respond(model, classified, top_k)) {
+        Ok((response, stages)) => (response, Some(stages)),
+        Err(error) => {
+            app.metrics
+                .rejected
+                .with_label_values(&[model.name.as_str(), error.code.as_str()])
+                .inc();
+            (error.into_response(), None)
+        }
+    };
+    response.extensions_mut().insert(access::Classified {
+        model: model.name.clone(),
+        version: model.version.clone(),
+        inputs,
+        stages,
+    });
+    Ok(response)
 }
 
-async fn run(model: &Model, payload: Payload, deadline: Instant) -> Result<Classified, Error> {
+async fn run(
+    model: &Model,
+    payload: Payload,
+    deadline: Instant,
+    span: &SpanRef,
+) -> Result<Classified, Error> {
     let Payload {
         form,
         inputs,
@@ -185,7 +205,7 @@ async fn run(model: &Model, payload: Payload, deadline: Instant) -> Result<Class
     }
     let field = |at| form.field(kind, at);
     let priority = options.priority.unwrap_or_default().into();
-    model.classify(inputs, field, priority, deadline).await
+    model.classify(inputs, field, priority, deadline, span).await
 }
 
 /// The model for a request that names none: its first input decides.
@@ -210,7 +230,7 @@ fn wrong_kind(form: Form, inputs: &[Input], at: usize, detail: &str) -> Error {
     }
 }
 
-fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Response, Error> {
+fn respond(model: &Model, classified: Classified, top_k: u32) -> Result<(Response, Stages), Error> {
     let labels = &model.bundle.labels;
     let results = classified.results.iter().map(|result| {
         let scores = &result.scores;
@@ -237,22 +257,22 @@ fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Respons
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.timing)) {
+    if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.stages)) {
         headers.insert(SERVER_TIMING, timing);
     }
-    Ok(response)
+    Ok((response, classified.stages))
 }
 
 /// Milliseconds of each stage, as browsers show them.
-fn server_timing(timing: &Timing) -> String {
+fn server_timing(stages: &Stages) -> String {
     let mut text = String::with_capacity(64);
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let _ = write!(
         text,
         "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
-        milliseconds(timing.decode),
-        milliseconds(timing.queue),
-        milliseconds(timing.inference)
+        milliseconds(stages.decode),
+        milliseconds(stages.queue),
+        milliseconds(stages.inference)
     );
     text
 }

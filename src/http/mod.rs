@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
+use crate::telemetry::Telemetry;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Whether the server is on its way out.
     pub draining: Draining,
+    /// The log.
+    pub telemetry: Telemetry,
 }
 
 #[derive(OpenApi)]

@@ -23,6 +23,10 @@ pub async fn livez() -> &'static str {
     (status = 503, description = "`draining`, `model_unavailable`", body = Problem<'_>, content_type = "application/problem+json"),
 ))]
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
+    ready(&app).map(|()| "ready\n")
+}
+
+fn ready(app: &App) -> Result<(), Error> {
     if app.draining.has_started() {
         return Err(Error::new(Code::Draining, "the server is shutting down"));
     }
@@ -31,7 +35,7 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> 
             Code::ModelUnavailable,
             format!("no lane of model {:?} is running", model.name),
         )),
-        None => Ok("ready\n"),
+        None => Ok(()),
     }
 }
 
@@ -41,8 +45,15 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> 
 ))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
     for model in app.catalog.models() {
-        app.metrics.set_queue_depth(&model.name, model.queue_depth());
+        app.metrics.set_queue(
+            &model.name,
+            model.queue_depth(),
+            app.config.queue_capacity,
+            model.lanes(),
+        );
     }
+    app.metrics
+        .set_server(ready(&app).is_ok(), app.telemetry.writer.dropped());
     let text = app.metrics.render().map_err(Error::internal)?;
     Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }

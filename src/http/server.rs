@@ -1,17 +1,26 @@
 //! Connections: accepting them, their limits, and closing them politely.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
+use tower::ServiceExt;
+
+/// Where a request comes from: the other end of its connection. In the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 /// Limits of connections.
 #[derive(Debug, Clone, Copy)]
@@ -34,17 +43,20 @@ pub struct Server {
     router: Router,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
+    /// How many there are.
+    open: IntGauge,
     /// Tells the connections to close; each holds a receiver as long as it is open.
     closing: watch::Sender<bool>,
 }
 
 impl Server {
-    /// A server without connections.
-    pub fn new(router: Router, limits: ConnectionLimits) -> Self {
+    /// A server without connections, which will be counted in `open`.
+    pub fn new(router: Router, limits: ConnectionLimits, open: IntGauge) -> Self {
         Self {
             router,
             limits,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
+            open,
             closing: watch::Sender::new(false),
         }
     }
@@ -58,7 +70,7 @@ impl Server {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, slot)) => self.serve(stream, Some(slot)),
+                Ok((stream, peer, slot)) => self.serve(stream, peer, Some(slot)),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -77,11 +89,12 @@ impl Server {
         let listener = listener.into_std()?;
         loop {
             match listener.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
                     self.serve(
                         TcpStream::from_std(stream)?,
+                        peer,
                         Arc::clone(&self.slots).try_acquire_owned().ok(),
                     );
                 }
@@ -98,27 +111,35 @@ impl Server {
         self.closing.closed().await;
     }
 
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
             .map_err(io::Error::other)?;
-        let (stream, _) = listener.accept().await?;
+        let (stream, peer) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        Ok((stream, slot))
+        Ok((stream, peer, slot))
     }
 
-    fn serve(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
+        let service = self
+            .router
+            .clone()
+            .map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                request
+            });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
-            .serve_connection(
-                TokioIo::new(stream),
-                TowerToHyperService::new(self.router.clone()),
-            );
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let open = Open::new(&self.open);
         let mut closing = self.closing.subscribe();
         tokio::spawn(async move {
-            let _slot = slot;
+            let (_slot, _open) = (slot, open);
             let mut connection = pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,
@@ -132,6 +153,22 @@ impl Server {
                 tracing::debug!(%error, "a connection ended");
             }
         });
+    }
+}
+
+/// Counts a connection as long as it lives.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

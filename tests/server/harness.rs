@@ -94,15 +94,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `classifyd serve` on a free port and waits until it is ready.
     pub(crate) fn start(models: &Path, options: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", models, options)
+    }
+
+    /// Starts `classifyd serve` where others expect it, and waits until it is ready.
+    pub(crate) fn start_at(listen: &str, models: &Path, options: &[&str]) -> Self {
         let mut child = classifyd()
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--log-format",
-                "json",
-                "--models",
-            ])
+            .args(["serve", "--listen", listen, "--log-format", "json", "--models"])
             .arg(models)
             .args(options)
             .stderr(Stdio::piped())

@@ -4,13 +4,18 @@
 
 mod accuracy;
 mod answers;
+mod busy;
+mod clients;
 mod commands;
 mod connections;
+mod documents;
 mod drain;
 mod harness;
+mod healthcheck;
 mod hostile;
 mod observability;
 mod overload;
 mod refusals;
 mod startup;
+mod telemetry;
 mod texts;
