@@ -37,6 +37,8 @@ pub enum Command {
     Bench(Box<crate::bench::Args>),
     /// Ask a running server whether it is ready: exit code 0 if it is, else 1.
     Healthcheck(HealthcheckArgs),
+    /// Make an API key: its entry for the configuration on standard output, the key itself on standard error.
+    ApiKey(ApiKeyArgs),
     /// Print the OpenAPI document.
     Openapi,
     /// Print the script that completes this command line in a shell.
@@ -56,12 +58,19 @@ pub struct ServeArgs {
     /// File with the same keys as the options below, in TOML. Options and environment are stronger.
     #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print the effective configuration as TOML, and exit.
+    /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
     pub print_config: bool,
     /// Every key of the configuration.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// Options of `api-key`.
+#[derive(Debug, Args)]
+pub struct ApiKeyArgs {
+    /// Who gets it: letters, digits, '-', '_', '.'. A label of metrics.
+    pub name: String,
 }
 
 /// Heading of the options that only a request to a server needs.

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
 
 use crate::bench::target::{Target, exchange};
-use crate::cli::HealthcheckArgs;
-use crate::config::{Config, Settings};
+use crate::cli::{Cli, Command, HealthcheckArgs};
+use crate::config::{Config, Origins, Settings};
 
 /// Succeeds if the server answers with 200; the error says what it answered instead.
 pub fn run(args: &HealthcheckArgs) -> Result<()> {
@@ -32,13 +33,27 @@ pub fn run(args: &HealthcheckArgs) -> Result<()> {
     Err(failure.context("no address to ask")?)
 }
 
-/// Where a server with the same configuration listens, from beside it.
+/// Where a server with the same configuration answers probes, from beside it.
 fn configured_url(args: &HealthcheckArgs) -> Result<String> {
-    let settings = Settings {
-        listen: args.listen,
-        ..Settings::default()
+    // All that `serve` would find in this environment.
+    let Command::Serve(serve) = Cli::try_parse_from(["classifyd", "serve"])?.command else {
+        bail!("serve is no command any more");
     };
-    let listen = Config::load(settings, args.config.as_deref())?.listen;
+    let settings = Settings {
+        listen: args.listen.or(serve.settings.listen),
+        ..serve.settings
+    };
+    let file = args.config.as_deref().or(serve.config.as_deref());
+    let config = Config::load(settings, Origins::default(), file)?;
+    let listen = match config.admin_listen.0 {
+        Some(admin) => admin,
+        None if config.tls_certificate.0.is_some() => {
+            bail!(
+                "the server speaks HTTPS, which this command does not: give probes an admin_listen of their own"
+            )
+        }
+        None => config.listen,
+    };
     ensure!(
         listen.port() != 0,
         "listen: port 0 is a free port that only the server knows: name it with --url"

@@ -18,9 +18,10 @@
 //! | [`metrics`], [`telemetry`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`models`], [`check`], [`shell`] | the commands that need no server |
+//! | [`classify`], [`models`], [`check`], [`api_key`], [`shell`] | the commands that need no server |
 //! | [`healthcheck`] | asks a running server whether it is ready |
 
+pub mod api_key;
 pub mod batch;
 pub mod bench;
 pub mod catalog;

@@ -3,21 +3,25 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::FromArgMatches;
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgMatches, FromArgMatches};
 use classifyd::cli::{self, Cli, Command, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry};
+use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry};
 
 fn main() -> ExitCode {
-    let matches = cli::command().get_matches();
+    let matches = cli::command()
+        .try_get_matches()
+        .unwrap_or_else(|error| wrong_usage(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
-        Command::Serve(args) => serve(*args),
+        Command::Serve(args) => serve(*args, matches.subcommand_matches("serve")),
         Command::Classify(args) => classify::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::ApiKey(args) => api_key::run(&args),
         Command::Openapi => openapi(),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man(args) => shell::man(&args),
@@ -33,9 +37,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: ServeArgs) -> anyhow::Result<()> {
+/// Ends the process as clap would, and says where a value came from that is nowhere on the command line.
+fn wrong_usage(error: &clap::Error) -> ! {
+    let from_environment = || {
+        let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let flag = argument.split(' ').next()?;
+        let is_flag = |word: String| word == flag || word.starts_with(&format!("{flag}="));
+        let key = flag.trim_start_matches("--").replace('-', "_");
+        let (_, variable) = Config::KEYS.iter().find(|(name, _)| *name == key)?;
+        (!std::env::args().any(is_flag)).then_some(variable)
+    };
+    let variable = from_environment();
+    let _ = error.print();
+    if let Some(variable) = variable {
+        eprintln!("The value comes from the environment variable {variable}.");
+    }
+    std::process::exit(error.exit_code())
+}
+
+/// `matches` knows which of the settings were flags.
+fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     let print_config = args.print_config;
-    let read = move || Config::load(args.settings.clone(), args.config.as_deref());
+    let origins = matches.map(Config::origins_of).unwrap_or_default();
+    let read = move || Config::load(args.settings.clone(), origins.clone(), args.config.as_deref());
     let config = read()?;
     if print_config {
         std::io::stdout().write_all(config.to_toml()?.as_bytes())?;

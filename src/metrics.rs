@@ -38,6 +38,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Most open connections.
     pub connection_limit: IntGauge,
+    /// Requests with an API key, by its name and status.
+    pub requests_by_key: IntCounterVec,
     /// Requests that were refused or given up, by model and reason.
     pub rejected: IntCounterVec,
     ready: IntGauge,
@@ -168,6 +170,11 @@ impl Metrics {
                 "classifyd_runs_interrupted_total",
                 "Runs ended because nobody waited for them any more.",
                 &["model"],
+            )?,
+            requests_by_key: counter(
+                "classifyd_requests_by_key_total",
+                "Requests with an API key that is known.",
+                &["key", "status"],
             )?,
             rejected: counter(
                 "classifyd_rejected_total",

@@ -58,6 +58,8 @@ pub struct Model {
     pub bundle: Bundle,
     /// Most inputs in one request, and in one batch.
     pub max_batch: u32,
+    /// Longest time from a request's head to its answer.
+    pub request_timeout: Duration,
     /// Its metrics.
     pub metrics: ModelMetrics,
     image_limits: ImageLimits,
@@ -79,6 +81,8 @@ pub struct ModelSettings {
     pub weights: Weights,
     /// Limits of a picture.
     pub image_limits: ImageLimits,
+    /// Longest time from a request's head to its answer.
+    pub request_timeout: Duration,
 }
 
 /// The result of one classification.
@@ -136,12 +140,14 @@ impl Model {
             limits,
             weights,
             image_limits,
+            request_timeout,
         } = *settings;
         let engine = Engine::start(name, &bundle, lanes, limits, weights, &model_metrics)?;
         let model = Self {
             name: name.to_owned(),
             version: version.to_string(),
             max_batch: weights.max_weight(),
+            request_timeout,
             image_limits,
             weights,
             pool: Pool::new(cpu::available(), limits.capacity as usize),

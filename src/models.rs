@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::catalog::{self, Found};
 use crate::cli::ModelsArgs;
-use crate::config::{Config, Settings, Unset};
+use crate::config::{Config, Origins, Settings, Unset};
 
 /// One model directory.
 #[derive(Debug, Clone, Serialize)]
@@ -47,8 +47,8 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
         default_text_model: args.default_text_model.clone().map(|name| Unset(Some(name))),
         ..Settings::default()
     };
-    let config = Config::load(settings, args.config.as_deref())?;
-    let found = catalog::find(&config.models)?;
+    let config = Config::load(settings, Origins::default(), args.config.as_deref())?;
+    let found = catalog::find(&config.models, &config.pinned_versions())?;
     ensure!(
         !found.is_empty(),
         "{}: expected at least one model as <name>/<version>/model.onnx, found none",

@@ -8,7 +8,7 @@ use classifier::{Bundle, Classifier, Prediction, SessionOptions};
 
 use super::inputs::Input;
 use super::{Answer, Model, Scored, Worker};
-use crate::catalog;
+use crate::catalog::{self, Pinned};
 use crate::cli::ClassifyArgs;
 
 /// A model directory.
@@ -64,7 +64,7 @@ fn answer(prediction: Prediction, top_k: usize) -> Answer {
 }
 
 fn find_bundle(models: &Path, name: Option<&str>) -> Result<Bundle> {
-    let found = catalog::find(models)?;
+    let found = catalog::find(models, &Pinned::new())?;
     let chosen = match (name, found.as_slice()) {
         (Some(name), found) => found.iter().find(|found| found.name == name),
         (None, [only]) => Some(only),

@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::builder::{StyledStr, ValueHint};
 use clap::{Arg, ArgAction, Command};
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, Origins, Settings};
 
 const HEADER: Style = AnsiColor::Green.on_default().bold();
 const LITERAL: Style = AnsiColor::Cyan.on_default().bold();
@@ -27,8 +27,27 @@ const KEYS: &[(&str, &[(&str, &str)])] = &[
         "Connections",
         &[
             ("listen", "ADDRESS"),
+            ("admin_listen", "ADDRESS"),
             ("header_timeout", "DURATION"),
+            ("max_header_size", "SIZE"),
             ("max_connections", "N"),
+        ],
+    ),
+    (
+        "TLS",
+        &[
+            ("tls_certificate", "FILE"),
+            ("tls_key", "FILE"),
+            ("tls_client_ca", "FILE"),
+            ("tls_reload", "DURATION"),
+        ],
+    ),
+    (
+        "Who may ask, and how often",
+        &[
+            ("rate_limit", "RATE"),
+            ("trusted_proxies", "NETWORKS"),
+            ("cors_origins", "ORIGINS"),
         ],
     ),
     (
@@ -152,6 +171,14 @@ const EXAMPLES: &[(&str, &[(&str, &str)], &str)] = &[
         "",
     ),
     (
+        "api-key",
+        &[(
+            "classifyd api-key shop >> classifyd.toml",
+            "the key appears on the terminal",
+        )],
+        "",
+    ),
+    (
         "completions",
         &[
             (
@@ -224,13 +251,9 @@ fn compact(command: Command) -> Command {
 /// Groups the keys of the configuration, and names their defaults.
 fn serve(command: Command) -> Command {
     let defaults = defaults();
-    let keys: Vec<String> = <Settings as clap::Args>::augment_args(Command::new("keys"))
-        .get_arguments()
-        .map(|arg| arg.get_id().to_string())
-        .collect();
     command.mut_args(|arg| {
         let key = arg.get_id().to_string();
-        if !keys.contains(&key) {
+        if !Config::KEYS.iter().any(|(known, _)| *known == key) {
             return arg;
         }
         let place = KEYS
@@ -247,7 +270,9 @@ fn serve(command: Command) -> Command {
             });
         }
         match (defaults.get(&key), arg.get_help().cloned()) {
-            (Some(value), Some(help)) => arg.help(format!("{help} [default: {}]", plain(value))),
+            (Some(value), Some(help)) if !plain(value).is_empty() => {
+                arg.help(format!("{help} [default: {}]", plain(value)))
+            }
             _ => arg,
         }
     })
@@ -255,7 +280,8 @@ fn serve(command: Command) -> Command {
 
 /// The keys with their values where nothing says otherwise.
 fn defaults() -> toml::Table {
-    let config = Config::load(Settings::default(), None).and_then(|config| config.to_toml());
+    let config =
+        Config::load(Settings::default(), Origins::default(), None).and_then(|config| config.to_toml());
     // The defaults are a valid configuration, or every start would fail.
     config.ok().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
@@ -263,6 +289,8 @@ fn defaults() -> toml::Table {
 fn plain(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) => text.clone(),
+        // As on the command line.
+        toml::Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
 }
@@ -383,7 +411,7 @@ mod tests {
                     .split(" | ")
                     .next()
                     .unwrap()
-                    .split(" > ")
+                    .split(" >")
                     .next()
                     .unwrap()
                     .split(' ')

@@ -25,6 +25,9 @@ use crate::telemetry::spans::SpanRef;
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
 
+/// Headers of an answer: two from here, the length from axum, the others from `http::observe` and `http::headers`.
+const ANSWER_HEADERS: usize = 8;
+
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The answer.
@@ -148,12 +151,12 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     };
     let body_deadline = arrived + options.timeout(longest);
     let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
-    // The body may have asked for less time than the query.
-    let deadline = arrived + payload.options.timeout(longest);
     let model = match &payload.options.model {
         Some(name) => app.catalog.get(name)?,
         None => choose(&app.catalog, &payload)?,
     };
+    // The body may have asked for less time than the query, and the model may have a limit of its own.
+    let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     let inputs = payload.inputs.len();
     let span = parts.extensions.get::<SpanRef>().cloned().unwrap_or_default();
@@ -256,6 +259,8 @@ fn respond(model: &Model, classified: Classified, top_k: u32) -> Result<(Respons
     let body = serde_json::to_vec(&classification).map_err(Error::internal)?;
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
+    // Room for those that the layers add, so that the map does not grow.
+    headers.reserve(ANSWER_HEADERS);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.stages)) {
         headers.insert(SERVER_TIMING, timing);

@@ -16,10 +16,12 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::App;
+use super::guard::client;
 use super::server::Peer;
 use crate::error::Error;
 use crate::telemetry::access::{Access, CLIENT_GONE, Classified};
@@ -73,7 +75,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let seen = Seen::new(&request);
+        let seen = Seen::new(&request, &self.app.config.trusted_proxies.0);
         if let Some(span) = seen.span.as_ref().and_then(RequestSpan::reference) {
             request.extensions_mut().insert(span);
         }
@@ -99,17 +101,18 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(request: &Request) -> Self {
+    fn new(request: &Request, trusted_proxies: &[IpNet]) -> Self {
         let headers = request.headers();
         let route = request.extensions().get::<MatchedPath>().cloned();
         let method = method_label(request.method());
         let parent = TraceParent::from_headers(headers);
+        let peer = request.extensions().get::<Peer>();
         let name = pattern(route.as_ref());
         let span = (!is_quiet(name)).then(|| RequestSpan::start(method, name, parent.as_ref(), headers));
         Self {
             started: Instant::now(),
             request_id: request_id(headers),
-            client: request.extensions().get::<Peer>().map(|peer| peer.0),
+            client: peer.map(|peer| client::socket(peer.0, headers, trusted_proxies)),
             route,
             method,
             parent,
@@ -247,8 +250,8 @@ fn write_problem(error: &Error, request_id: &HeaderValue, response: &mut Respons
     // What was computed for the empty body.
     headers.remove(axum::http::header::CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(seconds) = error.code.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, seconds);
     }
 }
 

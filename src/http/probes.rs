@@ -48,7 +48,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
         app.metrics.set_queue(
             &model.name,
             model.queue_depth(),
-            app.config.queue_capacity,
+            app.config.of_model(&model.name).queue_capacity,
             model.lanes(),
         );
     }

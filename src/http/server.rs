@@ -13,10 +13,14 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+
+use super::tls::Tls;
 
 /// Where a request comes from: the other end of its connection. In the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct ConnectionLimits {
     pub max_connections: usize,
     /// Longest time for a request's head to arrive, idle time before it included.
     pub header_timeout: Duration,
+    /// Longest head of a request.
+    pub max_header_size: usize,
 }
 
 /// Pause after an accept that failed for want of file descriptors, which a retry at once would not mend.
@@ -42,6 +48,8 @@ const LINGER: Duration = Duration::from_millis(500);
 pub struct Server {
     router: Router,
     limits: ConnectionLimits,
+    /// None: plain HTTP.
+    tls: Option<Arc<Tls>>,
     slots: Arc<Semaphore>,
     /// How many there are.
     open: IntGauge,
@@ -51,10 +59,11 @@ pub struct Server {
 
 impl Server {
     /// A server without connections, which will be counted in `open`.
-    pub fn new(router: Router, limits: ConnectionLimits, open: IntGauge) -> Self {
+    pub fn new(router: Router, limits: ConnectionLimits, tls: Option<Arc<Tls>>, open: IntGauge) -> Self {
         Self {
             router,
             limits,
+            tls,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
             open,
             closing: watch::Sender::new(false),
@@ -125,34 +134,75 @@ impl Server {
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
-        let service = self
-            .router
-            .clone()
-            .map_request(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(Peer(peer));
-                request
-            });
+        let connection = Connection {
+            router: self.router.clone(),
+            peer,
+            limits: self.limits,
+            closing: self.closing.subscribe(),
+            _slot: slot,
+            _open: Open::new(&self.open),
+        };
+        match &self.tls {
+            None => tokio::spawn(connection.serve(stream)),
+            Some(tls) => tokio::spawn(connection.serve_tls(tls.acceptor(), stream)),
+        };
+    }
+}
+
+/// An open connection.
+struct Connection {
+    router: Router,
+    peer: SocketAddr,
+    limits: ConnectionLimits,
+    closing: watch::Receiver<bool>,
+    _slot: Option<OwnedSemaphorePermit>,
+    _open: Open,
+}
+
+impl Connection {
+    /// Shakes hands, for which there is as much time as for the head of a request, and then serves.
+    async fn serve_tls(self, acceptor: TlsAcceptor, stream: TcpStream) {
+        let mut closing = self.closing.clone();
+        let handshake = tokio::select! {
+            handshake = timeout(self.limits.header_timeout, acceptor.accept(stream)) => handshake,
+            () = lingered(&mut closing) => return,
+        };
+        // Nobody waits for this one any more.
+        drop(closing);
+        match handshake {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            // Anybody can cause these, so that they are no fault of the server either.
+            Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(peer = %self.peer, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve<S>(mut self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let peer = self.peer;
+        let service = self.router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            request
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
+            .max_header_size(self.limits.max_header_size)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let open = Open::new(&self.open);
-        let mut closing = self.closing.subscribe();
-        tokio::spawn(async move {
-            let (_slot, _open) = (slot, open);
-            let mut connection = pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = lingered(&mut closing) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                // Clients that go away in the middle are no fault of the server.
-                tracing::debug!(%error, "a connection ended");
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = lingered(&mut self.closing) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-        });
+        };
+        if let Err(error) = result {
+            // Clients that go away in the middle are no fault of the server.
+            tracing::debug!(%error, "a connection ended");
+        }
     }
 }
 

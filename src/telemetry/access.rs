@@ -71,7 +71,7 @@ pub struct Access<'a> {
     pub request_id: &'a str,
     /// Of the W3C trace context.
     pub trace_id: Option<u128>,
-    /// Where the request came from.
+    /// Where the request came from; port 0 if a proxy said so, which tells none.
     pub client: Option<SocketAddr>,
 }
 
@@ -160,7 +160,10 @@ impl Access<'_> {
             line.shown("trace_id", format_args!("{trace_id:032x}"));
         }
         if let Some(client) = self.client {
-            line.shown("client", format_args!("{client}"));
+            match client.port() {
+                0 => line.shown("client", format_args!("{}", client.ip())),
+                _ => line.shown("client", format_args!("{client}")),
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::documents::programs;
+use crate::documents::{API_KEY_SHA256, programs};
 use crate::harness::{Server, root, shipped_models};
 
 const DEFAULTS: [&str; 4] = [
@@ -16,6 +16,12 @@ const DEFAULTS: [&str; 4] = [
 #[test]
 fn the_programs_of_the_document_print_what_it_says() {
     let server = Server::start(&shipped_models(), &DEFAULTS);
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.toml");
+    let entry = format!("[[api_keys]]\nname = \"test\"\nsha256 = \"{API_KEY_SHA256}\"\n");
+    std::fs::write(&keys, entry).unwrap();
+    let options = [&DEFAULTS[..], &["--config", keys.to_str().unwrap()]].concat();
+    let locked = Server::start(&shipped_models(), &options);
     let setup = Command::new(root().join("scripts/setup-clients.sh"))
         .output()
         .unwrap();
@@ -38,6 +44,7 @@ fn the_programs_of_the_document_print_what_it_says() {
             "python" => (".py", &["python3"][..]),
             _ => (".mjs", &["node"][..]),
         };
+        let server = if program.has_key() { &locked } else { &server };
         program.check(server.address, extension, |file| {
             let mut command = Command::new(words[0]);
             command

@@ -11,6 +11,8 @@ use crate::harness::root;
 /// The server's address in documents.
 const ADDRESS: &str = "127.0.0.1:8080";
 const API_KEY: &str = "key-of-a-test";
+/// As the configuration of a server has it.
+pub(crate) const API_KEY_SHA256: &str = "175b99ddc84d97d10b1a8550267e9b07f3e45a2da8c28bf3bd7947fc8768b08b";
 
 /// A fenced block and, from the one behind it, what it prints.
 #[derive(Debug)]
@@ -58,6 +60,11 @@ pub(crate) fn programs(document: &str, languages: &[&str]) -> Vec<Program> {
 }
 
 impl Program {
+    /// Whether it sends an API key.
+    pub(crate) fn has_key(&self) -> bool {
+        self.source.contains("CLASSIFYD_API_KEY")
+    }
+
     /// Runs it with a server; `start` makes the command from a file that holds the program.
     ///
     /// A program that sends again when the server is busy finds it busy at first.
@@ -86,7 +93,7 @@ impl Program {
         );
 
         let requests = proxy.requests();
-        if self.source.contains("CLASSIFYD_API_KEY") {
+        if self.has_key() {
             for request in &requests {
                 assert_eq!(
                     request.header("authorization"),

@@ -71,3 +71,28 @@ fn the_address_comes_from_the_configuration() {
     std::fs::write(&file, "listen = \"127.0.0.1:0\"").unwrap();
     fails_with(&healthcheck(&["--config", file.to_str().unwrap()]), "--url");
 }
+
+#[tokio::test]
+async fn probes_on_a_listener_of_their_own_are_asked_there() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &["--admin-listen", "127.0.0.1:0"]);
+    let (listen, admin) = (
+        server.address.to_string(),
+        server.admin_address.unwrap().to_string(),
+    );
+    let output = classifyd()
+        .args(["healthcheck", "--listen", &listen])
+        .env("CLASSIFYD_ADMIN_LISTEN", &admin)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let tls = classifyd()
+        .args(["healthcheck", "--listen", &listen])
+        .envs([
+            ("CLASSIFYD_TLS_CERTIFICATE", "tls.crt"),
+            ("CLASSIFYD_TLS_KEY", "tls.key"),
+        ])
+        .output()
+        .unwrap();
+    fails_with(&tls, "give probes an admin_listen of their own");
+}

@@ -16,6 +16,8 @@ mod hostile;
 mod observability;
 mod overload;
 mod refusals;
+mod security;
 mod startup;
 mod telemetry;
 mod texts;
+mod tls;
