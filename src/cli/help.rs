@@ -12,8 +12,11 @@ const HEADER: Style = AnsiColor::Green.on_default().bold();
 const LITERAL: Style = AnsiColor::Cyan.on_default().bold();
 const PLACEHOLDER: Style = AnsiColor::Cyan.on_default();
 
+/// Pairs of what stands on the left and on the right.
+type Lines = &'static [(&'static str, &'static str)];
+
 /// The keys of the configuration, as `serve --help` groups them: heading, key, what its value is called.
-const KEYS: &[(&str, &[(&str, &str)])] = &[
+const KEYS: &[(&str, Lines)] = &[
     (
         "Models",
         &[
@@ -86,7 +89,7 @@ const KEYS: &[(&str, &[(&str, &str)])] = &[
 const OTHER: &str = "Other keys";
 
 /// For each command: lines of a command and what it does, and what else there is to say.
-const EXAMPLES: &[(&str, &[(&str, &str)], &str)] = &[
+const EXAMPLES: &[(&str, Lines, &str)] = &[
     (
         "serve",
         &[
