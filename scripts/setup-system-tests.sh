@@ -2,7 +2,7 @@
 # Installs, from Debian, the programs that tests/system runs classifyd among. Does nothing when they are there.
 set -eu
 
-packages="haproxy nginx prometheus"
+packages="golang-go haproxy nginx prometheus"
 
 missing=
 for package in $packages; do

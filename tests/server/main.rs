@@ -4,8 +4,11 @@
 
 mod accuracy;
 mod answers;
+mod busy;
+mod clients;
 mod commands;
 mod connections;
+mod documents;
 mod drain;
 mod harness;
 mod healthcheck;
