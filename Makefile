@@ -79,8 +79,9 @@ lint: ## Fail on any warning
 	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
 
-openapi: setup ## Write openapi/openapi.json from the code
+openapi: setup ## Write openapi/openapi.json and openapi.yaml from the code
 	cargo run --quiet -- openapi > openapi/openapi.json
+	cargo run --quiet -- openapi --format yaml > openapi/openapi.yaml
 
 clean: ## Remove what was built here
 	cargo clean

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Settings;
 
@@ -28,7 +28,7 @@ pub enum Command {
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
     /// Print the OpenAPI document.
-    Openapi,
+    Openapi(OpenapiArgs),
 }
 
 /// Options of `serve`.
@@ -77,4 +77,22 @@ pub struct CheckArgs {
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
     #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// Options of `openapi`.
+#[derive(Debug, Args)]
+pub struct OpenapiArgs {
+    /// How to write it.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OpenapiFormat,
+}
+
+/// How the OpenAPI document is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OpenapiFormat {
+    /// As JSON.
+    #[default]
+    Json,
+    /// As YAML.
+    Yaml,
 }

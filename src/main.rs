@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use classifyd::cli::{Cli, Command, ServeArgs};
+use classifyd::cli::{Cli, Command, OpenapiFormat, ServeArgs};
 use classifyd::config::Config;
 use classifyd::{bench, check, classify, cpu, http, startup, telemetry};
 
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Openapi => openapi(),
+        Command::Openapi(args) => openapi(args.format),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,7 +41,11 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(result?)
 }
 
-fn openapi() -> anyhow::Result<()> {
-    println!("{}", http::document().to_pretty_json()?);
+fn openapi(format: OpenapiFormat) -> anyhow::Result<()> {
+    let document = http::document();
+    match format {
+        OpenapiFormat::Json => println!("{}", document.to_pretty_json()?),
+        OpenapiFormat::Yaml => print!("{}", document.to_yaml()?),
+    }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! What a client sees.
 
 pub mod classify;
+pub mod document;
+pub mod examples;
 pub mod models;
 pub mod observe;
+pub mod pages;
 pub mod payload;
 pub mod probes;
 pub mod server;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::IntoResponse;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -38,24 +41,40 @@ pub struct App {
     pub draining: Draining,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "classifyd",
-    description = "Classifies images and texts with ONNX models. POST one to /v1/classify, get labels with scores.",
-    license(name = "Apache-2.0", identifier = "Apache-2.0")
-))]
-struct Document;
-
-/// A route exists here or not at all: what is not documented is not served.
-fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+/// What clients come for.
+fn api() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(classify::classify))
         .routes(routes!(models::list))
         .routes(routes!(models::show))
+        .routes(routes!(examples::list))
+        .routes(routes!(examples::show))
+}
+
+/// What anybody may see.
+fn open() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(document::json))
+        .routes(routes!(document::yaml))
+        .routes(routes!(pages::playground))
+        .routes(routes!(pages::docs))
+        .routes(routes!(pages::asset))
+}
+
+/// What orchestrators and Prometheus come for.
+fn admin() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(probes::livez))
         .routes(routes!(probes::readyz))
         .routes(routes!(probes::metrics))
-        .routes(routes!(openapi))
+}
+
+/// A route exists above or not at all: what is not documented is not served.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(document::Document::openapi())
+        .merge(api())
+        .merge(open())
+        .merge(admin())
 }
 
 /// The OpenAPI document of all routes.
@@ -104,12 +123,4 @@ async fn method_not_allowed(request: Request) -> Error {
         uri.path()
     );
     unread(Error::new(Code::MethodNotAllowed, detail), &request)
-}
-
-/// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "meta", responses(
-    (status = 200, description = "The OpenAPI document.", content_type = "application/json", body = serde_json::Value)
-))]
-async fn openapi(State(_): State<Arc<App>>) -> axum::Json<utoipa::openapi::OpenApi> {
-    axum::Json(document())
 }
