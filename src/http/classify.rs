@@ -17,7 +17,7 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
-use super::document::problems;
+use super::document::{Picture, problems};
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error};
@@ -233,11 +233,11 @@ impl IntoResponses for ClassifyProblems {
     tag = "classify",
     params(Options),
     request_body(content(
-        (Vec<u8> = "image/png"),
-        (Vec<u8> = "image/jpeg"),
-        (Vec<u8> = "image/webp"),
-        (Vec<u8> = "image/gif"),
-        (Vec<u8> = "image/bmp"),
+        (Picture = "image/png"),
+        (Picture = "image/jpeg"),
+        (Picture = "image/webp"),
+        (Picture = "image/gif"),
+        (Picture = "image/bmp"),
         (String = "text/plain", example = "A wonderful film, I was moved to tears."),
         (ClassifyForm = "multipart/form-data"),
         (ClassifyRequest = "application/json", examples(

@@ -7,11 +7,11 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use utoipa::OpenApi;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Header, Ref, RefOr};
+use utoipa::{OpenApi, ToSchema};
 
 use super::App;
 use crate::error::{Code, Error, Problem};
@@ -39,6 +39,12 @@ const REQUEST_ID: &str = "5f0c1d2e00000001";
     components(schemas(Code, Problem<'_>))
 )]
 pub(super) struct Document;
+
+/// An encoded picture.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "documents bodies that are pictures")]
+pub(super) struct Picture(Vec<u8>);
 
 /// Responses with a problem, and for each code an example with this detail.
 pub(super) fn problems(examples: &[(Code, &str)]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
@@ -102,7 +108,7 @@ pub(super) async fn json(State(_): State<Arc<App>>) -> Response {
 
 /// This document as YAML.
 #[utoipa::path(get, path = "/openapi.yaml", tag = "pages", responses(
-    (status = 200, description = "The OpenAPI document.", content_type = "application/yaml", body = String)
+    (status = 200, description = "The OpenAPI document.", content_type = "application/yaml", body = Object)
 ))]
 pub(super) async fn yaml(State(_): State<Arc<App>>) -> Response {
     static TEXT: LazyLock<Result<Bytes, String>> = LazyLock::new(|| {
@@ -116,5 +122,28 @@ fn respond(content_type: &'static str, text: &Result<Bytes, String>) -> Response
     match text {
         Ok(text) => ([(CONTENT_TYPE, content_type)], text.clone()).into_response(),
         Err(error) => Error::internal(error).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{self, Refusal};
+    use crate::engine::LaneError;
+
+    /// What no client can provoke; the other examples are compared with answers in `tests/server/openapi.rs`.
+    #[test]
+    fn the_examples_of_a_model_that_is_not_running_are_what_the_code_says() {
+        let document = serde_json::to_value(crate::http::document()).unwrap();
+        let unavailable: batch::Error<LaneError> = batch::Error::Refused(Refusal::Unavailable);
+        for (path, method, error) in [
+            ("/v1/classify", "post", Error::from(unavailable)),
+            ("/readyz", "get", crate::http::probes::not_running("digits")),
+        ] {
+            let response = &document["paths"][path][method]["responses"]["503"];
+            let example =
+                &response["content"]["application/problem+json"]["examples"]["model_unavailable"]["value"];
+            assert_eq!(*example, serde_json::to_value(error.problem(REQUEST_ID)).unwrap());
+        }
     }
 }

@@ -13,7 +13,7 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
-use super::document::problems;
+use super::document::{Picture, problems};
 use super::models::ModelProblems;
 use crate::error::{Code, Error};
 use crate::model::{Example, Model};
@@ -63,8 +63,8 @@ pub(super) async fn list(State(app): State<Arc<App>>, Path(name): Path<String>) 
     ),
     responses(
         (status = 200, description = "The picture, or the text in UTF-8.", content(
-            (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"), (Vec<u8> = "image/gif"),
-            (Vec<u8> = "image/bmp"), (String = "text/plain; charset=utf-8"),
+            (Picture = "image/png"), (Picture = "image/jpeg"), (Picture = "image/webp"), (Picture = "image/gif"),
+            (Picture = "image/bmp"), (String = "text/plain; charset=utf-8"),
         )),
         ExampleProblems,
     )

