@@ -163,6 +163,7 @@ function showEmpty(text) {
   show(byId("problem"), false);
   show(byId("wire"), false);
   byId("answer-model").textContent = "";
+  byId("echo").textContent = "";
   clearTimeout(announcing);
 }
 function showBusy(busy) {
@@ -178,6 +179,7 @@ function showAnswer(model2, input, answer) {
   byId("answer-model").textContent = `${answer.classification.model}, version ${answer.classification.version}`;
   byId("label").textContent = result.label;
   byId("score").textContent = percent(result.score);
+  byId("echo").textContent = `${result.label} · ${percent(result.score)}`;
   const { truth } = input;
   byId("truth").textContent = truth === void 0 ? "" : truth === result.label ? `Labelled ${truth}: right.` : `Labelled ${truth}: wrong.`;
   show(byId("truth"), truth !== void 0);
@@ -207,7 +209,7 @@ function showTiming({ timing, total }) {
   if (timing) {
     parts.push(["decode", "Decode", timing.decode], ["queue", "Queue", timing.queue], ["inference", "Inference", timing.inference]);
     const rest = total - timing.decode - timing.queue - timing.inference;
-    parts.push(["rest", "Network, rest", Math.max(0, rest)]);
+    parts.push(["rest", "Other", Math.max(0, rest)]);
   } else {
     parts.push(["rest", "In all", total]);
   }
@@ -262,6 +264,7 @@ function showProblem(error) {
   show(byId("empty"), false);
   show(byId("answer"), false);
   show(byId("wire"), false);
+  byId("echo").textContent = "";
   clearTimeout(announcing);
 }
 function start() {
@@ -520,10 +523,10 @@ var PERIOD = 2e3;
 var WINDOW = 30;
 var HISTORY = 60;
 var TILES = [
-  { title: "Requests a second", read: (now) => now.requestsPerSecond, write: (value) => value.toFixed(1) },
+  { title: "Requests/s", read: (now) => now.requestsPerSecond, write: (value) => value.toFixed(1) },
   { title: "p99 latency", read: (now) => now.p99, write: (value) => milliseconds(value * 1e3) },
-  { title: "Inputs in a batch", read: (now) => now.batchSize, write: (value) => value.toFixed(1) },
-  { title: "Inputs that wait", read: (now) => now.queueDepth, write: (value) => value.toFixed(0) }
+  { title: "Batch size", read: (now) => now.batchSize, write: (value) => value.toFixed(1) },
+  { title: "Queue depth", read: (now) => now.queueDepth, write: (value) => value.toFixed(0) }
 ];
 function start2() {
   const list = byId("live");

@@ -18,6 +18,7 @@ export function showEmpty(text: string): void {
   show(byId("problem"), false);
   show(byId("wire"), false);
   byId("answer-model").textContent = "";
+  byId("echo").textContent = "";
   clearTimeout(announcing);
 }
 
@@ -35,6 +36,8 @@ export function showAnswer(model: string, input: Input, answer: Answer): void {
   byId("answer-model").textContent = `${answer.classification.model}, version ${answer.classification.version}`;
   byId("label").textContent = result.label;
   byId("score").textContent = percent(result.score);
+  // Beside the drawing, where a narrow screen has the answer further down.
+  byId("echo").textContent = `${result.label} · ${percent(result.score)}`;
   const { truth } = input;
   byId("truth").textContent = truth === undefined ? "" : truth === result.label ? `Labelled ${truth}: right.` : `Labelled ${truth}: wrong.`;
   show(byId("truth"), truth !== undefined);
@@ -67,7 +70,7 @@ function showTiming({ timing, total }: Answer): void {
   if (timing) {
     parts.push(["decode", "Decode", timing.decode], ["queue", "Queue", timing.queue], ["inference", "Inference", timing.inference]);
     const rest = total - timing.decode - timing.queue - timing.inference;
-    parts.push(["rest", "Network, rest", Math.max(0, rest)]);
+    parts.push(["rest", "Other", Math.max(0, rest)]);
   } else {
     parts.push(["rest", "In all", total]);
   }
@@ -127,6 +130,7 @@ export function showProblem(error: unknown): void {
   show(byId("empty"), false);
   show(byId("answer"), false);
   show(byId("wire"), false);
+  byId("echo").textContent = "";
   clearTimeout(announcing);
 }
 

@@ -17,10 +17,10 @@ interface Tile {
 }
 
 const TILES = [
-  { title: "Requests a second", read: (now: Rates) => now.requestsPerSecond, write: (value: number) => value.toFixed(1) },
+  { title: "Requests/s", read: (now: Rates) => now.requestsPerSecond, write: (value: number) => value.toFixed(1) },
   { title: "p99 latency", read: (now: Rates) => now.p99, write: (value: number) => milliseconds(value * 1000) },
-  { title: "Inputs in a batch", read: (now: Rates) => now.batchSize, write: (value: number) => value.toFixed(1) },
-  { title: "Inputs that wait", read: (now: Rates) => now.queueDepth, write: (value: number) => value.toFixed(0) },
+  { title: "Batch size", read: (now: Rates) => now.batchSize, write: (value: number) => value.toFixed(1) },
+  { title: "Queue depth", read: (now: Rates) => now.queueDepth, write: (value: number) => value.toFixed(0) },
 ];
 
 export function start(): void {

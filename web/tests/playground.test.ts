@@ -108,7 +108,7 @@ test("a drawn 7 is read as 7, and scores come while it is drawn", () =>
     await answers(page, "7");
     await page.mouse.up();
     assert.equal(await page.locator("#bars li").count(), 5);
-    assert.deepEqual(await page.locator("#timing dt").allTextContents(), ["Decode", "Queue", "Inference", "Network, rest"]);
+    assert.deepEqual(await page.locator("#timing dt").allTextContents(), ["Decode", "Queue", "Inference", "Other"]);
     assert.equal(await page.locator("#announcement", { hasText: /^7, / }).textContent({ timeout: 5000 }).then(Boolean), true);
     await page.getByRole("button", { name: "Undo" }).click();
     await page.getByText("Draw something").waitFor();
@@ -361,7 +361,7 @@ test("the live panel shows what the server does", () =>
     await answers(page, "7");
     const tiles = page.locator("#live:not([hidden]) .tile");
     await tiles.first().waitFor();
-    assert.deepEqual(await tiles.locator("dt").allTextContents(), ["Requests a second", "p99 latency", "Inputs in a batch", "Inputs that wait"]);
+    assert.deepEqual(await tiles.locator("dt").allTextContents(), ["Requests/s", "p99 latency", "Batch size", "Queue depth"]);
     await drawSeven(page);
     await tiles.nth(0).locator(".tile-value", { hasText: /^(0\.[1-9]|[1-9])/ }).waitFor();
     await tiles.nth(1).locator(".tile-value", { hasText: /^[\d.]+ ms$/ }).waitFor();
