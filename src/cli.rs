@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::Settings;
@@ -40,7 +40,7 @@ pub enum Command {
     /// Make an API key: its entry for the configuration on standard output, the key itself on standard error.
     ApiKey(ApiKeyArgs),
     /// Print the OpenAPI document.
-    Openapi,
+    Openapi(OpenapiArgs),
     /// Print the script that completes this command line in a shell.
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands.
@@ -192,4 +192,22 @@ pub struct ManArgs {
     /// Folder for classifyd.1, classifyd-serve.1 and so on. Default: print classifyd.1.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub folder: Option<PathBuf>,
+}
+
+/// Options of `openapi`.
+#[derive(Debug, Args)]
+pub struct OpenapiArgs {
+    /// How to write it.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OpenapiFormat,
+}
+
+/// How the OpenAPI document is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OpenapiFormat {
+    /// As JSON.
+    #[default]
+    Json,
+    /// As YAML.
+    Yaml,
 }

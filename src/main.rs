@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, FromArgMatches};
-use classifyd::cli::{self, Cli, Command, ServeArgs};
+use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs};
 use classifyd::config::Config;
 use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry};
 
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::ApiKey(args) => api_key::run(&args),
-        Command::Openapi => openapi(),
+        Command::Openapi(args) => openapi(args.format),
         Command::Completions(args) => shell::completions(args.shell),
         Command::Man(args) => shell::man(&args),
     };
@@ -79,8 +79,13 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     Ok(result?)
 }
 
-fn openapi() -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{}", http::document().to_pretty_json()?)?;
+fn openapi(format: OpenapiFormat) -> anyhow::Result<()> {
+    let document = http::document();
+    let mut output = std::io::stdout();
+    match format {
+        OpenapiFormat::Json => writeln!(output, "{}", document.to_pretty_json()?)?,
+        OpenapiFormat::Yaml => write!(output, "{}", document.to_yaml()?)?,
+    }
     Ok(())
 }
 

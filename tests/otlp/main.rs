@@ -37,10 +37,11 @@ impl Collector {
         let limits = ConnectionLimits {
             max_connections: 10,
             header_timeout: Duration::from_mins(1),
+            max_header_size: 1 << 16,
         };
         let gauge = prometheus::IntGauge::new("connections", "of the collector").unwrap();
         tokio::spawn(async move {
-            let server = Listener::new(router, limits, gauge);
+            let server = Listener::new(router, limits, None, gauge);
             server.accept_until(listener, std::future::pending()).await;
         });
         url
