@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test test-accuracy train bench fmt fmt-check lint openapi clean
+.PHONY: help setup setup-trainer serve test test-system test-accuracy check-deploy train bench fmt fmt-check lint licenses deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,17 @@ TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
 test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
+	cargo test -p classifyd --features otlp --test otlp
 	$(TRAINER) cargo test -p trainer
 	$(TRAINER) scripts/test-accuracy-over-http.sh digits
+
+test-system: setup ## Run it among real programs, which are installed from Debian (as root)
+	scripts/setup-system-tests.sh
+	cargo test -p classifyd --test system -- --ignored --nocapture --test-threads 1
+	$(MAKE) test-web test-openapi
+
+check-deploy: ## Check Dockerfile, docker-compose.yml, manifests, chart and systemd unit
+	scripts/check-deploy.sh
 
 test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
 	$(TRAINER) scripts/test-accuracy-over-http.sh
@@ -77,7 +86,36 @@ fmt-check: ## Fail if the code is not formatted
 
 lint: ## Fail on any warning
 	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
+	cargo clippy -p classifyd --features otlp --all-targets -- -D warnings
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
+
+licenses: ## Fail on a dependency with a licence or a source that deny.toml does not allow
+	@scripts/check-licenses.py
+
+CARGO_DENY := 0.20.2
+
+deny: ## Run cargo-deny: licenses, and known vulnerabilities; builds cargo-deny once, and needs the network
+	@test "$$(cargo deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" || cargo install --locked cargo-deny@$(CARGO_DENY)
+	cargo deny check
+
+web: web/node_modules/ready ## Build the scripts of the pages into web/dist/, which is checked in
+	cd web && npm run --silent build
+
+web/node_modules/ready: web/package.json web/package-lock.json
+	cd web && npm ci --silent
+	touch $@
+
+test-web: setup web/node_modules/ready ## Try the pages in Chromium, and a generated client
+	cargo build -p classifyd
+	cd web && npm test --silent
+
+test-openapi: setup ## Have Schemathesis look for differences between the OpenAPI document and the server
+	cargo build -p classifyd
+	scripts/test-openapi.sh
+
+screenshots: setup web/node_modules/ready ## Take the pictures in docs/images/ anew
+	cargo build --release -p classifyd
+	cd web && CLASSIFYD_BINARY=../$(BINARY) node screenshots.mjs
 
 openapi: setup ## Write openapi/openapi.json and openapi.yaml from the code
 	cargo run --quiet -- openapi > openapi/openapi.json

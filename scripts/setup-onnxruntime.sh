@@ -1,10 +1,11 @@
 #!/bin/sh
-# Puts the ONNX Runtime library, out of its PyPI wheel, into .onnxruntime/ of the repository. Does nothing when it is there.
+# Puts the ONNX Runtime library, out of its PyPI wheel, into .onnxruntime/ of the repository, or with the argument `gpu` the
+# one for CUDA 13 with its provider libraries into .onnxruntime-gpu/. Does nothing when it is there.
 set -eu
 
 version=1.31.1
 library="libonnxruntime.so.$version"
-folder="$(cd "$(dirname "$0")/.." && pwd)/.onnxruntime"
+root="$(cd "$(dirname "$0")/.." && pwd)"
 
 fail() {
     echo "setup-onnxruntime: $*" >&2
@@ -12,10 +13,28 @@ fail() {
 }
 
 machine=$(uname -m)
-case "$(uname -s)-$machine" in
-    Linux-x86_64) sha256=5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f ;;
-    Linux-aarch64) sha256=da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3 ;;
-    *) fail "expected Linux on x86_64 or aarch64, found $(uname -s) on $machine" ;;
+case "${1:-cpu}" in
+    cpu)
+        package=onnxruntime
+        folder="$root/.onnxruntime"
+        libraries="$library"
+        case "$(uname -s)-$machine" in
+            Linux-x86_64) sha256=5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f ;;
+            Linux-aarch64) sha256=da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3 ;;
+            *) fail "expected Linux on x86_64 or aarch64, found $(uname -s) on $machine" ;;
+        esac
+        ;;
+    gpu)
+        package=onnxruntime-gpu
+        folder="$root/.onnxruntime-gpu"
+        # ONNX Runtime loads its providers from beside itself.
+        libraries="libonnxruntime_providers_shared.so libonnxruntime_providers_cuda.so libonnxruntime_providers_tensorrt.so $library"
+        case "$(uname -s)-$machine" in
+            Linux-x86_64) sha256=e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6 ;;
+            *) fail "gpu: expected Linux on x86_64, found $(uname -s) on $machine" ;;
+        esac
+        ;;
+    *) fail "expected cpu or gpu, found $1" ;;
 esac
 
 [ -f "$folder/$library" ] && exit 0
@@ -25,25 +44,29 @@ mkdir -p "$folder"
 work=$(mktemp -d "$folder/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-echo "fetching ONNX Runtime $version for $machine" >&2
+echo "fetching $package $version for $machine" >&2
 # The wheel is named in full, so that any Python fetches the same file.
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
     --python-version 3.11 --implementation cp --abi cp311 --platform "manylinux_2_28_$machine" \
-    --dest "$work" "onnxruntime==$version" || fail "pip could not download onnxruntime $version"
+    --dest "$work" "$package==$version" || fail "pip could not download $package $version"
 
-python3 - "$work" "$sha256" "$library" <<'PYTHON' || fail "the wheel is not the one that is expected"
+# shellcheck disable=SC2086 # a list of words
+python3 - "$work" "$sha256" $libraries <<'PYTHON' || fail "the wheel is not the one that is expected"
 import hashlib, pathlib, sys, zipfile
 
-work, expected, library = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+work, expected, libraries = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 [wheel] = work.glob("*.whl")
 found = hashlib.sha256(wheel.read_bytes()).hexdigest()
 if found != expected:
     sys.exit(f"{wheel.name}: expected sha256 {expected}, found {found}")
 with zipfile.ZipFile(wheel) as archive:
-    for name in (f"onnxruntime/capi/{library}", "onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"):
+    files = [f"onnxruntime/capi/{library}" for library in libraries]
+    for name in (*files, "onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"):
         (work / pathlib.PurePosixPath(name).name).write_bytes(archive.read(name))
 PYTHON
 
 mv "$work/LICENSE" "$work/ThirdPartyNotices.txt" "$folder/"
-# Last, and in one step: the library's presence means that all is there.
-mv "$work/$library" "$folder/$library"
+# The library itself last: its presence means that all is there.
+for name in $libraries; do
+    mv "$work/$name" "$folder/$name"
+done

@@ -20,17 +20,31 @@ pub struct Found {
     pub directory: PathBuf,
 }
 
-/// Finds the highest version of each model in `models/<name>/<version>/`.
+/// Finds the version of each model in `models/<name>/<version>/`: the one that `pinned` says, else the highest.
 ///
 /// Names that begin with a dot are left out, and so are folders without a version, with a warning.
-pub fn find(models: &Path) -> Result<Vec<Found>, BundleError> {
+pub fn find(models: &Path, pinned: &Pinned) -> Result<Vec<Found>, BundleError> {
     let mut found = Vec::new();
     for (name, directory) in folders(models)? {
-        let highest = folders(&directory)?
+        let mut versions: BTreeMap<u64, PathBuf> = folders(&directory)?
             .into_iter()
             .filter_map(|(version, directory)| Some((parse_version(&version)?, directory)))
-            .max_by_key(|(version, _)| *version);
-        let Some((version, directory)) = highest else {
+            .collect();
+        if let Some(version) = pinned.get(&name) {
+            let there = versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            versions.retain(|found, _| found == version);
+            if versions.is_empty() {
+                return Err(BundleError {
+                    file: directory,
+                    key: None,
+                    expected: format!(
+                        "version {version}, which model.{name}.version of the configuration names"
+                    ),
+                    found: if there.is_empty() { "none".into() } else { there },
+                });
+            }
+        }
+        let Some((version, directory)) = versions.pop_last() else {
             tracing::warn!(
                 directory = %directory.display(),
                 "left out: expected a version (a positive integer) as a folder, found none"
@@ -45,6 +59,9 @@ pub fn find(models: &Path) -> Result<Vec<Found>, BundleError> {
     }
     Ok(found)
 }
+
+/// Name of a model -> the version that the configuration wants, where it wants one.
+pub type Pinned = BTreeMap<String, u64>;
 
 /// `1`, not `01` or `+1`: one version has one name.
 fn parse_version(name: &str) -> Option<u64> {
@@ -74,8 +91,8 @@ fn folders(parent: &Path) -> Result<BTreeMap<String, PathBuf>, BundleError> {
 }
 
 /// Opens every model that is found; all mistakes are reported, not only the first.
-pub fn open(models: &Path) -> Result<Vec<(Found, Bundle)>, Vec<BundleError>> {
-    let found = find(models).map_err(|error| vec![error])?;
+pub fn open(models: &Path, pinned: &Pinned) -> Result<Vec<(Found, Bundle)>, Vec<BundleError>> {
+    let found = find(models, pinned).map_err(|error| vec![error])?;
     if found.is_empty() {
         return Err(vec![BundleError {
             file: models.to_path_buf(),
@@ -125,8 +142,9 @@ impl Defaults {
 }
 
 impl Catalog {
-    /// A catalog of these models. A default must be one of them, and take what it is the default for.
-    pub fn new(models: Vec<Model>, defaults: Defaults) -> Result<Self, String> {
+    /// A catalog of these models. A default must be one of them, and take what it is the default for; where it does not, the
+    /// error is the key and what is wrong with it.
+    pub fn new(models: Vec<Model>, defaults: Defaults) -> Result<Self, (&'static str, String)> {
         let models: BTreeMap<String, Model> = models
             .into_iter()
             .map(|model| (model.name.clone(), model))
@@ -141,10 +159,11 @@ impl Catalog {
             };
             if catalog.models.get(name).is_none_or(|model| model.kind() != kind) {
                 let taking: Vec<&Model> = catalog.taking(kind).collect();
-                return Err(format!(
-                    "{key}: expected one of the loaded models that take {kind} ({}), found {name:?}",
+                let expected = format!(
+                    "expected one of the loaded models that take {kind} ({})",
                     names(&taking)
-                ));
+                );
+                return Err((key, format!("{expected}, found {name:?}")));
             }
         }
         Ok(catalog)
@@ -230,20 +249,30 @@ mod tests {
             fs::create_dir_all(models.path().join(folder)).unwrap();
         }
         fs::write(models.path().join("README.md"), "not a model").unwrap();
-        let found: Vec<(String, u64)> = find(models.path())
-            .unwrap()
-            .into_iter()
-            .map(|found| (found.name, found.version))
-            .collect();
-        assert_eq!(found, [("a".to_owned(), 10), ("b".to_owned(), 1)]);
+        let versions = |pinned: &Pinned| {
+            let found = find(models.path(), pinned)?;
+            Ok::<_, BundleError>(
+                found
+                    .into_iter()
+                    .map(|found| (found.name, found.version))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let pinned = |version| Pinned::from([("a".to_owned(), version)]);
+        let both = |version| vec![("a".to_owned(), version), ("b".to_owned(), 1)];
+        assert_eq!(versions(&Pinned::new()).unwrap(), both(10));
+        assert_eq!(versions(&pinned(2)).unwrap(), both(2), "a version that is pinned");
+        let error = versions(&pinned(3)).unwrap_err();
+        assert!(error.expected.contains("version 3"), "{error}");
+        assert_eq!(error.found, "2, 9, 10");
     }
 
     #[test]
     fn a_folder_without_models_is_an_error() {
         let models = tempfile::tempdir().unwrap();
-        let errors = open(models.path()).unwrap_err();
+        let errors = open(models.path(), &Pinned::new()).unwrap_err();
         assert_eq!(errors[0].found, "none");
-        let errors = open(&models.path().join("missing")).unwrap_err();
+        let errors = open(&models.path().join("missing"), &Pinned::new()).unwrap_err();
         assert_eq!(errors[0].expected, "a readable folder");
     }
 }

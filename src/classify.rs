@@ -33,7 +33,7 @@ pub fn run(args: &ClassifyArgs) -> anyhow::Result<()> {
 }
 
 fn find_bundle(models: &Path, name: Option<&str>) -> anyhow::Result<Bundle> {
-    let found = catalog::find(models)?;
+    let found = catalog::find(models, &catalog::Pinned::new())?;
     let names = || {
         found
             .iter()

@@ -1,6 +1,8 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +29,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
+    /// Ask a running server whether it is ready: exit code 0 if it is, else 1 with the reason. For containers.
+    Healthcheck(HealthcheckArgs),
+    /// Make an API key: its entry for the configuration on standard output, the key itself on standard error.
+    ApiKey(ApiKeyArgs),
     /// Print the OpenAPI document.
     Openapi(OpenapiArgs),
 }
@@ -37,12 +43,19 @@ pub struct ServeArgs {
     /// File with the same keys as the options below, in TOML. Options and environment are stronger.
     #[arg(long, env = "CLASSIFYD_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Print the effective configuration as TOML, and exit.
+    /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
     pub print_config: bool,
     /// Every key of the configuration.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// Options of `api-key`.
+#[derive(Debug, Args)]
+pub struct ApiKeyArgs {
+    /// Who gets it: letters, digits, '-', '_', '.'. A label of metrics.
+    pub name: String,
 }
 
 /// Options of `classify`.
@@ -77,6 +90,26 @@ pub struct CheckArgs {
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
     #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// Options of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Server to ask, as in `http://localhost:8080`. Default: where one with this configuration listens.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// File of the server's configuration.
+    #[arg(long, env = "CLASSIFYD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address and port that the server listens on, if not the configured ones.
+    #[arg(long, env = "CLASSIFYD_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Ask only whether the process is alive (/livez), not whether it takes traffic (/readyz).
+    #[arg(long)]
+    pub live: bool,
+    /// How long to wait for the connection, and for the answer.
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
 }
 
 /// Options of `openapi`.

@@ -1,6 +1,9 @@
 //! One error for all that a client can be told, and its rendering as a problem document (RFC 9457).
 
-use axum::http::StatusCode;
+use std::time::Duration;
+
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use classifier::{ImageError, RunError, TextError};
 use serde::Serialize;
@@ -20,6 +23,10 @@ pub enum Code {
     ModelRequired,
     /// No model of this name is loaded.
     ModelNotFound,
+    /// An API key is needed, and none that is known came.
+    Unauthorized,
+    /// The client, or its API key, has asked too often.
+    RateLimited,
     /// No such route.
     NotFound,
     /// The route does not take this method.
@@ -49,12 +56,28 @@ pub enum Code {
 }
 
 impl Code {
+    /// Those with which a classification ends when a model was found for it.
+    pub const OF_A_MODEL: [Self; 10] = [
+        Self::InvalidRequest,
+        Self::TooManyInputs,
+        Self::UnsupportedMediaType,
+        Self::InvalidImage,
+        Self::ImageTooLarge,
+        Self::InvalidText,
+        Self::QueueFull,
+        Self::ModelUnavailable,
+        Self::DeadlineExceeded,
+        Self::Internal,
+    ];
+
     /// As it stands in the `code` member and in the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::ModelRequired => "model_required",
             Self::ModelNotFound => "model_not_found",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PayloadTooLarge => "payload_too_large",
@@ -75,6 +98,8 @@ impl Code {
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::ModelRequired => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PayloadTooLarge | Self::TooManyInputs => StatusCode::PAYLOAD_TOO_LARGE,
@@ -92,6 +117,8 @@ impl Code {
             Self::InvalidRequest => "The request is malformed",
             Self::ModelRequired => "The request must name a model",
             Self::ModelNotFound => "There is no such model",
+            Self::Unauthorized => "An API key is needed",
+            Self::RateLimited => "There were too many requests",
             Self::NotFound => "There is no such route",
             Self::MethodNotAllowed => "The route does not take this method",
             Self::PayloadTooLarge => "The body is too long",
@@ -128,6 +155,10 @@ pub struct Error {
     pub code: Code,
     /// Which field, what was expected, what came.
     pub detail: String,
+    /// What only the log is told.
+    pub cause: Option<String>,
+    /// When to try again, where that is known better than by the reason alone.
+    pub retry_after: Option<Duration>,
     /// Whether a part of the request's body was left unread, so that the connection cannot take another request.
     pub body_unread: bool,
 }
@@ -160,6 +191,8 @@ impl Error {
         Self {
             code,
             detail: detail.into(),
+            cause: None,
+            retry_after: None,
             body_unread: false,
         }
     }
@@ -178,13 +211,15 @@ impl Error {
         Self::new(Code::InvalidRequest, detail.to_string())
     }
 
-    /// A fault of ours: logged in full, while the client gets the request id alone.
+    /// A fault of ours: the cause is logged beside the request id, of which the client hears.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
-        tracing::error!(%cause, "internal error");
-        Self::new(
-            Code::Internal,
-            "the cause is in the server's log under this request id",
-        )
+        Self {
+            cause: Some(cause.to_string()),
+            ..Self::new(
+                Code::Internal,
+                "the cause is in the server's log under this request id",
+            )
+        }
     }
 
     /// A picture that cannot be used, in this field of the request.
@@ -209,6 +244,16 @@ impl Error {
             Code::DeadlineExceeded,
             "no answer was ready by the deadline of the request (timeout_ms, or the server's request_timeout)",
         )
+    }
+
+    /// As in the `Retry-After` header, which knows only whole seconds.
+    pub fn retry_after(&self) -> Option<HeaderValue> {
+        match self.retry_after {
+            Some(wait) => Some(HeaderValue::from(
+                wait.as_secs() + u64::from(wait.subsec_nanos() > 0),
+            )),
+            None => self.code.retry_after().map(HeaderValue::from_static),
+        }
     }
 
     /// The document that the client gets.
@@ -276,6 +321,10 @@ impl IntoResponse for Error {
     /// Status and the error itself, out of which [`crate::http::observe`] writes the body: it knows the request id.
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();
+        if self.code == Code::Unauthorized {
+            let challenge = HeaderValue::from_static("Bearer realm=\"classifyd\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
         response.extensions_mut().insert(self);
         response
     }

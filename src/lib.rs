@@ -16,9 +16,12 @@
 //! | [`http`] | what a client sees |
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`] | what the operator sees |
+//! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`check`] | the commands that need no server |
+//! | [`classify`], [`check`], [`api_key`] | the commands that need no server |
+//! | [`healthcheck`] | asks a running server whether it is ready |
 
+pub mod api_key;
 pub mod batch;
 pub mod bench;
 pub mod catalog;
@@ -29,9 +32,11 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod reload;
 pub mod shutdown;
 pub mod startup;
 pub mod telemetry;

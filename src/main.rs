@@ -2,17 +2,24 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use classifyd::cli::{Cli, Command, OpenapiFormat, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{bench, check, classify, cpu, http, startup, telemetry};
+use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, startup, telemetry};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(args) => serve(*args),
+    let matches = Cli::command()
+        .try_get_matches()
+        .unwrap_or_else(|error| wrong_usage(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
+        Command::Serve(args) => serve(*args, matches.subcommand_matches("serve")),
         Command::Classify(args) => classify::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::ApiKey(args) => api_key::run(&args),
         Command::Openapi(args) => openapi(args.format),
     };
     match result {
@@ -24,18 +31,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let config = Config::load(args.settings, args.config.as_deref())?;
-    if args.print_config {
+/// Ends the process as clap would, and says where a value came from that is nowhere on the command line.
+fn wrong_usage(error: &clap::Error) -> ! {
+    let from_environment = || {
+        let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let flag = argument.split(' ').next()?;
+        let is_flag = |word: String| word == flag || word.starts_with(&format!("{flag}="));
+        let key = flag.trim_start_matches("--").replace('-', "_");
+        let (_, variable) = Config::KEYS.iter().find(|(name, _)| *name == key)?;
+        (!std::env::args().any(is_flag)).then_some(variable)
+    };
+    let variable = from_environment();
+    let _ = error.print();
+    if let Some(variable) = variable {
+        eprintln!("The value comes from the environment variable {variable}.");
+    }
+    std::process::exit(error.exit_code())
+}
+
+/// `matches` knows which of the settings were flags.
+fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
+    let print_config = args.print_config;
+    let origins = matches.map(Config::origins_of).unwrap_or_default();
+    let read = move || Config::load(args.settings.clone(), origins.clone(), args.config.as_deref());
+    let config = read()?;
+    if print_config {
         print!("{}", config.to_toml()?);
         return Ok(());
     }
-    telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
+    // Dropped last, so that no line is lost.
+    let (telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpu::available())
         .enable_all()
         .build()?;
-    let result = runtime.block_on(startup::serve(config));
+    let result = runtime.block_on(startup::serve(config, telemetry, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.
     runtime.shutdown_background();
     Ok(result?)

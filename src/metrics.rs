@@ -1,15 +1,23 @@
 //! Every Prometheus metric, declared once, in a registry of its own.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
+use crate::error::Code;
+
 /// Buckets for whole requests and their stages, in seconds: from a digit on an idle machine to a deadline.
-const SECONDS: [f64; 16] = [
+const SECONDS: [f64; 19] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-    1.0, 5.0, 30.0,
+    0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
+
+/// What the binary was built from, where the build says so.
+const COMMIT: &str = match option_env!("CLASSIFYD_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
 /// Buckets for batch sizes, in inputs.
 const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
@@ -22,11 +30,27 @@ pub struct Metrics {
     pub http_requests: IntCounterVec,
     /// Seconds from a request's head to its response's head, by route.
     pub http_duration: HistogramVec,
+    /// HTTP requests whose client has gone before the answer, by route.
+    pub http_abandoned: IntCounterVec,
+    /// HTTP requests that have no answer yet.
+    pub http_in_flight: IntGauge,
+    /// Open connections.
+    pub connections: IntGauge,
+    /// Most open connections.
+    pub connection_limit: IntGauge,
+    /// Requests with an API key, by its name and status.
+    pub requests_by_key: IntCounterVec,
     /// Requests that were refused or given up, by model and reason.
     pub rejected: IntCounterVec,
+    ready: IntGauge,
+    log_lines_dropped: IntCounter,
     stage_duration: HistogramVec,
     batch_size: HistogramVec,
     queue_depth: IntGaugeVec,
+    queue_limit: IntGaugeVec,
+    lanes: IntGaugeVec,
+    lanes_busy: IntGaugeVec,
+    interrupted: IntCounterVec,
     inference_failures: IntCounterVec,
     predictions: IntCounterVec,
     model_info: IntGaugeVec,
@@ -35,6 +59,8 @@ pub struct Metrics {
 /// The metrics of one model, looked up once.
 #[derive(Debug, Clone)]
 pub struct ModelMetrics {
+    /// Name of the model.
+    pub model: String,
     /// Seconds from encoded picture to row.
     pub decode: Histogram,
     /// Seconds in the queue.
@@ -45,6 +71,10 @@ pub struct ModelMetrics {
     pub postprocess: Histogram,
     /// Inputs in each batch.
     pub batch_size: Histogram,
+    /// Lanes that run a batch.
+    pub lanes_busy: IntGauge,
+    /// Runs that were ended because nobody waited for them any more.
+    pub interrupted: IntCounter,
     /// Runs that failed.
     pub inference_failures: IntCounter,
     /// Predictions of each label, in their order.
@@ -70,6 +100,23 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let single = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let log_lines_dropped = IntCounter::new(
+            "classifyd_log_lines_dropped_total",
+            "Log lines lost because their reader was too slow.",
+        )?;
+        registry.register(Box::new(log_lines_dropped.clone()))?;
+        gauge(
+            "classifyd_build_info",
+            "1, with what was built.",
+            &["version", "commit"],
+        )?
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), COMMIT])
+        .set(1);
         let metrics = Self {
             http_requests: counter(
                 "classifyd_http_requests_total",
@@ -98,6 +145,36 @@ impl Metrics {
                 "classifyd_queue_depth",
                 "Inputs that wait for a lane.",
                 &["model"],
+            )?,
+            http_abandoned: counter(
+                "classifyd_http_requests_abandoned_total",
+                "HTTP requests whose client has gone before the answer.",
+                &["route"],
+            )?,
+            http_in_flight: single(
+                "classifyd_http_requests_in_flight",
+                "HTTP requests that have no answer yet.",
+            )?,
+            connections: single("classifyd_connections", "Open connections.")?,
+            connection_limit: single("classifyd_connections_limit", "Most open connections.")?,
+            ready: single("classifyd_ready", "Whether /readyz says so: 1 or 0.")?,
+            log_lines_dropped,
+            queue_limit: gauge(
+                "classifyd_queue_limit",
+                "Most inputs that may wait for a lane.",
+                &["model"],
+            )?,
+            lanes: gauge("classifyd_lanes", "Lanes that can run batches.", &["model"])?,
+            lanes_busy: gauge("classifyd_lanes_busy", "Lanes that run a batch.", &["model"])?,
+            interrupted: counter(
+                "classifyd_runs_interrupted_total",
+                "Runs ended because nobody waited for them any more.",
+                &["model"],
+            )?,
+            requests_by_key: counter(
+                "classifyd_requests_by_key_total",
+                "Requests with an API key that is known.",
+                &["key", "status"],
             )?,
             rejected: counter(
                 "classifyd_rejected_total",
@@ -131,12 +208,19 @@ impl Metrics {
     /// The metrics of a model with these labels.
     pub fn model(&self, name: &str, labels: &[String]) -> ModelMetrics {
         let stage = |stage| self.stage_duration.with_label_values(&[name, stage]);
+        // From the start, so that the first of them is an increase.
+        for code in Code::OF_A_MODEL {
+            self.rejected.with_label_values(&[name, code.as_str()]);
+        }
         ModelMetrics {
+            model: name.to_owned(),
             decode: stage("decode"),
             queue: stage("queue"),
             inference: stage("inference"),
             postprocess: stage("postprocess"),
             batch_size: self.batch_size.with_label_values(&[name]),
+            lanes_busy: self.lanes_busy.with_label_values(&[name]),
+            interrupted: self.interrupted.with_label_values(&[name]),
             inference_failures: self.inference_failures.with_label_values(&[name]),
             predictions: labels
                 .iter()
@@ -152,9 +236,20 @@ impl Metrics {
             .set(1);
     }
 
-    /// Takes over the depth of a queue; called when the metrics are read.
-    pub fn set_queue_depth(&self, name: &str, depth: u32) {
-        self.queue_depth.with_label_values(&[name]).set(i64::from(depth));
+    /// Takes over the state of a model's queue; called when the metrics are read.
+    pub fn set_queue(&self, name: &str, depth: u32, limit: u32, lanes: usize) {
+        let set = |gauge: &IntGaugeVec, value: i64| gauge.with_label_values(&[name]).set(value);
+        set(&self.queue_depth, i64::from(depth));
+        set(&self.queue_limit, i64::from(limit));
+        set(&self.lanes, lanes as i64);
+    }
+
+    /// Takes over the state of the server; called when the metrics are read.
+    pub fn set_server(&self, ready: bool, log_lines_dropped: u64) {
+        self.ready.set(i64::from(ready));
+        // Two scrapes at once must not count a line twice.
+        let known = &self.log_lines_dropped;
+        known.inc_by(log_lines_dropped.saturating_sub(known.get()));
     }
 
     /// All metrics in Prometheus' text format.

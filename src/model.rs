@@ -15,9 +15,11 @@ use tower::Service;
 
 use crate::batch::{self, Answer, Limits, Priority, Submission};
 use crate::cpu::{self, Pool};
-use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Plan, Weights};
+use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Plan, Weights};
 use crate::error::Error;
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::telemetry::access::Stages;
+use crate::telemetry::spans::SpanRef;
 
 /// A picture with at most so many pixels is decoded where its request is: at that size it takes 60 us there, and 130 us on
 /// another thread.
@@ -61,6 +63,8 @@ pub struct Model {
     pub bundle: Bundle,
     /// Most inputs in one request, and in one batch.
     pub max_batch: u32,
+    /// Longest time from a request's head to its answer.
+    pub request_timeout: Duration,
     /// Its metrics.
     pub metrics: ModelMetrics,
     /// Inputs to try it with: some of the golden samples.
@@ -95,6 +99,8 @@ pub struct ModelSettings {
     pub weights: Weights,
     /// Limits of a picture.
     pub image_limits: ImageLimits,
+    /// Longest time from a request's head to its answer.
+    pub request_timeout: Duration,
 }
 
 /// The result of one classification.
@@ -103,7 +109,7 @@ pub struct Classified {
     /// One for each input, in their order.
     pub results: Vec<Scores>,
     /// Where the time went.
-    pub timing: Timing,
+    pub stages: Stages,
 }
 
 /// The result of one input.
@@ -115,15 +121,19 @@ pub struct Scores {
     pub truncated: bool,
 }
 
-/// Time that one classification spent in each stage.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timing {
-    /// Input to row (decoded or tokenised), waiting for the pool included.
-    pub decode: Duration,
-    /// In the queue.
-    pub queue: Duration,
-    /// In the batch that ran.
-    pub inference: Duration,
+/// What became of the rows of one request.
+#[derive(Debug, Default)]
+struct Ran {
+    /// Of each row.
+    outputs: Vec<Vec<f32>>,
+    /// Longest time in the queue.
+    queue: Duration,
+    /// Longest time in a run.
+    inference: Duration,
+    /// Rows of the largest batch.
+    batch_size: u32,
+    /// Its span.
+    batch: SpanRef,
 }
 
 /// Rows of one request that run together.
@@ -148,12 +158,14 @@ impl Model {
             limits,
             weights,
             image_limits,
+            request_timeout,
         } = *settings;
         let engine = Engine::start(name, &bundle, lanes, limits, weights, &model_metrics)?;
         let mut model = Self {
             name: name.to_owned(),
             version: version.to_string(),
             max_batch: weights.max_weight(),
+            request_timeout,
             image_limits,
             weights,
             pool: Pool::new(cpu::available(), limits.capacity as usize),
@@ -190,7 +202,12 @@ impl Model {
 
     /// Whether a lane is there to run a request.
     pub fn is_available(&self) -> bool {
-        self.engine.queue().workers() > 0
+        self.lanes() > 0
+    }
+
+    /// Lanes that can run requests.
+    pub fn lanes(&self) -> usize {
+        self.engine.queue().workers()
     }
 
     /// Classifies inputs that stand in the request under the names that `field` gives.
@@ -200,10 +217,12 @@ impl Model {
         field: impl Fn(usize) -> String,
         priority: Priority,
         deadline: tokio::time::Instant,
+        span: &SpanRef,
     ) -> Result<Classified, Error> {
         // Before any work is done for a request that will not be taken. Long texts will weigh more than this.
         let weight = inputs.len() as u32;
-        self.engine
+        let permit = self
+            .engine
             .queue()
             .admit(weight, priority, deadline)
             .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
@@ -216,9 +235,25 @@ impl Model {
 
         let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
         let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
-        let (outputs, queue, inference) = self.run(self.parts(rows, priority, deadline)).await?;
+        let parts = self.parts(rows, priority, deadline, span);
+        drop(permit);
+        let Ran {
+            outputs,
+            queue,
+            inference,
+            batch_size,
+            batch,
+        } = self.run(parts).await?;
         self.metrics.queue.observe(queue.as_secs_f64());
         self.metrics.inference.observe(inference.as_secs_f64());
+        let stages = Stages {
+            started,
+            decode,
+            queue,
+            inference,
+            batch_size,
+            batch,
+        };
 
         let started = Instant::now();
         let scores = |(outputs, truncated): (Vec<f32>, bool)| {
@@ -235,45 +270,46 @@ impl Model {
                 Error::internal(format!("model {}: {error}", self.name))
             })?;
         self.metrics.postprocess.observe(started.elapsed().as_secs_f64());
-        Ok(Classified {
-            results,
-            timing: Timing {
-                decode,
-                queue,
-                inference,
-            },
-        })
+        Ok(Classified { results, stages })
     }
 
-    /// Runs all parts, and gives the outputs of each row of the request, and the longest time in the queue and in a run. Where
-    /// one fails the others are taken back.
-    async fn run(
-        &self,
-        mut parts: Vec<Part>,
-    ) -> Result<(Vec<Vec<f32>>, Duration, Duration), batch::Error<LaneError>> {
+    /// Runs all parts. Where one fails the others are taken back.
+    async fn run(&self, mut parts: Vec<Part>) -> Result<Ran, batch::Error<LaneError>> {
         let submit = |part: Part| {
             let answer = self.service.clone().call(part.submission);
             async move { Ok::<_, batch::Error<LaneError>>((part.places, answer.await?)) }
         };
-        let answers: Vec<(Vec<usize>, Answer<Vec<f32>>)> = match parts.pop() {
+        let answers: Vec<(Vec<usize>, Answer<Outputs>)> = match parts.pop() {
             Some(only) if parts.is_empty() => vec![submit(only).await?],
             last => try_join_all(parts.into_iter().chain(last).map(submit)).await?,
         };
-        let mut outputs = vec![Vec::new(); answers.iter().map(|(places, _)| places.len()).sum()];
-        let (mut queued, mut ran) = (Duration::ZERO, Duration::ZERO);
+        let mut ran = Ran {
+            outputs: vec![Vec::new(); answers.iter().map(|(places, _)| places.len()).sum()],
+            ..Ran::default()
+        };
         for (places, answer) in answers {
-            queued = queued.max(answer.queued);
-            ran = ran.max(answer.ran);
-            let rows = answer.output.chunks_exact(self.bundle.labels.len());
+            ran.queue = ran.queue.max(answer.queued);
+            ran.inference = ran.inference.max(answer.ran);
+            if answer.output.batch_rows > ran.batch_size {
+                ran.batch_size = answer.output.batch_rows;
+                ran.batch = answer.output.batch;
+            }
+            let rows = answer.output.values.chunks_exact(self.bundle.labels.len());
             for (place, row) in places.into_iter().zip(rows) {
-                outputs[place] = row.to_vec();
+                ran.outputs[place] = row.to_vec();
             }
         }
-        Ok((outputs, queued, ran))
+        Ok(ran)
     }
 
     /// Pictures run together, texts with those of their bucket; not more at once than a batch may hold.
-    fn parts(&self, rows: Vec<Row>, priority: Priority, deadline: tokio::time::Instant) -> Vec<Part> {
+    fn parts(
+        &self,
+        rows: Vec<Row>,
+        priority: Priority,
+        deadline: tokio::time::Instant,
+        span: &SpanRef,
+    ) -> Vec<Part> {
         let mut buckets: BTreeMap<usize, Vec<(usize, Row)>> = BTreeMap::new();
         for (place, row) in rows.into_iter().enumerate() {
             let bucket = match (&self.bundle.preprocessor, &row) {
@@ -288,7 +324,7 @@ impl Model {
             while !rows.is_empty() {
                 let rest = rows.split_off(rows.len().min(most));
                 let (places, rows) = std::mem::replace(&mut rows, rest).into_iter().unzip();
-                parts.push(self.part(bucket, places, rows, priority, deadline));
+                parts.push(self.part(bucket, places, rows, priority, deadline, span));
             }
         }
         parts
@@ -301,13 +337,17 @@ impl Model {
         rows: Vec<Row>,
         priority: Priority,
         deadline: tokio::time::Instant,
+        span: &SpanRef,
     ) -> Part {
         let weight = self.weights.of(bucket) * rows.len() as u32;
         Part {
             places,
             submission: Submission {
                 weight: weight.min(self.weights.max_weight()),
-                input: Job { rows },
+                input: Job {
+                    rows,
+                    span: span.clone(),
+                },
                 bucket: bucket as u32,
                 priority,
                 deadline,
@@ -410,7 +450,7 @@ impl Model {
         let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         let scores = |parts| {
             let ran = tokio::runtime::Handle::current().block_on(self.run(parts));
-            let (outputs, ..) = ran.map_err(|error| BundleError {
+            let Ran { outputs, .. } = ran.map_err(|error| BundleError {
                 file: self.bundle.model(),
                 key: None,
                 expected: "a graph that runs the golden samples".into(),
@@ -420,7 +460,8 @@ impl Model {
             let scores = outputs.map(|row| output::scores(row, self.bundle.activation));
             Ok::<Vec<Vec<f32>>, classifier::Error>(scores.collect::<Result<_, _>>()?)
         };
-        let alone = scores(self.parts(rows.clone(), Priority::Normal, deadline))?;
+        let span = SpanRef::default();
+        let alone = scores(self.parts(rows.clone(), Priority::Normal, deadline, &span))?;
         let mut largest: f32 = 0.0;
         for (sample, scores) in golden.samples.iter().zip(&alone) {
             largest = largest.max(golden.compare(sample, scores, &self.bundle.labels)?);
@@ -437,6 +478,7 @@ impl Model {
                     rows,
                     Priority::Normal,
                     deadline,
+                    &span,
                 )])?;
                 golden::compare_padded(sample, alone, &padded[0], &self.bundle.labels)?;
             }

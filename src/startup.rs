@@ -9,18 +9,25 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::batch::Limits;
-use crate::catalog::{self, Catalog, Defaults, Found};
-use crate::config::Config;
+use crate::catalog::{self, Catalog, Defaults, Found, Pinned};
+use crate::config::{Config, ConfigError, ModelConfig, ModelTable};
 use crate::cpu;
 use crate::engine::{LaneSettings, Weights};
+use crate::http::guard::Guard;
 use crate::http::server::{ConnectionLimits, Server};
+use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelSettings};
+use crate::reload;
 use crate::shutdown::{Cause, Draining, Signals};
+use crate::telemetry::Telemetry;
 
 /// Inputs of a batch where neither the configuration nor the model says.
 const DEFAULT_MAX_BATCH: u32 = 32;
+
+/// Most connections for probes and metrics on a listener of their own.
+const ADMIN_CONNECTIONS: usize = 256;
 
 /// Time for the last answers to be written after `grace`, and for the lanes to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -35,8 +42,11 @@ pub enum StartupError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bundles(Vec<classifier::BundleError>),
     /// A key of the configuration that does not fit the models.
-    #[error("{0}")]
-    Config(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Loading panicked.
+    #[error("loading the models: {0}")]
+    Loading(#[from] tokio::task::JoinError),
     /// A socket or a signal.
     #[error("{what}: {error}")]
     Io {
@@ -50,43 +60,88 @@ pub enum StartupError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until a signal ends it.
-pub async fn serve(config: Config) -> Result<(), StartupError> {
+/// Serves until a signal ends it. `read` reads the configuration again.
+pub async fn serve(
+    config: Config,
+    telemetry: Telemetry,
+    read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
+) -> Result<(), StartupError> {
     let io = |what: &str| {
         let what = what.to_owned();
         move |error| StartupError::Io { what, error }
     };
     let started = std::time::Instant::now();
     let mut signals = Signals::listen().map_err(io("signals"))?;
+    // Before the models, whose loading takes longer than to find out that a certificate is missing.
+    let tls = load_tls(&config)?;
     let metrics = Metrics::new()?;
     let catalog = {
         let (config, metrics) = (config.clone(), metrics.clone());
         let loading = tokio::task::spawn_blocking(move || load_models(&config, &metrics));
         tokio::select! {
-            loaded = loading => loaded.map_err(|error| StartupError::Config(error.to_string()))??,
+            loaded = loading => loaded??,
             // Loading may take minutes on a GPU; nothing is served yet, so nothing is lost.
             _ = signals.next() => return Ok(()),
         }
     };
     let cpus = cpu::available();
+    let guard = Guard::new(&config, metrics.requests_by_key.clone());
     let app = Arc::new(App {
         draining: Draining::default(),
         catalog,
         metrics,
         config,
+        guard,
+        telemetry,
     });
+    reload_on_hangup(&app, tls.as_ref(), read).map_err(io("signals"))?;
     let config = &app.config;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(io(&format!("cannot listen on {}", config.listen)))?;
-    let address = listener.local_addr().map_err(io("address"))?;
+    let bind = async |address| {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(io(&format!("cannot listen on {address}")))?;
+        let address = listener.local_addr().map_err(io("address"))?;
+        Ok::<_, StartupError>((listener, address))
+    };
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
         header_timeout: config.header_timeout.0,
+        max_header_size: usize::try_from(config.max_header_size.as_u64()).unwrap_or(usize::MAX),
     };
-    let server = Server::new(http::router(Arc::clone(&app)), limits);
+    let connections = &app.metrics.connections;
+    let admin_address = match config.admin_listen.0 {
+        Some(address) => {
+            let (listener, address) = bind(address).await?;
+            let limits = ConnectionLimits {
+                max_connections: ADMIN_CONNECTIONS,
+                ..limits
+            };
+            let admin = Server::new(
+                http::admin_router(Arc::clone(&app)),
+                limits,
+                None,
+                connections.clone(),
+            );
+            // To the very end: orchestrators ask while the server drains as well.
+            tokio::spawn(async move { admin.accept_until(listener, std::future::pending()).await });
+            Some(address)
+        }
+        None => None,
+    };
+    let (listener, address) = bind(config.listen).await?;
+    app.metrics.connection_limit.set(config.max_connections as i64);
+    let server = Server::new(
+        http::router(Arc::clone(&app)),
+        limits,
+        tls.clone(),
+        connections.clone(),
+    );
+    keep_up(&app, tls);
     tracing::info!(
         %address,
+        admin_address = admin_address.map(tracing::field::display),
+        tls = config.tls_certificate.0.is_some(),
+        api_keys = config.api_keys.len(),
         cpus,
         milliseconds = started.elapsed().as_millis() as u64,
         "ready"
@@ -96,6 +151,53 @@ pub async fn serve(config: Config) -> Result<(), StartupError> {
         .await;
     finish(&app, server, &mut signals).await;
     Ok(())
+}
+
+fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ConfigError> {
+    let Some(files) = TlsFiles::of(config) else {
+        return Ok(None);
+    };
+    match Tls::load(files) {
+        Ok(tls) => Ok(Some(Arc::new(tls))),
+        Err(TlsError { key, message }) => Err(config.mistake(key, &message)),
+    }
+}
+
+/// What can be changed while the server runs.
+fn reload_on_hangup(
+    app: &Arc<App>,
+    tls: Option<&Arc<Tls>>,
+    read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
+) -> std::io::Result<()> {
+    let app = Arc::clone(app);
+    reload::on_hangup("configuration", move || {
+        let config = read().map_err(|error| error.to_string())?;
+        // All of it or nothing.
+        Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
+        app.telemetry.reload(&config)?;
+        if let Some(guard) = &app.guard {
+            guard.set_keys(&config.api_keys);
+        }
+        Ok::<_, String>(())
+    })?;
+    if let Some(tls) = tls.map(Arc::clone) {
+        reload::on_hangup("certificates", move || tls.reload())?;
+    }
+    Ok(())
+}
+
+/// What is to be looked after from time to time.
+fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
+    let every = app.config.tls_reload.0;
+    if let Some(tls) = tls.filter(|_| !every.is_zero()) {
+        tokio::spawn(tls.watch(every));
+    }
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        if let Some(guard) = &app.guard {
+            guard.keep_small().await;
+        }
+    });
 }
 
 /// Resolves when the listener should close: at once for a person, after `drain_delay` for an orchestrator.
@@ -141,10 +243,13 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
 fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupError> {
     let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
     tracing::info!(place, "ONNX Runtime loaded");
-    let opened = catalog::open(&config.models).map_err(StartupError::Bundles)?;
+    let version = |(name, table): (&String, &ModelTable)| Some((name.clone(), table.version?));
+    let pinned: Pinned = config.model.iter().filter_map(version).collect();
+    let opened = catalog::open(&config.models, &pinned).map_err(StartupError::Bundles)?;
+    check_tables(config, &opened)?;
     let mut models = Vec::new();
     for (Found { name, version, .. }, bundle) in opened {
-        let settings = model_settings(config, &bundle)?;
+        let settings = model_settings(config, &name, &bundle)?;
         let model = Model::start(&name, version, bundle, &settings, metrics)?;
         let plan = model.plan();
         tracing::info!(
@@ -163,38 +268,62 @@ fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupErr
         image: config.default_image_model.0.clone(),
         text: config.default_text_model.0.clone(),
     };
-    Catalog::new(models, defaults).map_err(StartupError::Config)
+    Catalog::new(models, defaults).map_err(|(key, message)| config.mistake(key, &message).into())
+}
+
+/// A table for a model that is not there would be without effect.
+fn check_tables(config: &Config, opened: &[(Found, classifier::Bundle)]) -> Result<(), ConfigError> {
+    let is_there = |name: &String| opened.iter().any(|(found, _)| found.name == *name);
+    match config.model.keys().find(|name| !is_there(name)) {
+        Some(name) => {
+            let names: Vec<&str> = opened.iter().map(|(found, _)| found.name.as_str()).collect();
+            let (folder, names) = (config.models.display(), names.join(", "));
+            let message = format!("expected the name of a model in {folder} ({names}), found {name:?}");
+            Err(config.mistake(&format!("model.{name}"), &message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What the configuration says, else what the model's `serving.toml` says, else the defaults.
-fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelSettings, StartupError> {
+fn model_settings(
+    config: &Config,
+    name: &str,
+    bundle: &classifier::Bundle,
+) -> Result<ModelSettings, ConfigError> {
     let serving = &bundle.serving;
-    let max_weight = config
-        .max_batch
-        .0
-        .or(serving.batch.max_size)
-        .unwrap_or(DEFAULT_MAX_BATCH);
-    if max_weight > config.queue_capacity {
-        return Err(StartupError::Config(format!(
-            "queue_capacity: expected at least the largest batch of {} ({max_weight}), found {}",
-            bundle.directory.display(),
-            config.queue_capacity
-        )));
+    let ModelConfig {
+        queue_capacity,
+        max_batch,
+        max_batch_tokens,
+        max_wait,
+        lanes,
+        threads,
+        request_timeout,
+        max_image_side,
+        max_image_pixels,
+    } = config.of_model(name);
+    let mistake = |key: &str, message: String| config.mistake(&config.key_for(name, key), &message);
+    let max_weight = max_batch.or(serving.batch.max_size).unwrap_or(DEFAULT_MAX_BATCH);
+    if max_weight > queue_capacity {
+        let batch = format!(
+            "the largest batch of {} ({max_weight})",
+            bundle.directory.display()
+        );
+        let message = format!("expected at least {batch}, found {queue_capacity}");
+        return Err(mistake("queue_capacity", message));
     }
     let weights = match &bundle.preprocessor {
         Preprocessor::Image(_) => Weights::images(max_weight),
         Preprocessor::Text(tokenizer) => {
-            let max_tokens = config
-                .max_batch_tokens
-                .0
+            let max_tokens = max_batch_tokens
                 .or(serving.batch.max_tokens)
                 .unwrap_or_else(|| Weights::default_tokens(max_weight, tokenizer));
             if (max_tokens as usize) < tokenizer.max_length() {
-                return Err(StartupError::Config(format!(
-                    "max_batch_tokens: expected at least the longest text of {} ({}), found {max_tokens}",
-                    bundle.directory.display(),
-                    tokenizer.max_length()
-                )));
+                let longest = tokenizer.max_length();
+                let text = format!("the longest text of {} ({longest})", bundle.directory.display());
+                let message = format!("expected at least {text}, found {max_tokens}");
+                return Err(mistake("max_batch_tokens", message));
             }
             Weights::texts(max_weight, max_tokens)
         }
@@ -202,20 +331,21 @@ fn model_settings(config: &Config, bundle: &classifier::Bundle) -> Result<ModelS
     let configured = |own: Option<usize>, models: Option<u32>| own.or(models.map(|value| value as usize));
     Ok(ModelSettings {
         lanes: LaneSettings {
-            lanes: configured(config.lanes.0, serving.lanes.count),
-            threads: configured(config.threads.0, serving.lanes.threads),
+            lanes: configured(lanes, serving.lanes.count),
+            threads: configured(threads, serving.lanes.threads),
         },
         limits: Limits {
             max_weight: weights.max_weight(),
             fill_weight: weights.max_weight(),
-            capacity: config.queue_capacity,
-            max_wait: config.max_wait.0,
+            capacity: queue_capacity,
+            max_wait,
             caller_weight: 0,
         },
         weights,
         image_limits: classifier::Limits {
-            max_side: config.max_image_side,
-            max_pixels: config.max_image_pixels,
+            max_side: max_image_side,
+            max_pixels: max_image_pixels,
         },
+        request_timeout,
     })
 }

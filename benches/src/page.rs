@@ -530,24 +530,24 @@ fn optional(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// Puts `text` between the markers of a page, which is begun if it is not there.
-pub fn write(page: &Path, text: &str) -> Result<()> {
-    const BEGIN: &str = "<!-- compare: begin -->";
-    const END: &str = "<!-- compare: end -->";
+/// Puts `text` between the markers of a section of a page, which is begun if it is not there.
+pub fn write(page: &Path, section: &str, text: &str) -> Result<()> {
+    let begin = format!("<!-- {section}: begin -->");
+    let end = format!("<!-- {section}: end -->");
     let old = match fs::read_to_string(page) {
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!("# Performance\n\n{BEGIN}\n{END}\n")
+            format!("# Performance\n\n{begin}\n{end}\n")
         }
         Err(error) => return Err(error).with_context(|| page.display().to_string()),
     };
     let (before, rest) = old
-        .split_once(BEGIN)
-        .with_context(|| format!("{}: expected a line {BEGIN}", page.display()))?;
+        .split_once(&begin)
+        .with_context(|| format!("{}: expected a line {begin}", page.display()))?;
     let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("{}: expected a line {END} below", page.display()))?;
-    let new = format!("{before}{BEGIN}\n{}\n{END}{after}", text.trim_end());
+        .split_once(&end)
+        .with_context(|| format!("{}: expected a line {end} below", page.display()))?;
+    let new = format!("{before}{begin}\n{}\n{end}{after}", text.trim_end());
     fs::write(page, new).with_context(|| page.display().to_string())
 }
 
@@ -641,16 +641,16 @@ mod tests {
     fn a_page_keeps_what_is_around_the_markers() {
         let folder = tempfile::tempdir().unwrap();
         let page = folder.path().join("performance.md");
-        write(&page, "one").unwrap();
+        write(&page, "compare", "one").unwrap();
         let begun = fs::read_to_string(&page).unwrap();
         fs::write(&page, format!("{begun}\nbelow\n")).unwrap();
-        write(&page, "two\n").unwrap();
+        write(&page, "compare", "two\n").unwrap();
         let text = fs::read_to_string(&page).unwrap();
         assert_eq!(
             text,
             "# Performance\n\n<!-- compare: begin -->\ntwo\n<!-- compare: end -->\n\nbelow\n"
         );
         fs::write(&page, "no markers").unwrap();
-        assert!(write(&page, "x").is_err());
+        assert!(write(&page, "compare", "x").is_err());
     }
 }

@@ -33,7 +33,7 @@ pub use future::ResponseFuture;
 pub use layer::BatchLayer;
 pub use message::{Answer, Batch, Submission};
 pub use policy::{Limits, Priority};
-pub use service::{BatchService, Queue};
+pub use service::{BatchService, Permit, Queue};
 pub use worker::{LentWorker, Worker};
 
 #[cfg(test)]

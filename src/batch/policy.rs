@@ -41,7 +41,7 @@ pub enum Priority {
 
 impl Priority {
     /// How many of the lines, which begin with the first to go, hold what goes before or with this.
-    fn lines(self) -> usize {
+    pub(super) fn lines(self) -> usize {
         match self {
             Self::High => 1,
             Self::Normal => 2,
@@ -170,10 +170,12 @@ impl<M> WaitingList<M> {
         self.lines.iter().all(|line| line.list.is_empty())
     }
 
-    /// Whether a request would be taken now that may take so long, if `workers` share the work.
+    /// Whether a request would be taken now that may take so long, if `workers` share the work. `to_come` is the weight of
+    /// requests that were admitted before and are yet to be added.
     pub(super) fn admit(
         &self,
         weight: u32,
+        to_come: u32,
         priority: Priority,
         timeout: Duration,
         workers: usize,
@@ -187,7 +189,8 @@ impl<M> WaitingList<M> {
         let before: u32 = self.lines[..priority.lines()]
             .iter()
             .map(|line| line.weight)
-            .sum();
+            .sum::<u32>()
+            + to_come;
         if before + weight > capacity {
             return Err(Refusal::Full { capacity });
         }
@@ -206,7 +209,7 @@ impl<M> WaitingList<M> {
         displaced: &mut Vec<Waiting<M>>,
     ) -> Result<(), Refusal> {
         let timeout = waiting.deadline.saturating_duration_since(waiting.queued);
-        self.admit(waiting.weight, waiting.priority, timeout, workers)?;
+        self.admit(waiting.weight, 0, waiting.priority, timeout, workers)?;
         let lines = waiting.priority.lines();
         while self.weight() + waiting.weight > self.limits.capacity {
             let Some(youngest) = self.lines[lines..].iter_mut().rev().find_map(Line::pop_youngest) else {

@@ -22,7 +22,24 @@ struct Shared<I, O, E> {
     depth: AtomicU32,
     /// Callers that have queued a request and are yet to look whether they could run it themselves.
     callers_to_come: AtomicU32,
+    /// Weight that was admitted and is yet to be queued, of high, normal and low priority.
+    admitted: [AtomicU32; 3],
     limits: Limits,
+}
+
+/// A place in the queue for a request that is yet to be queued, until it is dropped. To be dropped right before that.
+#[must_use]
+pub struct Permit<I, O, E> {
+    queue: Queue<I, O, E>,
+    weight: u32,
+    priority: Priority,
+}
+
+impl<I, O, E> Drop for Permit<I, O, E> {
+    fn drop(&mut self) {
+        let admitted = &self.queue.0.admitted[self.priority.lines() - 1];
+        admitted.fetch_sub(self.weight, Ordering::Relaxed);
+    }
 }
 
 struct State<I, O, E> {
@@ -100,6 +117,7 @@ impl<I, O, E> Queue<I, O, E> {
             }),
             depth: AtomicU32::new(0),
             callers_to_come: AtomicU32::new(0),
+            admitted: Default::default(),
             limits,
         }))
     }
@@ -182,14 +200,30 @@ impl<I, O, E> Queue<I, O, E> {
         self.0.depth.store(state.waiting.weight(), Ordering::SeqCst);
     }
 
-    /// Whether a request would be taken now. For those who want to know before they do work for it.
-    pub fn admit(&self, weight: u32, priority: Priority, deadline: Instant) -> Result<(), Refusal> {
+    /// Keeps a place for a request that work is to be done for before it can be queued, or refuses it as the queue would. What is
+    /// admitted so counts as queued, for those who come later.
+    pub fn admit(
+        &self,
+        weight: u32,
+        priority: Priority,
+        deadline: Instant,
+    ) -> Result<Permit<I, O, E>, Refusal> {
+        let weight = weight.max(1);
         let state = self.lock();
         state.is_open()?;
         let timeout = deadline.saturating_duration_since(Instant::now());
+        let admitted = &self.0.admitted[..priority.lines()];
+        let to_come = admitted.iter().map(|weight| weight.load(Ordering::Relaxed)).sum();
         state
             .waiting
-            .admit(weight.max(1), priority, timeout, state.workers)
+            .admit(weight, to_come, priority, timeout, state.workers)?;
+        // Only ever added to under the lock, so that two cannot have the same place.
+        self.0.admitted[priority.lines() - 1].fetch_add(weight, Ordering::Relaxed);
+        Ok(Permit {
+            queue: self.clone(),
+            weight,
+            priority,
+        })
     }
 
     fn push(&self, submission: Submission<I>) -> Result<Ticket<I, O, E>, Refusal> {
@@ -443,6 +477,15 @@ impl<I, O, E> State<I, O, E> {
 impl<I, O, E> Clone for Queue<I, O, E> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+impl<I, O, E> fmt::Debug for Permit<I, O, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("weight", &self.weight)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
     }
 }
 

@@ -209,6 +209,33 @@ async fn a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_admitted_keeps_its_place_while_it_is_prepared() {
+    let bench = bench(LIMITS);
+    let admit = |weight, priority| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        bench.queue.admit(weight, priority, deadline)
+    };
+    let full = Refusal::Full { capacity: 8 };
+    let mut queued: Vec<_> = (0..5).map(|input| submit(&bench.queue, input)).collect();
+    let permits = [
+        admit(1, Priority::Normal).unwrap(),
+        admit(2, Priority::Normal).unwrap(),
+    ];
+    assert_eq!(admit(1, Priority::Normal).err(), Some(full));
+    assert_eq!(admit(1, Priority::Low).err(), Some(full));
+    assert!(admit(1, Priority::High).is_ok(), "it would go before them");
+    let [first, second] = permits;
+    drop(first);
+    queued.push(submit(&bench.queue, 5));
+    assert!(admit(1, Priority::Normal).is_err());
+    drop(second);
+    assert!(admit(2, Priority::Normal).is_ok());
+    for response in &mut queued {
+        assert_pending!(response.poll());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_a_full_queue_a_low_request_is_refused_for_a_high_one() {
     let mut bench = bench(LIMITS);
     let ask = |input, priority| {

@@ -14,12 +14,26 @@ use tower::Service;
 use super::JobQueue;
 use crate::batch::Batch;
 use crate::metrics::ModelMetrics;
+use crate::telemetry::spans::{BatchSpan, SpanRef};
 
 /// The rows of one request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     /// At least one; texts are of one bucket.
     pub rows: Vec<Row>,
+    /// The span of the request.
+    pub span: SpanRef,
+}
+
+/// What a job gets back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outputs {
+    /// One row of labels after the other.
+    pub values: Vec<f32>,
+    /// Rows of all jobs in the batch.
+    pub batch_rows: u32,
+    /// The span of the batch.
+    pub batch: SpanRef,
 }
 
 /// Ends the run that it was made for.
@@ -113,10 +127,11 @@ where
             .map_err(|panic| LaneError::Panicked(panic_message(panic.as_ref())))
             .and_then(|result| result.map_err(LaneError::Run));
         match &result {
-            Ok(_) | Err(LaneError::Run(RunError::Interrupted)) => {}
+            Ok(_) => {}
+            Err(LaneError::Run(RunError::Interrupted)) => self.metrics.interrupted.inc(),
             Err(error) => {
                 self.metrics.inference_failures.inc();
-                tracing::error!(%error, rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>(), "a run failed");
+                tracing::error!(model = self.metrics.model, %error, rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>(), "a run failed");
                 let input_at_fault = matches!(
                     error,
                     LaneError::Run(RunError::InvalidInput(_) | RunError::RowLength { .. })
@@ -149,7 +164,7 @@ where
     B: Backend,
     L: Fn() -> Result<B, BundleError>,
 {
-    type Response = Vec<Result<Vec<f32>, LaneError>>;
+    type Response = Vec<Result<Outputs, LaneError>>;
     type Error = LaneError;
     type Future = Ready<Result<Self::Response, LaneError>>;
 
@@ -162,7 +177,18 @@ where
     fn call(&mut self, batch: Batch<Job>) -> Self::Future {
         let rows: usize = batch.inputs.iter().map(|job| job.rows.len()).sum();
         self.metrics.batch_size.observe(rows as f64);
-        ready(self.run_batch(&batch))
+        self.metrics.lanes_busy.inc();
+        let span = BatchSpan::start(&self.metrics.model, batch.inputs.iter().map(|job| &job.span));
+        let result = self.run_batch(&batch);
+        let (batch_rows, batch) = (rows as u32, span.reference());
+        span.finish(batch_rows, result.as_ref().err().map(|error| error as _));
+        self.metrics.lanes_busy.dec();
+        let outputs = |values| Outputs {
+            values,
+            batch_rows,
+            batch: batch.clone(),
+        };
+        ready(result.map(|results| results.into_iter().map(|values| values.map(outputs)).collect()))
     }
 }
 
@@ -215,7 +241,7 @@ pub(super) fn drive<B, L>(
         if started.elapsed() > RELOAD_DELAYS.1 {
             delay = RELOAD_DELAYS.0;
         }
-        tracing::error!(%error, retry_in = ?delay, "a lane is down");
+        tracing::error!(lane = std::thread::current().name(), %error, retry_in = ?delay, "a lane is down");
         std::thread::sleep(delay);
         delay = (delay * 2).min(RELOAD_DELAYS.1);
         lane = new_lane();

@@ -5,11 +5,12 @@
 
 mod lane;
 mod plan;
+mod solo;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,18 +18,19 @@ use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{Bundle, BundleError, Preprocessor, Row, RunError, Session, SessionOptions};
 
-pub use self::lane::{Backend, Interrupt, Job, LaneError};
+pub use self::lane::{Backend, Interrupt, Job, LaneError, Outputs};
 use self::lane::{Lane, drive};
 use self::plan::CALLER_RUN;
 pub use self::plan::{LaneSettings, Plan, RunTimes};
+use self::solo::{Shared, Solo};
 pub use self::weights::Weights;
 use crate::batch::{BatchService, Limits, Queue};
 use crate::metrics::ModelMetrics;
 
 /// The queue of a model, as the engine and those who submit to it see it.
-pub type JobQueue = Queue<Job, Vec<f32>, LaneError>;
+pub type JobQueue = Queue<Job, Outputs, LaneError>;
 /// Hands [`Job`]s to a model's lanes.
-pub type JobService = BatchService<Job, Vec<f32>, LaneError>;
+pub type JobService = BatchService<Job, Outputs, LaneError>;
 
 /// The running lanes of one model.
 #[derive(Debug)]
@@ -71,15 +73,32 @@ impl Engine {
         if !plan.batches_pay {
             warm_up.batches.iter_mut().for_each(|rows| rows.truncate(1));
         }
-        let options = SessionOptions {
-            threads: plan.threads,
+        let labels = bundle.labels.len();
+        let bundle = bundle.clone();
+        let load = move |threads| Session::load(&bundle, &SessionOptions { threads });
+        if plan.threads.is_some() {
+            let threads = plan.threads;
+            let warm = move |session: &mut Session| warm_up.run(session);
+            return Self::start_with(name, labels, plan, limits, metrics, move || load(threads), warm);
+        }
+        let shared = Arc::new(Shared::default());
+        let load = move || {
+            if shared.spread().is_none() {
+                let spread = load(None)?;
+                *shared.spread() = Some(spread);
+            }
+            Ok(Solo {
+                own: load(Some(1))?,
+                shared: Arc::clone(&shared),
+            })
         };
-        let load = {
-            let bundle = bundle.clone();
-            move || Session::load(&bundle, &options)
+        let warm = move |solo: &mut Solo<Session>| {
+            if let Some(spread) = &mut *solo.shared.spread() {
+                warm_up.run(spread)?;
+            }
+            warm_up.run(&mut solo.own)
         };
-        let warm = move |session: &mut Session| warm_up.run(session);
-        Self::start_with(name, bundle.labels.len(), plan, limits, metrics, load, warm)
+        Self::start_with(name, labels, plan, limits, metrics, load, warm)
     }
 
     fn start_with<B, L, W>(

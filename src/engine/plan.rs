@@ -28,7 +28,7 @@ pub struct RunTimes {
 pub struct Plan {
     /// Sessions that run side by side.
     pub lanes: usize,
-    /// Threads of each session; without a number, all sessions share a pool of one thread for each CPU.
+    /// Threads of each lane's session; without a number 1, and a lone run has one for each CPU, see [`super::solo`].
     pub threads: Option<usize>,
     /// Whether rows of several requests should run together.
     pub batches_pay: bool,
@@ -43,8 +43,8 @@ pub struct Plan {
 const BATCH_PAYS: f64 = 0.85;
 
 /// A run of one row that is longer than this gains more from a second thread than the threads cost to wake. ResNet-18 on two
-/// cores, 35 ms on one thread: shared, a lone run takes 18 ms, and two lanes reach 0.96 of what two lanes with a thread of
-/// their own reach, as does a single lane with two threads of its own.
+/// cores, 35 ms on one thread: on both a lone run takes 18 ms. With work for all lanes a thread each is best: two lanes that
+/// share a pool of two threads reach 0.96 of that, as does a single lane with two threads of its own.
 const LONG_RUN: Duration = Duration::from_millis(2);
 
 /// A task that runs a batch keeps one of the threads that serve HTTP for about so long, and others wait for it. Against

@@ -11,6 +11,7 @@ use tower::Service;
 use super::*;
 use crate::batch::{Error, Priority, Submission};
 use crate::metrics::Metrics;
+use crate::telemetry::spans::SpanRef;
 
 /// One output a row: its first number. The first number also says what goes wrong.
 struct Faulty {
@@ -97,6 +98,7 @@ impl Fixture {
         let submission = Submission {
             input: Job {
                 rows: vec![vec![first].into()],
+                span: SpanRef::default(),
             },
             weight: 1,
             bucket: 0,
@@ -104,7 +106,7 @@ impl Fixture {
             deadline: TokioInstant::now() + timeout,
         };
         let answer = self.engine.service().call(submission).await?;
-        Ok(answer.output)
+        Ok(answer.output.values)
     }
 }
 
@@ -172,6 +174,7 @@ async fn jobs_of_several_rows_get_their_own_outputs() {
     let fixture = start(8);
     let job = Job {
         rows: [1.0, 2.0, 3.0].map(|first| vec![first].into()).into(),
+        span: SpanRef::default(),
     };
     let submission = Submission {
         input: job,
@@ -181,7 +184,8 @@ async fn jobs_of_several_rows_get_their_own_outputs() {
         deadline: TokioInstant::now() + Duration::from_secs(10),
     };
     let answer = fixture.engine.service().call(submission).await.unwrap();
-    assert_eq!(answer.output, [1.0, 2.0, 3.0]);
+    assert_eq!(answer.output.values, [1.0, 2.0, 3.0]);
+    assert_eq!(answer.output.batch_rows, 3);
     assert_eq!(answer.batch_weight, 3);
 }
 

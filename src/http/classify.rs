@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use classifier::{Kind, WrongKind, output};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -21,13 +21,18 @@ use super::document::{Picture, problems};
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
 use crate::error::{Code, Error};
-use crate::model::{Classified, Input, Model, Timing};
+use crate::model::{Classified, Input, Model};
+use crate::telemetry::access::{self, Stages};
+use crate::telemetry::spans::SpanRef;
 
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
 
 /// `models/digits/1/golden/7_0.png`.
 const EXAMPLE_PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABRklEQVR4Ae3AA6AkWZbG8f937o3IzKdyS2Oubdu2bdu2bdu2bWmMnpZKr54yMyLu+Xa3anqmhztr1S94/gAInj8AgucPgOD5AyB4/gAInj8AgucPgAoAb/8Bd61+4J6n8CwACACe9mBg/x+44o4v/XMAKgB8wEs97rEv89qvfPvNMJ29ntv+HADxbCde5s9fAVZPevzJD/9GAMTzeLsf/fvXuQCAeG7X/N01b/8TAFB5bh925uITAQDxXF7tN7vX/l0AoPJc3rT7jT8CAKg8p8UbD581AgAEz+kTXuY3/xAAAPEc3uynD9/kjwAAqDzQqa8tv/hHAAAgHqD88cs99Y2fCgAA4gEe+QTe6ue4DIDKsz3oV/mEn+cKACrP9oG38DvmCgAqz/IaH8GzAVB5llff4qkHPBMAlQf4m9e7wDMBIJ4/AP4RrHw5az/AuGkAAAAASUVORK5CYII=";
+
+/// Headers of an answer: two from here, the length from axum, the others from `http::observe` and `http::headers`.
+const ANSWER_HEADERS: usize = 8;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -294,23 +299,41 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     };
     let body_deadline = arrived + options.timeout(longest);
     let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
-    // The body may have asked for less time than the query.
-    let deadline = arrived + payload.options.timeout(longest);
     let model = match &payload.options.model {
         Some(name) => app.catalog.get(name)?,
         None => choose(&app.catalog, &payload)?,
     };
+    // The body may have asked for less time than the query, and the model may have a limit of its own.
+    let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
-    let classified = run(model, payload, deadline).await.inspect_err(|error| {
-        app.metrics
-            .rejected
-            .with_label_values(&[model.name.as_str(), error.code.as_str()])
-            .inc();
-    })?;
-    respond(model, &classified, top_k)
+    let inputs = payload.inputs.len();
+    let span = parts.extensions.get::<SpanRef>().cloned().unwrap_or_default();
+    let classified = run(model, payload, deadline, &span).await;
+    let (mut response, stages) = match classified.and_then(|classified| respond(model, classified, top_k)) {
+        Ok((response, stages)) => (response, Some(stages)),
+        Err(error) => {
+            app.metrics
+                .rejected
+                .with_label_values(&[model.name.as_str(), error.code.as_str()])
+                .inc();
+            (error.into_response(), None)
+        }
+    };
+    response.extensions_mut().insert(access::Classified {
+        model: model.name.clone(),
+        version: model.version.clone(),
+        inputs,
+        stages,
+    });
+    Ok(response)
 }
 
-async fn run(model: &Model, payload: Payload, deadline: Instant) -> Result<Classified, Error> {
+async fn run(
+    model: &Model,
+    payload: Payload,
+    deadline: Instant,
+    span: &SpanRef,
+) -> Result<Classified, Error> {
     let Payload {
         form,
         inputs,
@@ -333,7 +356,7 @@ async fn run(model: &Model, payload: Payload, deadline: Instant) -> Result<Class
     }
     let field = |at| form.field(kind, at);
     let priority = options.priority.unwrap_or_default().into();
-    model.classify(inputs, field, priority, deadline).await
+    model.classify(inputs, field, priority, deadline, span).await
 }
 
 /// The model for a request that names none: its first input decides.
@@ -358,7 +381,7 @@ fn wrong_kind(form: Form, inputs: &[Input], at: usize, detail: &str) -> Error {
     }
 }
 
-fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Response, Error> {
+fn respond(model: &Model, classified: Classified, top_k: u32) -> Result<(Response, Stages), Error> {
     let labels = &model.bundle.labels;
     let results = classified.results.iter().map(|result| {
         let scores = &result.scores;
@@ -384,23 +407,25 @@ fn respond(model: &Model, classified: &Classified, top_k: u32) -> Result<Respons
     let body = serde_json::to_vec(&classification).map_err(Error::internal)?;
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
+    // Room for those that the layers add, so that the map does not grow.
+    headers.reserve(ANSWER_HEADERS);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.timing)) {
+    if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.stages)) {
         headers.insert(SERVER_TIMING, timing);
     }
-    Ok(response)
+    Ok((response, classified.stages))
 }
 
 /// Milliseconds of each stage, as browsers show them.
-fn server_timing(timing: &Timing) -> String {
+fn server_timing(stages: &Stages) -> String {
     let mut text = String::with_capacity(64);
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let _ = write!(
         text,
         "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
-        milliseconds(timing.decode),
-        milliseconds(timing.queue),
-        milliseconds(timing.inference)
+        milliseconds(stages.decode),
+        milliseconds(stages.queue),
+        milliseconds(stages.inference)
     );
     text
 }

@@ -81,9 +81,14 @@ fn problem_response(examples: &[(Code, &str)]) -> utoipa::openapi::Response {
             header(Type::String, "Names the request in the log."),
         )
         .content("application/problem+json", content.build());
-    if examples.iter().any(|(code, _)| code.retry_after().is_some()) {
+    let has = |wanted: fn(Code) -> bool| examples.iter().any(|&(code, _)| wanted(code));
+    if has(|code| code.retry_after().is_some() || code == Code::RateLimited) {
         let retry_after = header(Type::Integer, "Seconds after which to try again.");
         response = response.header("Retry-After", retry_after);
+    }
+    if has(|code| code == Code::Unauthorized) {
+        let challenge = header(Type::String, "How to send the key.");
+        response = response.header("WWW-Authenticate", challenge);
     }
     response.build()
 }

@@ -3,30 +3,38 @@
 pub mod classify;
 pub mod document;
 pub mod examples;
+pub mod guard;
+pub mod headers;
 pub mod models;
 pub mod observe;
 pub mod pages;
 pub mod payload;
 pub mod probes;
+mod security;
 pub mod server;
+pub mod tls;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::guard::Guard;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
+use crate::telemetry::Telemetry;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -39,9 +47,13 @@ pub struct App {
     pub metrics: Metrics,
     /// Whether the server is on its way out.
     pub draining: Draining,
+    /// Who may ask, and how often. None: everybody.
+    pub guard: Option<Guard>,
+    /// The log.
+    pub telemetry: Telemetry,
 }
 
-/// What clients come for.
+/// What clients come for: needs an API key where any is configured.
 fn api() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(classify::classify))
@@ -69,34 +81,56 @@ fn admin() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(probes::metrics))
 }
 
-/// A route exists above or not at all: what is not documented is not served.
-fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(document::Document::openapi())
+/// The OpenAPI document of all routes. A route exists above or not at all: what is not documented is not served.
+pub fn document() -> utoipa::openapi::OpenApi {
+    let mut document = OpenApiRouter::with_openapi(document::Document::openapi())
         .merge(api())
         .merge(open())
         .merge(admin())
+        .into_openapi();
+    security::describe(&mut document, &api().into_openapi());
+    document
 }
 
-/// The OpenAPI document of all routes.
-pub fn document() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
-}
-
-/// The whole HTTP side: routes, and around them the layers that every request passes.
+/// The whole HTTP side of the main listener: routes, and around them the layers that every request passes.
 pub fn router(app: Arc<App>) -> Router {
+    let mut api = Router::from(api());
+    // Not there at all where there is nothing to guard.
+    if app.guard.is_some() {
+        api = api.route_layer(from_fn_with_state(Arc::clone(&app), guard::check));
+    }
+    let mut router = api.merge(Router::from(open()));
+    if app.config.admin_listen.0.is_none() {
+        router = router.merge(Router::from(admin()));
+    }
+    let origins = &app.config.cors_origins.0;
+    let cors = (!origins.is_empty()).then(|| headers::cors(origins));
+    with_layers(router, cors, app)
+}
+
+/// The HTTP side of the listener for probes and metrics, where there is one.
+pub fn admin_router(app: Arc<App>) -> Router {
+    with_layers(Router::from(admin()), None, app)
+}
+
+fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, app: Arc<App>) -> Router {
+    let tls = app.config.tls_certificate.0.is_some();
     let layers = ServiceBuilder::new()
         // Outermost: it must see every response, those to unknown routes and panics included, to give it a request id,
         // to count it and to write the body of an error.
         .layer(observe::ObserveLayer::new(Arc::clone(&app)))
+        .map_response(move |response| headers::protect(response, tls))
         .map_response(IntoResponse::into_response)
         // Inside, so that a handler that panics is one failed request with an id, and not a broken connection.
         .layer(CatchPanicLayer::custom(observe::panicked));
-    let (router, _) = routes().split_for_parts();
-    router
+    let mut router = router
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(layers)
-        .with_state(app)
+        .method_not_allowed_fallback(method_not_allowed);
+    // Around the fallbacks, for a browser asks with a method that no route has; inside the layers that count.
+    if let Some(cors) = cors {
+        router = router.layer(cors);
+    }
+    router.layer(layers).with_state(app)
 }
 
 async fn not_found(request: Request) -> Error {

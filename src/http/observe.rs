@@ -1,25 +1,32 @@
-//! Around every request: its id, its metrics, and the body of its error.
+//! Around every request: its id, its trace, its metrics, its access line, and the body of its error.
 
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::App;
+use super::guard::client;
+use super::server::Peer;
 use crate::error::Error;
+use crate::telemetry::access::{Access, CLIENT_GONE, Classified};
+use crate::telemetry::spans::RequestSpan;
+use crate::telemetry::trace_context::{TRACERESPONSE, TraceParent};
 
 /// Names a request in the answer and in the log.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -67,13 +74,12 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let seen = Seen {
-            started: Instant::now(),
-            request_id: request_id(request.headers()),
-            route: request.extensions().get::<MatchedPath>().cloned(),
-            method: method_label(request.method()),
-        };
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let seen = Seen::new(&request, &self.app.config.trusted_proxies.0);
+        if let Some(span) = seen.span.as_ref().and_then(RequestSpan::reference) {
+            request.extensions_mut().insert(span);
+        }
+        self.app.metrics.http_in_flight.inc();
         ObserveFuture {
             inner: self.inner.call(request),
             app: Arc::clone(&self.app),
@@ -88,6 +94,74 @@ struct Seen {
     request_id: HeaderValue,
     route: Option<MatchedPath>,
     method: &'static str,
+    client: Option<SocketAddr>,
+    parent: Option<TraceParent>,
+    /// Nobody wants to see those of probes.
+    span: Option<RequestSpan>,
+}
+
+impl Seen {
+    fn new(request: &Request, trusted_proxies: &[IpNet]) -> Self {
+        let headers = request.headers();
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let method = method_label(request.method());
+        let parent = TraceParent::from_headers(headers);
+        let peer = request.extensions().get::<Peer>();
+        let name = pattern(route.as_ref());
+        let span = (!is_quiet(name)).then(|| RequestSpan::start(method, name, parent.as_ref(), headers));
+        Self {
+            started: Instant::now(),
+            request_id: request_id(headers),
+            client: peer.map(|peer| client::socket(peer.0, headers, trusted_proxies)),
+            route,
+            method,
+            parent,
+            span,
+        }
+    }
+
+    /// Ends the metrics and the span of the request, and writes its line. `status` and what follows come from the response.
+    fn finish(
+        self,
+        app: &App,
+        status: u16,
+        error: Option<&'static str>,
+        classified: Option<&Classified>,
+        response_bytes: Option<u64>,
+    ) {
+        app.metrics.http_in_flight.dec();
+        let route = pattern(self.route.as_ref());
+        let access = Access {
+            quiet: is_quiet(route),
+            method: self.method,
+            route,
+            status,
+            error,
+            classified,
+            total: self.started.elapsed(),
+            response_bytes,
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            trace_id: self
+                .span
+                .as_ref()
+                .and_then(RequestSpan::trace_id)
+                .or_else(|| self.parent.map(|parent| parent.trace_id)),
+            client: self.client,
+        };
+        app.telemetry.access.write(&access);
+        if let Some(span) = self.span {
+            span.finish(&access);
+        }
+    }
+}
+
+/// Whether the route is asked for every few seconds by programs, and says nothing about what clients do.
+fn is_quiet(route: &str) -> bool {
+    matches!(route, "/livez" | "/readyz" | "/metrics")
+}
+
+fn pattern(route: Option<&MatchedPath>) -> &str {
+    route.map_or("unmatched", MatchedPath::as_str)
 }
 
 pin_project! {
@@ -97,6 +171,18 @@ pin_project! {
         inner: F,
         app: Arc<App>,
         seen: Option<Seen>,
+    }
+
+    impl<F> PinnedDrop for ObserveFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            // Without an answer: the connection was closed under it.
+            if let Some(seen) = this.seen.take() {
+                let route = pattern(seen.route.as_ref());
+                this.app.metrics.http_abandoned.with_label_values(&[route]).inc();
+                seen.finish(this.app, CLIENT_GONE, Some("client_gone"), None, None);
+            }
+        }
     }
 }
 
@@ -120,38 +206,35 @@ where
 }
 
 fn finish(app: &App, seen: Seen, response: &mut Response) {
-    let Seen {
-        started,
-        request_id,
-        route,
-        method,
-    } = seen;
     let mut body_unread = false;
+    let mut code = None;
     if let Some(error) = response.extensions_mut().remove::<Error>() {
-        write_problem(&error, &request_id, response);
+        if let Some(cause) = &error.cause {
+            let request_id = seen.request_id.to_str().unwrap_or_default();
+            tracing::error!(request_id, cause, "internal error");
+        }
+        write_problem(&error, &seen.request_id, response);
         body_unread = error.body_unread;
+        code = Some(error.code.as_str());
     }
     let status = response.status();
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let seconds = started.elapsed().as_secs_f64();
+    let route = pattern(seen.route.as_ref());
     app.metrics
         .http_requests
-        .with_label_values(&[route, method, status.as_str()])
+        .with_label_values(&[route, seen.method, status.as_str()])
         .inc();
     app.metrics
         .http_duration
         .with_label_values(&[route])
-        .observe(seconds);
-    tracing::debug!(
-        method,
-        route,
-        status = status.as_u16(),
-        milliseconds = seconds * 1000.0,
-        request_id = request_id.to_str().unwrap_or_default(),
-        "request"
-    );
+        .observe(seen.started.elapsed().as_secs_f64());
+    let classified = response.extensions_mut().remove::<Classified>();
+    let length = response.body().size_hint().exact();
     let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, request_id);
+    headers.insert(X_REQUEST_ID, seen.request_id.clone());
+    if let Some(value) = seen.span.as_ref().and_then(RequestSpan::traceresponse) {
+        headers.insert(TRACERESPONSE, value);
+    }
+    seen.finish(app, status.as_u16(), code, classified.as_ref(), length);
     if app.draining.has_started() || body_unread {
         // Clients must know that the connection takes no other request before it is closed under them.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -167,8 +250,8 @@ fn write_problem(error: &Error, request_id: &HeaderValue, response: &mut Respons
     // What was computed for the empty body.
     headers.remove(axum::http::header::CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(seconds) = error.code.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, seconds);
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock};
 use axum::extract::{Path, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -174,8 +173,6 @@ fn respond(asset: &Asset, request: &HeaderMap) -> Response {
     // Kept, but asked about each time: a new server means new files under the same names.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if asset.gzip && !known {
         // Every browser takes it, and it spares 3 MB of the binary.
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));

@@ -39,12 +39,16 @@ impl IntoResponses for ReadyProblems {
     ReadyProblems
 ))]
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
+    ready(&app).map(|()| "ready\n")
+}
+
+fn ready(app: &App) -> Result<(), Error> {
     if app.draining.has_started() {
         return Err(Error::new(Code::Draining, "the server is shutting down"));
     }
     match app.catalog.models().find(|model| !model.is_available()) {
         Some(model) => Err(not_running(&model.name)),
-        None => Ok("ready\n"),
+        None => Ok(()),
     }
 }
 
@@ -59,8 +63,15 @@ pub(super) fn not_running(model: &str) -> Error {
 ))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
     for model in app.catalog.models() {
-        app.metrics.set_queue_depth(&model.name, model.queue_depth());
+        app.metrics.set_queue(
+            &model.name,
+            model.queue_depth(),
+            app.config.of_model(&model.name).queue_capacity,
+            model.lanes(),
+        );
     }
+    app.metrics
+        .set_server(ready(&app).is_ok(), app.telemetry.writer.dropped());
     let text = app.metrics.render().map_err(Error::internal)?;
     Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }

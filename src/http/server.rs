@@ -1,17 +1,30 @@
 //! Connections: accepting them, their limits, and closing them politely.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use super::tls::Tls;
+
+/// Where a request comes from: the other end of its connection. In the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 /// Limits of connections.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +33,8 @@ pub struct ConnectionLimits {
     pub max_connections: usize,
     /// Longest time for a request's head to arrive, idle time before it included.
     pub header_timeout: Duration,
+    /// Longest head of a request.
+    pub max_header_size: usize,
 }
 
 /// Pause after an accept that failed for want of file descriptors, which a retry at once would not mend.
@@ -33,18 +48,24 @@ const LINGER: Duration = Duration::from_millis(500);
 pub struct Server {
     router: Router,
     limits: ConnectionLimits,
+    /// None: plain HTTP.
+    tls: Option<Arc<Tls>>,
     slots: Arc<Semaphore>,
+    /// How many there are.
+    open: IntGauge,
     /// Tells the connections to close; each holds a receiver as long as it is open.
     closing: watch::Sender<bool>,
 }
 
 impl Server {
-    /// A server without connections.
-    pub fn new(router: Router, limits: ConnectionLimits) -> Self {
+    /// A server without connections, which will be counted in `open`.
+    pub fn new(router: Router, limits: ConnectionLimits, tls: Option<Arc<Tls>>, open: IntGauge) -> Self {
         Self {
             router,
             limits,
+            tls,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
+            open,
             closing: watch::Sender::new(false),
         }
     }
@@ -58,7 +79,7 @@ impl Server {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, slot)) => self.serve(stream, Some(slot)),
+                Ok((stream, peer, slot)) => self.serve(stream, peer, Some(slot)),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -77,11 +98,12 @@ impl Server {
         let listener = listener.into_std()?;
         loop {
             match listener.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
                     self.serve(
                         TcpStream::from_std(stream)?,
+                        peer,
                         Arc::clone(&self.slots).try_acquire_owned().ok(),
                     );
                 }
@@ -98,40 +120,105 @@ impl Server {
         self.closing.closed().await;
     }
 
-    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
             .map_err(io::Error::other)?;
-        let (stream, _) = listener.accept().await?;
+        let (stream, peer) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        Ok((stream, slot))
+        Ok((stream, peer, slot))
     }
 
-    fn serve(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
+        let connection = Connection {
+            router: self.router.clone(),
+            peer,
+            limits: self.limits,
+            closing: self.closing.subscribe(),
+            _slot: slot,
+            _open: Open::new(&self.open),
+        };
+        match &self.tls {
+            None => tokio::spawn(connection.serve(stream)),
+            Some(tls) => tokio::spawn(connection.serve_tls(tls.acceptor(), stream)),
+        };
+    }
+}
+
+/// An open connection.
+struct Connection {
+    router: Router,
+    peer: SocketAddr,
+    limits: ConnectionLimits,
+    closing: watch::Receiver<bool>,
+    _slot: Option<OwnedSemaphorePermit>,
+    _open: Open,
+}
+
+impl Connection {
+    /// Shakes hands, for which there is as much time as for the head of a request, and then serves.
+    async fn serve_tls(self, acceptor: TlsAcceptor, stream: TcpStream) {
+        let mut closing = self.closing.clone();
+        let handshake = tokio::select! {
+            handshake = timeout(self.limits.header_timeout, acceptor.accept(stream)) => handshake,
+            () = lingered(&mut closing) => return,
+        };
+        // Nobody waits for this one any more.
+        drop(closing);
+        match handshake {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            // Anybody can cause these, so that they are no fault of the server either.
+            Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(peer = %self.peer, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve<S>(mut self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let peer = self.peer;
+        let service = self.router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            request
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
-            .serve_connection(
-                TokioIo::new(stream),
-                TowerToHyperService::new(self.router.clone()),
-            );
-        let mut closing = self.closing.subscribe();
-        tokio::spawn(async move {
-            let _slot = slot;
-            let mut connection = pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = lingered(&mut closing) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                // Clients that go away in the middle are no fault of the server.
-                tracing::debug!(%error, "a connection ended");
+            .max_header_size(self.limits.max_header_size)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = lingered(&mut self.closing) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-        });
+        };
+        if let Err(error) = result {
+            // Clients that go away in the middle are no fault of the server.
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+}
+
+/// Counts a connection as long as it lives.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

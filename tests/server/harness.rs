@@ -87,6 +87,8 @@ pub(crate) fn encode(picture: &image::DynamicImage, format: image::ImageFormat) 
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Of probes and metrics, if they have one of their own.
+    pub(crate) admin_address: Option<SocketAddr>,
     pub(crate) client: Client,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -94,15 +96,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `classifyd serve` on a free port and waits until it is ready.
     pub(crate) fn start(models: &Path, options: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", models, options)
+    }
+
+    /// Starts `classifyd serve` where others expect it, and waits until it is ready.
+    pub(crate) fn start_at(listen: &str, models: &Path, options: &[&str]) -> Self {
         let mut child = classifyd()
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--log-format",
-                "json",
-                "--models",
-            ])
+            .args(["serve", "--listen", listen, "--log-format", "json", "--models"])
             .arg(models)
             .args(options)
             .stderr(Stdio::piped())
@@ -116,22 +116,20 @@ impl Server {
             for line in stderr.lines().map_while(Result::ok) {
                 let parsed: Value = serde_json::from_str(&line).unwrap_or_default();
                 if parsed["message"] == "ready" {
-                    let address = parsed["address"]
-                        .as_str()
-                        .unwrap_or_default()
-                        .parse::<SocketAddr>();
-                    let _ = ready.send(address.unwrap());
+                    let address = |key: &str| parsed[key].as_str().map(|text| text.parse().unwrap());
+                    let _ = ready.send((address("address").unwrap(), address("admin_address")));
                 }
                 lines.lock().unwrap().push(line);
             }
         });
-        let Ok(address) = is_ready.recv_timeout(Duration::from_mins(1)) else {
+        let Ok((address, admin_address)) = is_ready.recv_timeout(Duration::from_mins(1)) else {
             let _ = child.kill();
             panic!("the server did not become ready: {:#?}", log.lock().unwrap());
         };
         Self {
             child,
             address,
+            admin_address,
             client: Client::new(),
             log,
         }
@@ -266,7 +264,12 @@ pub(crate) async fn problem(response: Response) -> Value {
     );
     let code = problem["code"].as_str().unwrap();
     assert_eq!(problem["type"], format!("urn:classifyd:error:{code}"));
-    assert_eq!(status == 503, headers.contains_key("retry-after"), "{text}");
+    assert_eq!(
+        status == 503 || status == 429,
+        headers.contains_key("retry-after"),
+        "{text}"
+    );
+    assert_eq!(status == 401, headers.contains_key("www-authenticate"), "{text}");
     problem
 }
 

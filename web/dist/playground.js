@@ -783,6 +783,7 @@ function isKeyWanted(error) {
   return error instanceof Refusal && error.status === 401;
 }
 function askForKey() {
+  show(byId("key-wrong"), hasKey());
   show(byId("key-form"), true);
   byId("key").focus();
 }

@@ -168,6 +168,7 @@ function isKeyWanted(error: unknown): boolean {
 }
 
 function askForKey(): void {
+  show(byId("key-wrong"), api.hasKey());
   show(byId("key-form"), true);
   byId("key").focus();
 }

@@ -2,13 +2,13 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import axe from "axe-core";
 import type { BrowserContextOptions, Page } from "playwright-core";
-import { Chromium, ROOT, Server, type Watched } from "./server";
+import { Chromium, ROOT, Server, makeKey } from "./server";
 
 let server: Server;
 
@@ -20,21 +20,19 @@ after(() => server.stop());
 
 /** Opens the playground; afterwards nothing may have been complained about, and nothing asked for elsewhere. */
 async function playground(
-  run: (page: Page, watched: Watched) => Promise<void>,
+  run: (page: Page) => Promise<void>,
   options: BrowserContextOptions = {},
-  prepare: (page: Page) => Promise<unknown> = async () => {},
+  of = server,
 ): Promise<void> {
   const browser = await Chromium.start(options);
   try {
     const watched = await browser.open();
     const { page } = watched;
-    page.setDefaultTimeout(20_000);
-    await prepare(page);
-    await page.goto(server.url);
+    await page.goto(of.url);
     await page.locator("#models .model").first().waitFor();
-    await run(page, watched);
+    await run(page);
     assert.deepEqual(watched.complaints, []);
-    assert.deepEqual(watched.outside(server), []);
+    assert.deepEqual(watched.outside(of), []);
   } finally {
     await browser.stop();
   }
@@ -369,13 +367,48 @@ test("the live panel shows what the server does", () =>
     await tiles.nth(3).locator(".tile-value", { hasText: /^0$/ }).waitFor();
   }));
 
-test("the live panel says when the metrics are not served here", () =>
-  playground(
-    (page) => page.getByText("The metrics are not served on this address").waitFor(),
-    {},
-    (page) => page.route("**/metrics", (route) => route.fulfill({ status: 404 })),
-  ));
+test("the live panel says when the metrics are served elsewhere", async () => {
+  const elsewhere = await Server.start(["--admin-listen", "127.0.0.1:0"]);
+  try {
+    await playground((page) => page.getByText("The metrics are not served on this address").waitFor(), {}, elsewhere);
+  } finally {
+    await elsewhere.stop();
+  }
+});
 
+test("a server that asks for an API key gets it, and the page forgets it", async () => {
+  const { key, entry } = makeKey();
+  const folder = await mkdtemp(path.join(tmpdir(), "classifyd-key-"));
+  const config = path.join(folder, "classifyd.toml");
+  await writeFile(config, (await readFile(path.join(ROOT, "classifyd.toml"), "utf8")) + entry);
+  const guarded = await Server.start([], config);
+  const browser = await Chromium.start();
+  try {
+    const watched = await browser.open();
+    const { page } = watched;
+    await page.goto(guarded.url);
+    const field = page.getByLabel("API key");
+    await field.fill("cfd_wrong");
+    await page.keyboard.press("Enter");
+    await page.getByText("That key is not known to the server").waitFor();
+    await field.fill(key);
+    await page.getByRole("button", { name: "Use the key" }).click();
+    await page.locator("#models .model").first().waitFor();
+    await drawSeven(page);
+    await answers(page, "7");
+    assert.equal(await field.isVisible(), false);
+    assert.ok(!(await page.content()).includes(key), "the key stands nowhere in the page");
+    assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
+    await page.reload();
+    await field.waitFor();
+    assert.deepEqual(watched.complaints, []);
+    assert.deepEqual(watched.outside(guarded), []);
+  } finally {
+    await browser.stop();
+    await guarded.stop();
+    await rm(folder, { recursive: true });
+  }
+});
 
 for (const colorScheme of ["light", "dark"] as const) {
   for (const viewport of [{ width: 1280, height: 900 }, { width: 320, height: 640 }]) {

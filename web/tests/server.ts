@@ -1,6 +1,6 @@
 // Starts the server under test, and a browser.
 
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -20,17 +20,16 @@ export class Server {
     readonly url: string,
   ) {}
 
-  /** `classifyd serve` with the configuration of `make serve`, on a free port. */
-  static async start(...options: string[]): Promise<Server> {
+  /** `classifyd serve` with the configuration of `make serve`, or another, on a free port. */
+  static async start(options: string[] = [], config = path.join(ROOT, "classifyd.toml")): Promise<Server> {
     if (!existsSync(BINARY)) {
       throw new Error(`${BINARY} is not there: run \`cargo build\`, or set CLASSIFYD_BINARY`);
     }
-    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("CLASSIFYD_"));
-    const child = spawn(
-      BINARY,
-      ["serve", "--config", "classifyd.toml", "--listen", "127.0.0.1:0", "--log-format", "json", ...options],
-      { cwd: ROOT, env: Object.fromEntries(inherited), stdio: ["ignore", "ignore", "pipe"] },
-    );
+    const child = spawn(BINARY, ["serve", "--config", config, "--listen", "127.0.0.1:0", "--log-format", "json", ...options], {
+      cwd: ROOT,
+      env: environment(),
+      stdio: ["ignore", "ignore", "pipe"],
+    });
     const lines: string[] = [];
     for await (const line of createInterface({ input: child.stderr })) {
       lines.push(line);
@@ -51,6 +50,17 @@ export class Server {
       await ended;
     }
   }
+}
+
+/** An API key that the binary has made, and what the configuration says of it. */
+export function makeKey(): { key: string; entry: string } {
+  const { stdout, stderr } = spawnSync(BINARY, ["api-key", "test"], { cwd: ROOT, env: environment(), encoding: "utf8" });
+  return { key: stderr.trim().split("\n").at(-1) ?? "", entry: stdout };
+}
+
+/** Without what the test's own environment would configure. */
+function environment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("CLASSIFYD_")));
 }
 
 function parse(line: string): Record<string, unknown> {
@@ -102,6 +112,8 @@ export class Watched {
   readonly requests: string[] = [];
 
   constructor(readonly page: Page) {
+    // A machine that does other things as well is slow.
+    page.setDefaultTimeout(20_000);
     page.on("console", (message) => {
       // Chromium writes such a line for every answer that is no success, which some tests ask for.
       if (["error", "warning"].includes(message.type()) && !message.text().startsWith("Failed to load resource")) {

@@ -57,7 +57,7 @@ struct Args {
     /// Folder with the programs. Default: the one that this program is in.
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// Put the results into docs/performance.md.
+    /// Put the results into docs/performance.md; those with peers into a section of their own.
     #[arg(long)]
     write: bool,
 }
@@ -116,7 +116,12 @@ fn main() -> Result<()> {
     let text = results.markdown();
     println!("{text}");
     if args.write {
-        page::write(&repository.join("docs/performance.md"), &text)?;
+        let section = if args.peers.is_empty() {
+            "compare"
+        } else {
+            "compare-peers"
+        };
+        page::write(&repository.join("docs/performance.md"), section, &text)?;
     }
     Ok(())
 }

@@ -1,0 +1,185 @@
+//! What telemetry costs: CPU time of a request with and without an access line, in turns on one machine.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use benches::median;
+use benches::server::{Launch, Server};
+use benches::setting::Load;
+use bytes::Bytes;
+use clap::Parser;
+use classifyd::bench::load::{self, Arrivals, Observer, Plan};
+use classifyd::bench::target::{Target, read_inputs};
+
+/// The first is what the others are compared with.
+const VARIANTS: [(&str, &[&str]); 3] = [
+    ("off", &["--access-log", "off"]),
+    ("pretty", &["--access-log", "on", "--log-format", "pretty"]),
+    ("json", &["--access-log", "on", "--log-format", "json"]),
+];
+
+/// Measures what an access line costs.
+#[derive(Parser)]
+struct Args {
+    /// Loads to run: mlp, digits, resnet18.
+    #[arg(long, value_delimiter = ',', default_values = ["mlp", "digits"])]
+    loads: Vec<String>,
+    /// Connections.
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 8])]
+    connections: Vec<usize>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2.0)]
+    duration: f64,
+    /// First port to use.
+    #[arg(long, default_value_t = 8280)]
+    port: u16,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let program = std::env::current_exe()?.with_file_name("classifyd");
+    ensure!(
+        program.is_file(),
+        "{} is not there: build it first",
+        program.display()
+    );
+    let work = PathBuf::from("benches/results");
+    fs::create_dir_all(work.join("models")).with_context(|| work.display().to_string())?;
+    println!("| load | connections | access lines | CPU us per request | to none | answers/s |");
+    println!("|---|--:|---|--:|--:|--:|");
+    for name in &args.loads {
+        let load = Load::find(name, Path::new("."), &work.join("models"))?;
+        // All of them run all the time, so that rounds are short and what else the machine does hurts all alike.
+        let subjects = VARIANTS
+            .iter()
+            .enumerate()
+            .map(|(index, variant)| Subject::start(&args, &program, &load, index, *variant, &work))
+            .collect::<Result<Vec<_>>>()?;
+        for &connections in &args.connections {
+            measure(&args, &load, connections, &subjects)?;
+        }
+    }
+    Ok(())
+}
+
+struct Subject {
+    variant: &'static str,
+    server: Server,
+    address: SocketAddr,
+    request: Bytes,
+}
+
+impl Subject {
+    fn start(
+        args: &Args,
+        program: &Path,
+        load: &Load,
+        index: usize,
+        (variant, options): (&'static str, &[&str]),
+        work: &Path,
+    ) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port + index as u16));
+        let mut command: Vec<String> = [
+            &program.display().to_string(),
+            "serve",
+            "--models",
+            &load.root.display().to_string(),
+            "--listen",
+            &address.to_string(),
+        ]
+        .map(str::to_owned)
+        .into();
+        command.extend(options.iter().map(|&option| option.to_owned()));
+        let target = Target::parse(&address.to_string(), None)?;
+        let log = work.join(format!("telemetry-{variant}.log"));
+        let server = Server::start(&Launch { command, address }, &target.get("/readyz"), &log)?;
+        let inputs = read_inputs(std::slice::from_ref(&load.input))?;
+        let input = inputs.first().context("no input")?;
+        Ok(Self {
+            variant,
+            server,
+            address,
+            request: target.post(input.content_type, &input.body),
+        })
+    }
+}
+
+/// CPU time at both ends of the window.
+struct Cpu<'a>(&'a Server, [Duration; 2]);
+
+impl Observer for Cpu<'_> {
+    fn begin(&mut self) {
+        self.1[0] = self.0.cpu();
+    }
+
+    fn end(&mut self) {
+        self.1[1] = self.0.cpu();
+    }
+}
+
+/// One measurement of one server.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    cpu_us: f64,
+    throughput: f64,
+}
+
+impl Subject {
+    fn measure(&self, args: &Args, connections: usize) -> Result<Sample> {
+        let mut cpu = Cpu(&self.server, [Duration::ZERO; 2]);
+        let plan = Plan {
+            address: self.address,
+            requests: [self.request.clone()].into(),
+            arrivals: Arrivals::Closed { connections },
+            warmup: Duration::from_millis(300),
+            duration: Duration::from_secs_f64(args.duration),
+            timeout: Duration::from_secs(30),
+            threads: 1,
+        };
+        let outcome = load::run(&plan, &mut cpu)?;
+        if outcome.interrupted {
+            bail!("interrupted");
+        }
+        let tally = &outcome.tally;
+        ensure!(tally.errors() == 0, "{}: {} errors", self.variant, tally.errors());
+        let used = cpu.1[1].saturating_sub(cpu.1[0]);
+        Ok(Sample {
+            cpu_us: used.as_secs_f64() * 1e6 / tally.answers_in_window.max(1) as f64,
+            throughput: tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
+        })
+    }
+}
+
+fn measure(args: &Args, load: &Load, connections: usize, subjects: &[Subject]) -> Result<()> {
+    let mut samples = vec![Vec::new(); subjects.len()];
+    for round in 0..args.rounds {
+        // Each round begins with another one.
+        for index in 0..subjects.len() {
+            let at = (round + index) % subjects.len();
+            samples[at].push(subjects[at].measure(args, connections)?);
+        }
+    }
+    let middle = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
+    let without = &samples[0];
+    for (subject, with) in subjects.iter().zip(&samples) {
+        let ratios = with
+            .iter()
+            .zip(without)
+            .map(|(with, without)| with.cpu_us / without.cpu_us);
+        println!(
+            "| {} | {connections} | {} | {:.1} | {:+.1} % | {:.0} |",
+            load.name,
+            subject.variant,
+            middle(with.iter().map(|sample| sample.cpu_us).collect()),
+            (middle(ratios.collect()) - 1.0) * 100.0,
+            middle(with.iter().map(|sample| sample.throughput).collect()),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Checks what is in deploy/, the Dockerfile and docker-compose.yml, without an engine and without a cluster.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=target/check-deploy
+if ! cmp --silent deploy/requirements.txt "$venv/requirements.txt"; then
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    # KServe's package is used for its types of the resources alone, so nothing that it needs to run is fetched.
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement <(grep -v '^kserve' deploy/requirements.txt)
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement <(grep '^kserve' deploy/requirements.txt)
+    cp deploy/requirements.txt "$venv/requirements.txt"
+fi
+
+echo "Dockerfile"
+"$venv/bin/hadolint" --failure-threshold style Dockerfile
+
+echo "docker-compose.yml"
+"$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+
+"$venv/bin/python" scripts/check_deploy.py
+
+if command -v systemd-analyze >/dev/null; then
+    echo "systemd unit"
+    unit=$(mktemp -d)
+    trap 'rm -rf "$unit"' EXIT
+    # The server need not be installed for that.
+    sed 's#/usr/bin/classifyd#/bin/true#' deploy/systemd/classifyd.service >"$unit/classifyd.service"
+    systemd-analyze verify --man=no "$unit/classifyd.service"
+    # Times ten: an exposure of more than 1.5 fails.
+    systemd-analyze security --offline=true --threshold=15 --no-pager "$unit/classifyd.service" | tail -n 1
+else
+    echo "systemd unit: NOT CHECKED, systemd-analyze was not found"
+fi

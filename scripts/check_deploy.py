@@ -1,0 +1,302 @@
+"""Checks the Kubernetes manifests, the Helm chart and the KServe example against published schemas and each other.
+
+Run by scripts/check-deploy.sh. Renders the chart with Helm's own library, and the overlays with kubectl where it is installed.
+"""
+
+import ast
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import warnings
+
+import helm_python
+import kubernetes_validate
+import yaml
+from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
+
+ROOT = pathlib.Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm/classifyd"
+# The oldest version that has all that the manifests use, and the newest that the validator knows.
+KUBERNETES = ("1.30", "1.37")
+# After drain_delay and grace the server takes at most this for the last answers and for its lanes.
+LAST_WORDS = 4
+
+problems = []
+
+
+def problem(source, text):
+    problems.append(f"{source}: {text}")
+
+
+def seconds(text):
+    """`1m 30s` as seconds."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    total = 0
+    for part in str(text).split():
+        number = part.rstrip("msh")
+        total += float(number) * units[part[len(number) :]]
+    return total
+
+
+class KServe:
+    """The types that KServe's client package lists for its resources."""
+
+    def __init__(self):
+        self.folder = pathlib.Path(importlib.util.find_spec("kserve").submodule_search_locations[0]) / "models"
+        self.types = {}
+
+    def fields(self, name):
+        """JSON key -> type of a model, None if it is not one of KServe's."""
+        if name not in self.types:
+            self.types[name] = None
+            for file in self.folder.glob("*.py"):
+                tree = ast.parse(file.read_text())
+                for node in tree.body:
+                    if isinstance(node, ast.ClassDef):
+                        tables = {
+                            target.id: ast.literal_eval(item.value)
+                            for item in node.body
+                            if isinstance(item, ast.Assign)
+                            for target in item.targets
+                            if isinstance(target, ast.Name) and target.id in ("openapi_types", "attribute_map")
+                        }
+                        if len(tables) == 2:
+                            keys = tables["attribute_map"]
+                            self.types[node.name] = {keys[field]: kind for field, kind in tables["openapi_types"].items()}
+        return self.types[name]
+
+    def check(self, source, value, kind, place):
+        scalars = {"str": str, "int": int, "bool": bool}
+        if kind.startswith("list["):
+            if not isinstance(value, list):
+                problem(source, f"{place}: expected a list, found {value!r}")
+                return
+            for index, item in enumerate(value):
+                self.check(source, item, kind[5:-1], f"{place}[{index}]")
+        elif kind in scalars:
+            if type(value) is not scalars[kind]:
+                problem(source, f"{place}: expected {kind}, found {value!r}")
+        elif kind == "V1Container":
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [value]}}
+            kubernetes(source, pod)
+        elif (fields := self.fields(kind)) is not None:
+            if not isinstance(value, dict):
+                problem(source, f"{place}: expected {kind}, found {value!r}")
+                return
+            for key, item in value.items():
+                if key in fields:
+                    self.check(source, item, fields[key], f"{place}.{key}")
+                else:
+                    problem(source, f"{place}: {kind} has no key {key!r}")
+
+
+KSERVE = KServe()
+
+
+def kubernetes(source, document):
+    """Against Kubernetes' own schemas, unknown keys refused."""
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            place = ".".join(str(part) for part in error.path)
+            problem(source, f"{document['kind']}: {place}: {error.message} (Kubernetes {version})")
+
+
+def check_schema(source, document):
+    api = document["apiVersion"]
+    if api == "monitoring.coreos.com/v1":
+        try:
+            getattr(prometheus_operator, document["kind"]).model_validate(document, extra="forbid")
+        except ValueError as error:
+            problem(source, f"{document['kind']}: {error}")
+    elif api.startswith("serving.kserve.io/"):
+        version = api.split("/")[1]
+        name = version[0].upper() + version[1:] + document["kind"]
+        if KSERVE.fields(name) is None:
+            problem(source, f"KServe has no {name}")
+        else:
+            KSERVE.check(source, document, name, document["kind"])
+    else:
+        kubernetes(source, document)
+
+
+def by_kind(documents, kind):
+    return [document for document in documents if document["kind"] == kind]
+
+
+def selects(selector, labels):
+    return selector and selector.items() <= labels.items()
+
+
+def check_together(source, documents):
+    """What no schema can know."""
+    [deployment] = by_kind(documents, "Deployment")
+    [config_map] = by_kind(documents, "ConfigMap")
+    config = tomllib.loads(config_map["data"]["classifyd.toml"])
+    template = deployment["spec"]["template"]
+    pod = template["spec"]
+    [container] = pod["containers"]
+
+    sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    needed = sleep + seconds(config["drain_delay"]) + seconds(config["grace"]) + LAST_WORDS
+    given = pod["terminationGracePeriodSeconds"]
+    if given < needed:
+        problem(source, f"terminationGracePeriodSeconds: expected at least {needed:g}, found {given}")
+
+    [port] = container["ports"]
+    if int(config["listen"].rsplit(":", 1)[1]) != port["containerPort"]:
+        problem(source, f"listen {config['listen']} is not the container's port {port['containerPort']}")
+    mounted = {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume}
+    if config_map["metadata"]["name"] not in mounted:
+        problem(source, f"no volume of the ConfigMap {config_map['metadata']['name']}")
+    if pod["serviceAccountName"] not in [document["metadata"]["name"] for document in by_kind(documents, "ServiceAccount")]:
+        problem(source, f"no ServiceAccount {pod['serviceAccountName']}")
+
+    labels = template["metadata"]["labels"]
+    selectors = [("Deployment", deployment["spec"]["selector"]["matchLabels"])]
+    [service] = by_kind(documents, "Service")
+    selectors.append(("Service", service["spec"]["selector"]))
+    for kind in ("PodDisruptionBudget", "NetworkPolicy"):
+        for document in by_kind(documents, kind):
+            spec = document["spec"]
+            selector = spec.get("selector") or spec.get("podSelector") or {}
+            selectors.append((kind, selector.get("matchLabels")))
+    for constraint in pod["topologySpreadConstraints"]:
+        selectors.append(("topologySpreadConstraints", constraint["labelSelector"]["matchLabels"]))
+    for kind, selector in selectors:
+        if not selects(selector, labels):
+            problem(source, f"{kind}: {selector} does not select the pods, whose labels are {labels}")
+    for monitor in by_kind(documents, "ServiceMonitor"):
+        if not selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"]):
+            problem(source, "the ServiceMonitor does not select the Service")
+        names = {port["name"] for port in service["spec"]["ports"]}
+        for endpoint in monitor["spec"]["endpoints"]:
+            if endpoint["port"] not in names:
+                problem(source, f"ServiceMonitor: expected a port of the Service, {names}, found {endpoint['port']}")
+    for scaler in by_kind(documents, "HorizontalPodAutoscaler"):
+        if scaler["spec"]["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
+            problem(source, "the HorizontalPodAutoscaler does not scale the Deployment")
+        if "replicas" in deployment["spec"]:
+            problem(source, "replicas: an apply would undo what the HorizontalPodAutoscaler decided")
+
+
+def check(source, text, together=True):
+    documents = [document for document in yaml.safe_load_all(text) if document]
+    if not documents:
+        problem(source, "no resource")
+    for document in documents:
+        check_schema(source, document)
+    if together and not problems:
+        check_together(source, documents)
+    print(f"{source}: {len(documents)} resources")
+
+
+def check_chart():
+    variants = {
+        "defaults": {},
+        "everything": {
+            "gpu": {"enabled": True},
+            "startupSeconds": 300,
+            "autoscaling": {"queueDepth": {"enabled": True}},
+            "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "networkPolicy": {"egress": [{"ports": [{"protocol": "UDP", "port": 53}]}]},
+            "modelsVolume": {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+            "extraEnv": [{"name": "CLASSIFYD_LOG", "value": "debug"}],
+            "extraVolumes": [{"name": "keys", "secret": {"secretName": "keys"}}],
+            "extraVolumeMounts": [{"name": "keys", "mountPath": "/etc/classifyd-keys", "readOnly": True}],
+            "imagePullSecrets": [{"name": "registry"}],
+            "nodeSelector": {"kubernetes.io/arch": "amd64"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+            "podAnnotations": {"team": "vision"},
+            "config": "queue_capacity = 256\n",
+        },
+        "nothing optional": {
+            "autoscaling": {"enabled": False},
+            "podDisruptionBudget": {"enabled": False},
+            "networkPolicy": {"enabled": False},
+        },
+    }
+    with helm_python.Chart.load(str(CHART)) as chart:
+        for name, values in variants.items():
+            source = f"Helm chart, {name}"
+            report = helm_python.lint(str(CHART), values, strict=True, kube_version="v1.30.0")
+            for message in report["messages"]:
+                # That a chart has no icon is the one remark.
+                if message["severity"] >= 2 or "icon" not in message["error"]:
+                    problem(source, message["error"])
+            for error in report["errors"]:
+                problem(source, error)
+            manifests = chart.render(chart.merge_values(values), name="release", namespace="serving")
+            check(source, "\n---\n".join(text for path, text in manifests.items() if path.endswith(".yaml")))
+        for values in ({"imgae": {}}, {"shutdown": {"grace": "25s"}}):
+            try:
+                chart.validate_schema(values)
+            except helm_python.HelmError:
+                continue
+            problem("Helm chart", f"values.schema.json lets {values} pass")
+
+
+def check_overlays():
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        print("kustomize overlays: NOT CHECKED, kubectl was not found")
+        if os.environ.get("CI"):
+            problem("kustomize overlays", "kubectl is needed where CI is set")
+        return
+    for folder in ("base", "overlays/gpu"):
+        path = DEPLOY / "kubernetes" / folder
+        rendered = subprocess.run([kubectl, "kustomize", path], capture_output=True, text=True)
+        if rendered.returncode or rendered.stderr:
+            problem(folder, rendered.stderr)
+        else:
+            check(f"kustomize, {folder}", rendered.stdout)
+
+
+def check_compose_and_unit():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    defaults = 5 + 25 + LAST_WORDS
+    for name, service in compose["services"].items():
+        if name.startswith("classifyd") and seconds(service["stop_grace_period"]) < defaults:
+            problem("docker-compose.yml", f"{name}: stop_grace_period: expected at least {defaults} s")
+        for volume in service.get("volumes", []):
+            path = volume.split(":")[0]
+            if path.startswith(".") and not (ROOT / path).exists():
+                problem("docker-compose.yml", f"{name}: {path} is not there")
+    unit = (DEPLOY / "systemd/classifyd.service").read_text()
+    [stop] = [line.split("=")[1] for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
+    if float(stop) < defaults:
+        problem("classifyd.service", f"TimeoutStopSec: expected at least {defaults} s, found {stop}")
+
+
+def check_runbook():
+    alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
+    operations = (ROOT / "docs/operations.md").read_text()
+    for rule in (rule for group in alerts["groups"] for rule in group["rules"]):
+        page, anchor = rule["annotations"]["runbook"].split("#")
+        headings = [line[4:].lower() for line in (ROOT / page).read_text().splitlines() if line.startswith("### ")]
+        if anchor not in headings:
+            problem("alerts.yml", f"{rule['alert']}: {page} has no such heading as its runbook names")
+        if f"({pathlib.Path(page).name}#{anchor})" not in operations:
+            problem("docs/operations.md", f"no link to the runbook of {rule['alert']}")
+
+
+def main():
+    # A kind without a schema must be an error, not a warning.
+    warnings.simplefilter("error")
+    check_chart()
+    check_overlays()
+    for file in sorted((DEPLOY / "kserve").glob("*.yaml")):
+        check(f"KServe, {file.name}", file.read_text(), together=False)
+    check_compose_and_unit()
+    check_runbook()
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+main()

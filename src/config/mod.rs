@@ -1,0 +1,329 @@
+//! File < environment < flags -> one checked configuration.
+//!
+//! [`Settings`] declares every key once: as a flag, as an environment variable and as a key of the file. What holds for a single
+//! model stands in the file alone, in a table `[model.NAME]`.
+
+mod access;
+mod file;
+mod model;
+mod place;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{ArgMatches, Args};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use self::access::{ApiKey, CorsOrigin, KeyHash, RateLimit};
+pub use self::model::{ModelConfig, ModelTable};
+pub use self::place::{Origin, Origins, Place};
+use self::values::IsNone;
+pub use self::values::{AccessLogMode, HumanDuration, List, LogFormat, Unset};
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $variable:literal;)+) => {
+        /// Every key as a flag or in the file. What is missing comes from a weaker source, in the end the default.
+        #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Settings {
+            $(
+                $(#[doc = $doc])+
+                #[arg(long, env = $variable)]
+                pub $key: Option<$type>,
+            )+
+            /// Tables `[model.NAME]`; only in the file.
+            #[arg(skip)]
+            pub model: BTreeMap<String, ModelTable>,
+            /// Entries `[[api_keys]]`; only in the file.
+            #[arg(skip)]
+            pub api_keys: Vec<ApiKey>,
+        }
+
+        /// The effective configuration.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $(
+                $(#[doc = $doc])+
+                pub $key: $type,
+            )+
+            /// What holds for single models, see [`Self::of_model`].
+            pub model: BTreeMap<String, ModelTable>,
+            /// Who may ask. Empty: everybody.
+            pub api_keys: Vec<ApiKey>,
+            /// Where each key came from.
+            pub origins: Origins,
+        }
+
+        impl Config {
+            /// Each key with its environment variable.
+            pub const KEYS: &'static [(&'static str, &'static str)] = &[$((stringify!($key), $variable)),+];
+
+            /// The first of the sources that has a key decides on it.
+            fn resolve(strong: Settings, weak: Settings, origins: Origins) -> Self {
+                Self {
+                    $($key: strong.$key.or(weak.$key).unwrap_or_else(|| $default),)+
+                    model: weak.model,
+                    api_keys: weak.api_keys,
+                    origins,
+                }
+            }
+
+            /// Each key with its value as the file would have it, if it has one.
+            fn values(&self) -> Result<Vec<(&'static str, Option<toml::Value>)>, ConfigError> {
+                Ok(vec![$((stringify!($key), to_toml(&self.$key)?)),+])
+            }
+        }
+    };
+}
+
+fn to_toml<T: Serialize + IsNone>(value: &T) -> Result<Option<toml::Value>, ConfigError> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    let value = toml::Value::try_from(value).map_err(|error| ConfigError(error.to_string()))?;
+    Ok(Some(value))
+}
+
+settings! {
+    /// Address and port to listen on.
+    listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), "CLASSIFYD_LISTEN";
+    /// Address and port for /livez, /readyz and /metrics alone, without TLS and keys. Default: they are on `listen`.
+    admin_listen: Unset<SocketAddr> = Unset(None), "CLASSIFYD_ADMIN_LISTEN";
+    /// Folder of the models: <name>/<version>/model.onnx.
+    models: PathBuf = PathBuf::from("models"), "CLASSIFYD_MODELS";
+    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
+    onnxruntime: Unset<PathBuf> = Unset(None), "CLASSIFYD_ONNXRUNTIME";
+    /// Model for pictures when a request names none. Needed where several models that take pictures are loaded.
+    default_image_model: Unset<String> = Unset(None), "CLASSIFYD_DEFAULT_IMAGE_MODEL";
+    /// Model for texts when a request names none. Needed where several models that take texts are loaded.
+    default_text_model: Unset<String> = Unset(None), "CLASSIFYD_DEFAULT_TEXT_MODEL";
+    /// Longest body of a request.
+    max_body: ByteSize = ByteSize::mib(16), "CLASSIFYD_MAX_BODY";
+    /// Most pixels of a picture along one side.
+    max_image_side: u32 = classifier::Limits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
+    /// Most pixels of a picture in all.
+    max_image_pixels: u64 = classifier::Limits::default().max_pixels, "CLASSIFYD_MAX_IMAGE_PIXELS";
+    /// Longest time from a request's head to its answer. A request may ask for less.
+    request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
+    /// Longest time for a request's head to arrive, and for a connection to stay idle.
+    header_timeout: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_HEADER_TIMEOUT";
+    /// Longest head of a request; beyond it the connection is closed with 431.
+    max_header_size: ByteSize = ByteSize::kib(64), "CLASSIFYD_MAX_HEADER_SIZE";
+    /// Most open connections; others wait in the listener's backlog.
+    max_connections: usize = 10_000, "CLASSIFYD_MAX_CONNECTIONS";
+    /// File of the certificate chain in PEM: serve HTTPS. Needs `tls_key`.
+    tls_certificate: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_CERTIFICATE";
+    /// File of the certificate's private key in PEM.
+    tls_key: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_KEY";
+    /// File of the authorities in PEM that must have signed the certificate of each client (mutual TLS).
+    tls_client_ca: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_CLIENT_CA";
+    /// How often the three files are looked at for changes; 0s: only on SIGHUP.
+    tls_reload: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_TLS_RELOAD";
+    /// Most requests to /v1 from one client address, as in 100/s or 600/m burst 20; beyond it they are refused with 429.
+    rate_limit: Unset<RateLimit> = Unset(None), "CLASSIFYD_RATE_LIMIT";
+    /// Networks of proxies whose X-Forwarded-For is believed.
+    trusted_proxies: List<IpNet> = List(Vec::new()), "CLASSIFYD_TRUSTED_PROXIES";
+    /// Origins of web pages that may ask from a browser, as in <https://example.org>, or * for all.
+    cors_origins: List<CorsOrigin> = List(Vec::new()), "CLASSIFYD_CORS_ORIGINS";
+    /// Most inputs that wait for a lane of one model; beyond it requests are refused with 503.
+    queue_capacity: u32 = 1024, "CLASSIFYD_QUEUE_CAPACITY";
+    /// Most inputs in a batch, and in one request. Default: the model's own (`serving.toml`), else 32.
+    max_batch: Unset<u32> = Unset(None), "CLASSIFYD_MAX_BATCH";
+    /// Most tokens of texts in a batch, padding included. Default: the model's own, else 128 for each input of a batch.
+    max_batch_tokens: Unset<u32> = Unset(None), "CLASSIFYD_MAX_BATCH_TOKENS";
+    /// How long a batch that is not full waits for more inputs. Only worth it on a GPU.
+    max_wait: HumanDuration = HumanDuration(Duration::ZERO), "CLASSIFYD_MAX_WAIT";
+    /// Sessions of each model that run side by side. Default: the model's own, else decided by its run time.
+    lanes: Unset<usize> = Unset(None), "CLASSIFYD_LANES";
+    /// Threads of each session. Default: the model's own, else 1, or for long runs a shared pool.
+    threads: Unset<usize> = Unset(None), "CLASSIFYD_THREADS";
+    /// On SIGTERM: how long to go on as before while /readyz says 503, so that load balancers notice.
+    drain_delay: HumanDuration = HumanDuration(Duration::from_secs(5)), "CLASSIFYD_DRAIN_DELAY";
+    /// After that: how long requests in flight may take before they are failed.
+    grace: HumanDuration = HumanDuration(Duration::from_secs(25)), "CLASSIFYD_GRACE";
+    /// Log filter: error, warn, info, debug, trace, or a list such as info,classifyd=debug. `ort` is ONNX Runtime.
+    log: String = "info,ort=warn".to_owned(), "CLASSIFYD_LOG";
+    /// How log lines are written.
+    log_format: LogFormat = LogFormat::Pretty, "CLASSIFYD_LOG_FORMAT";
+    /// Which requests get a line in the log.
+    access_log: AccessLogMode = AccessLogMode::On, "CLASSIFYD_ACCESS_LOG";
+    /// OpenTelemetry collector that gets traces over OTLP, as in <http://127.0.0.1:4318>. Needs a build with the feature otlp.
+    otlp_endpoint: Unset<String> = Unset(None), "CLASSIFYD_OTLP_ENDPOINT";
+}
+
+/// A mistake in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// Merges flags and environment (which the command line has merged already) with a file, and checks the result.
+    /// `origins` says which of both a key came from, see [`Self::origins_of`].
+    pub fn load(flags: Settings, origins: Origins, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut origins = origins;
+        let from_file = match file {
+            Some(path) => {
+                let (settings, places) = file::read(path).map_err(ConfigError)?;
+                origins.add_file(places);
+                settings
+            }
+            None => Settings::default(),
+        };
+        let config = Self::resolve(flags, from_file, origins);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Which keys were flags, and which were environment variables.
+    pub fn origins_of(matches: &ArgMatches) -> Origins {
+        Origins::of_command_line(matches, Self::KEYS)
+    }
+
+    /// What holds for the model of this name: its own table, else the keys for all models.
+    pub fn of_model(&self, name: &str) -> ModelConfig {
+        let own = self.model.get(name).cloned().unwrap_or_default();
+        ModelConfig {
+            queue_capacity: own.queue_capacity.unwrap_or(self.queue_capacity),
+            max_batch: own.max_batch.or(self.max_batch.0),
+            max_batch_tokens: own.max_batch_tokens.or(self.max_batch_tokens.0),
+            max_wait: own.max_wait.unwrap_or(self.max_wait).0,
+            lanes: own.lanes.or(self.lanes.0),
+            threads: own.threads.or(self.threads.0),
+            request_timeout: own.request_timeout.unwrap_or(self.request_timeout).0,
+            max_image_side: own.max_image_side.unwrap_or(self.max_image_side),
+            max_image_pixels: own.max_image_pixels.unwrap_or(self.max_image_pixels),
+        }
+    }
+
+    /// The key that decides on `key` for the model of this name: that of its own table if it is there.
+    pub fn key_for(&self, name: &str, key: &str) -> String {
+        let own = format!("model.{name}.{key}");
+        match self.origins.of(&own) {
+            Origin::Default => key.to_owned(),
+            _ => own,
+        }
+    }
+
+    /// A mistake in the value of this key, with the place where it was said.
+    pub fn mistake(&self, key: &str, message: &str) -> ConfigError {
+        ConfigError(self.origins.explain(key, message))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let at_least_one = |key: &str, value: Option<u64>| match value {
+            Some(0) => Err(self.mistake(key, "expected at least 1, found 0")),
+            _ => Ok(()),
+        };
+        let not_zero = |key: &str, duration: HumanDuration| {
+            if duration.0.is_zero() {
+                return Err(self.mistake(key, &format!("expected more than 0, found {duration}")));
+            }
+            Ok(())
+        };
+        at_least_one("max_body", Some(self.max_body.as_u64()))?;
+        at_least_one("max_image_side", Some(u64::from(self.max_image_side)))?;
+        at_least_one("max_image_pixels", Some(self.max_image_pixels))?;
+        at_least_one("max_connections", Some(self.max_connections as u64))?;
+        at_least_one("queue_capacity", Some(u64::from(self.queue_capacity)))?;
+        at_least_one("max_batch", self.max_batch.0.map(u64::from))?;
+        at_least_one("max_batch_tokens", self.max_batch_tokens.0.map(u64::from))?;
+        at_least_one("lanes", self.lanes.0.map(|lanes| lanes as u64))?;
+        at_least_one("threads", self.threads.0.map(|threads| threads as u64))?;
+        not_zero("request_timeout", self.request_timeout)?;
+        not_zero("header_timeout", self.header_timeout)?;
+        // Less would refuse what browsers send.
+        if self.max_header_size < ByteSize::kib(4) {
+            let message = format!("expected at least 4 KiB, found {}", self.max_header_size);
+            return Err(self.mistake("max_header_size", &message));
+        }
+        self.check_tls()?;
+        access::check_api_keys(&self.api_keys).map_err(|(key, message)| self.mistake(&key, &message))?;
+        for (name, table) in &self.model {
+            for (key, value) in table.counts() {
+                at_least_one(&format!("model.{name}.{key}"), value)?;
+            }
+            if let Some(timeout) = table.request_timeout {
+                not_zero(&format!("model.{name}.request_timeout"), timeout)?;
+            }
+            self.check_batch(name)?;
+        }
+        self.check_batch("")
+    }
+
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let needs = |key: &str, other: &str| {
+            Err(self.mistake(key, &format!("expected {other} beside it, found none")))
+        };
+        match (&self.tls_certificate.0, &self.tls_key.0, &self.tls_client_ca.0) {
+            (Some(_), None, _) => needs("tls_certificate", "tls_key"),
+            (None, Some(_), _) => needs("tls_key", "tls_certificate"),
+            (None, None, Some(_)) => needs("tls_client_ca", "tls_certificate and tls_key"),
+            _ => Ok(()),
+        }
+    }
+
+    /// A batch must fit into the queue. Without a name: that of the models that have no table.
+    fn check_batch(&self, name: &str) -> Result<(), ConfigError> {
+        let model = self.of_model(name);
+        match model.max_batch {
+            Some(max_batch) if max_batch > model.queue_capacity => {
+                let (key, limit) = (
+                    self.key_for(name, "max_batch"),
+                    self.key_for(name, "queue_capacity"),
+                );
+                let expected = format!("expected at most {limit} ({})", model.queue_capacity);
+                Err(self.mistake(&key, &format!("{expected}, found {max_batch}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The effective values as a file that gives this configuration, with the origin of each in a comment. Hashes of API keys are
+    /// left out.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        let mut text = String::new();
+        for (key, value) in self.values()? {
+            let _ = match value {
+                Some(value) => writeln!(text, "{key} = {value} # {}", self.origins.of(key)),
+                None => writeln!(text, "# {key} is not set"),
+            };
+        }
+        for (name, own) in &self.model {
+            let _ = writeln!(text, "\n[model.{}]", toml_key(name));
+            for (key, value) in table(own)? {
+                let path = format!("model.{name}.{key}");
+                let _ = writeln!(text, "{key} = {value} # {}", self.origins.of(&path));
+            }
+        }
+        for (at, api_key) in self.api_keys.iter().enumerate() {
+            text.push_str("\n[[api_keys]]\n");
+            for (key, value) in table(api_key)? {
+                let path = format!("api_keys[{at}].{key}");
+                let _ = writeln!(text, "{key} = {value} # {}", self.origins.of(&path));
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn table<T: Serialize>(value: &T) -> Result<toml::Table, ConfigError> {
+    toml::Table::try_from(value).map_err(|error| ConfigError(error.to_string()))
+}
+
+/// A name as a part of a dotted key: quoted, unless it need not be.
+fn toml_key(name: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !name.is_empty() && name.bytes().all(bare) {
+        name.to_owned()
+    } else {
+        toml::Value::String(name.to_owned()).to_string()
+    }
+}

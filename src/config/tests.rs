@@ -1,0 +1,271 @@
+use super::*;
+
+fn load(file: &str, flags: Settings) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("classifyd.toml");
+    std::fs::write(&path, file).unwrap();
+    Config::load(flags, Origins::default(), Some(&path)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn flags_are_stronger_than_the_file_and_the_file_than_the_defaults() {
+    let flags = Settings {
+        queue_capacity: Some(77),
+        ..Settings::default()
+    };
+    let config = load(
+        "queue_capacity = 5\ngrace = \"1m 30s\"\nmax_body = \"2 MiB\"",
+        flags,
+    )
+    .unwrap();
+    assert_eq!(config.queue_capacity, 77);
+    assert_eq!(config.grace.0, Duration::from_secs(90));
+    assert_eq!(config.max_body, ByteSize::mib(2));
+    assert_eq!(config.listen.port(), 8080);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place() {
+    let error = load("listen = \"127.0.0.1:1\"\nmax_bach = 3", Settings::default()).unwrap_err();
+    for part in ["classifyd.toml:2:1: ", "unknown field `max_bach`", "`max_batch`"] {
+        assert!(error.contains(part), "expected {part} in {error}");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_was_expected() {
+    for (file, part) in [
+        (
+            "grace = \"soon\"",
+            ":1:9: grace: expected a duration such as 250ms or 5s, found \"soon\"",
+        ),
+        (
+            "grace = 5",
+            ":1:9: grace: invalid type: integer `5`, expected a duration such as",
+        ),
+        ("grace = \n", ":1:9: string values must be quoted"),
+        (
+            "queue_capacity = 0",
+            ":1:1: queue_capacity: expected at least 1, found 0",
+        ),
+        ("\nlanes = 0", ":2:1: lanes: expected at least 1"),
+        (
+            "[model.digits]\nlanes = 0",
+            ":2:1: model.digits.lanes: expected at least 1, found 0",
+        ),
+        (
+            "[model.digits]\nlane = 1",
+            ":2:1: model.digits.lane: unknown field `lane`",
+        ),
+        ("[model.digits]\nmax_wait = 1", ":2:12: model.digits.max_wait: "),
+        (
+            "[models.digits]\nlanes = 1",
+            "what holds for one model stands in [model.NAME]",
+        ),
+        (
+            "max_batch = 2000",
+            ":1:1: max_batch: expected at most queue_capacity (1024), found 2000",
+        ),
+        (
+            "queue_capacity = 64\n[model.digits]\nmax_batch = 100",
+            ":3:1: model.digits.max_batch: expected at most queue_capacity (64), found 100",
+        ),
+        (
+            "max_batch = 64\n[model.digits]\nqueue_capacity = 32",
+            ":1:1: max_batch: expected at most model.digits.queue_capacity (32), found 64",
+        ),
+        (
+            "request_timeout = \"0s\"",
+            "request_timeout: expected more than 0",
+        ),
+        ("listen = \"localhost\"", "invalid socket address"),
+        (
+            "rate_limit = \"5\"",
+            ":1:14: rate_limit: expected a rate such as 100/s",
+        ),
+        (
+            "trusted_proxies = [\"10.0.0.0\"]",
+            ":1:19: trusted_proxies: \"10.0.0.0\": ",
+        ),
+        (
+            "cors_origins = [\"example.org\"]",
+            "cors_origins: \"example.org\": expected an origin such as",
+        ),
+        (
+            "tls_key = \"a\"",
+            ":1:1: tls_key: expected tls_certificate beside it, found none",
+        ),
+        (
+            "tls_client_ca = \"a\"",
+            ":1:1: tls_client_ca: expected tls_certificate and tls_key",
+        ),
+        (
+            "max_header_size = \"1 KiB\"",
+            "max_header_size: expected at least 4 KiB",
+        ),
+        ("[[api_keys]]\nname = \"a\"", "missing field `sha256`"),
+        (
+            "[[api_keys]]\nname = \"a\"\nsha256 = \"the key\"",
+            ":3:10: api_keys[0].sha256: expected the 64 hexadecimal digits",
+        ),
+        ("log_format = \"xml\"", "pretty"),
+    ] {
+        let error = load(file, Settings::default()).unwrap_err();
+        assert!(error.contains(part), "{file}: {error}");
+    }
+}
+
+#[test]
+fn what_is_printed_gives_the_same_configuration() {
+    let flags = Settings {
+        lanes: Some(Unset(Some(3))),
+        grace: Some(HumanDuration(Duration::from_millis(1500))),
+        ..Settings::default()
+    };
+    let file =
+        "max_wait = \"2ms\"\n[model.\"a b\"]\nlanes = 2\nrequest_timeout = \"1s\"\n[model.c]\nversion = 3";
+    let config = load(file, flags).unwrap();
+    let printed = config.to_toml().unwrap();
+    let again = load(&printed, Settings::default()).unwrap();
+    assert_eq!(
+        Config {
+            origins: config.origins.clone(),
+            ..again
+        },
+        config,
+        "{printed}"
+    );
+}
+
+#[test]
+fn a_models_own_table_is_stronger_than_the_keys_for_all() {
+    let flags = Settings {
+        lanes: Some(Unset(Some(4))),
+        ..Settings::default()
+    };
+    let config = load(
+        "max_wait = \"1ms\"\n[model.digits]\nlanes = 2\nmax_batch = 7\nrequest_timeout = \"2s\"",
+        flags,
+    )
+    .unwrap();
+    let digits = config.of_model("digits");
+    assert_eq!((digits.lanes, digits.max_batch), (Some(2), Some(7)));
+    assert_eq!(digits.request_timeout, Duration::from_secs(2));
+    assert_eq!(digits.max_wait, Duration::from_millis(1));
+    assert_eq!(config.of_model("images").lanes, Some(4));
+}
+
+const EXAMPLE: &str = include_str!("../../classifyd.example.toml");
+
+#[test]
+fn the_example_has_the_defaults() {
+    let example = load(EXAMPLE, Settings::default()).unwrap();
+    let defaults = Config::load(Settings::default(), Origins::default(), None).unwrap();
+    assert_eq!(
+        Config {
+            origins: Origins::default(),
+            ..example
+        },
+        defaults
+    );
+}
+
+/// The example with the keys that have no default, which are commented out there.
+fn uncommented() -> String {
+    let is_key = |line: &str| {
+        let name = line.split_once(" = ").map_or("", |(name, _)| name);
+        line.starts_with('[')
+            || !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let line = |line| match str::strip_prefix(line, "# ") {
+        Some(key) if is_key(key) => key,
+        _ => line,
+    };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_has_every_key_with_its_variable_and_its_flag() {
+    let config = load(&uncommented(), Settings::default()).unwrap();
+    let has_word = |word: &str| {
+        EXAMPLE
+            .split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c)))
+            .any(|found| found == word)
+    };
+    for (key, variable) in Config::KEYS {
+        assert!(
+            matches!(config.origins.of(key), Origin::File(_)),
+            "{key} is not in the example"
+        );
+        for word in [variable.to_string(), format!("--{}", key.replace('_', "-"))] {
+            assert!(has_word(&word), "{word} is not in the example");
+        }
+    }
+    let all = ModelTable {
+        version: Some(1),
+        queue_capacity: Some(1),
+        max_batch: Some(1),
+        max_batch_tokens: Some(1),
+        max_wait: Some(HumanDuration(Duration::ZERO)),
+        lanes: Some(1),
+        threads: Some(1),
+        request_timeout: Some(HumanDuration(Duration::ZERO)),
+        max_image_side: Some(1),
+        max_image_pixels: Some(1),
+    };
+    for key in ["name", "sha256", "rate_limit"] {
+        let key = format!("api_keys[0].{key}");
+        assert!(
+            matches!(config.origins.of(&key), Origin::File(_)),
+            "{key} is not in the example"
+        );
+    }
+    for key in table(&all).unwrap().keys() {
+        let key = format!("model.digits.{key}");
+        assert!(
+            matches!(config.origins.of(&key), Origin::File(_)),
+            "{key} is not in the example"
+        );
+    }
+}
+
+#[test]
+fn api_keys_are_checked_and_their_hashes_not_printed() {
+    let hash = |byte: u8| hex::encode([byte; 32]);
+    let keys = |entries: &[(&str, u8)]| {
+        let entry = |(name, byte): &(&str, u8)| {
+            format!("[[api_keys]]\nname = \"{name}\"\nsha256 = \"{}\"\n", hash(*byte))
+        };
+        load(
+            &entries.iter().map(entry).collect::<String>(),
+            Settings::default(),
+        )
+    };
+    for (entries, part) in [
+        (
+            [("a", 1), ("a", 2)],
+            ":5:1: api_keys[1].name: expected another name for each key, found \"a\" again",
+        ),
+        (
+            [("a", 1), ("b", 1)],
+            ":6:1: api_keys[1].sha256: expected another key for each name",
+        ),
+        (
+            [("a", 1), ("b c", 2)],
+            ":5:1: api_keys[1].name: expected 1 to 64 letters",
+        ),
+    ] {
+        let error = keys(&entries).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let printed = keys(&[("a", 0xa1), ("b", 0xb2)]).unwrap().to_toml().unwrap();
+    assert!(printed.contains("sha256 = \"[redacted]\" # "), "{printed}");
+    assert!(
+        printed.contains("name = \"b\" # ") && !printed.contains("a1a1"),
+        "{printed}"
+    );
+    assert!(toml::from_str::<toml::Table>(&printed).is_ok(), "{printed}");
+}

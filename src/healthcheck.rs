@@ -1,0 +1,88 @@
+//! `classifyd healthcheck`: asks a running server whether it is ready, for containers that have no other HTTP client.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+
+use crate::bench::target::{Target, exchange};
+use crate::cli::{Cli, Command, HealthcheckArgs};
+use crate::config::{Config, Origins, Settings};
+
+/// Succeeds if the server answers with 200; the error says what it answered instead.
+pub fn run(args: &HealthcheckArgs) -> Result<()> {
+    let path = if args.live { "/livez" } else { "/readyz" };
+    let url = match &args.url {
+        Some(url) => url.clone(),
+        None => configured_url(args)?,
+    };
+    let target = Target::parse(&url, None)?;
+    let mut failure = None;
+    // `localhost` has an address of each family, and a server may listen on one of them.
+    for address in target.addresses()? {
+        match exchange(address, &target.get(path), args.timeout) {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => bail!(
+                "{address}{path}: status {}: {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.body).trim()
+            ),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.context("no address to ask")?)
+}
+
+/// Where a server with the same configuration answers probes, from beside it.
+fn configured_url(args: &HealthcheckArgs) -> Result<String> {
+    // All that `serve` would find in this environment.
+    let Command::Serve(serve) = Cli::try_parse_from(["classifyd", "serve"])?.command else {
+        bail!("serve is no command any more");
+    };
+    let settings = Settings {
+        listen: args.listen.or(serve.settings.listen),
+        ..serve.settings
+    };
+    let file = args.config.as_deref().or(serve.config.as_deref());
+    let config = Config::load(settings, Origins::default(), file)?;
+    let listen = match config.admin_listen.0 {
+        Some(admin) => admin,
+        None if config.tls_certificate.0.is_some() => {
+            bail!(
+                "the server speaks HTTPS, which this command does not: give probes an admin_listen of their own"
+            )
+        }
+        None => config.listen,
+    };
+    ensure!(
+        listen.port() != 0,
+        "listen: port 0 is a free port that only the server knows: name it with --url"
+    );
+    Ok(format!("http://{}", reachable(listen)))
+}
+
+/// A server that listens on every address is asked on the loopback one.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_stands_for_all_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:8080", "127.0.0.1:8080"),
+            ("[::]:81", "[::1]:81"),
+            ("10.1.2.3:8080", "10.1.2.3:8080"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), asked);
+        }
+    }
+}

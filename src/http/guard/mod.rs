@@ -1,0 +1,150 @@
+//! Who may ask, and how often: in front of the routes under `/v1`, and only there if something of it is configured.
+//!
+//! First the rate of the client's address, so that guessing keys is limited as well; then the key; then the key's own rate.
+
+pub mod client;
+mod keys;
+mod rate;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::EXPECT;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
+use prometheus::IntCounterVec;
+use tokio::time::Instant;
+
+use self::keys::{Key, Keyring};
+use self::rate::ClientRates;
+use super::App;
+use super::payload;
+use super::server::Peer;
+use crate::config::{ApiKey, Config};
+use crate::error::{Code, Error};
+
+/// How often addresses that have not asked for a while are forgotten.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Guard {
+    trusted_proxies: Vec<IpNet>,
+    clients: Option<ClientRates>,
+    /// None: no key is needed.
+    keys: Option<RwLock<Arc<Keyring>>>,
+    requests_by_key: IntCounterVec,
+}
+
+impl Guard {
+    /// None if everybody may ask as often as they like.
+    pub fn new(config: &Config, requests_by_key: IntCounterVec) -> Option<Self> {
+        if config.api_keys.is_empty() && config.rate_limit.0.is_none() {
+            return None;
+        }
+        let keys = || RwLock::new(Arc::new(Keyring::new(&config.api_keys)));
+        Some(Self {
+            trusted_proxies: config.trusted_proxies.0.clone(),
+            clients: config.rate_limit.0.map(ClientRates::new),
+            keys: (!config.api_keys.is_empty()).then(keys),
+            requests_by_key,
+        })
+    }
+
+    /// Whether [`Self::set_keys`] could take these keys. Whether keys are needed at all is decided at the start: a file that was
+    /// emptied by mistake must not open the server.
+    pub fn check_keys(guard: Option<&Self>, api_keys: &[ApiKey]) -> Result<(), &'static str> {
+        let needed = guard.is_some_and(|guard| guard.keys.is_some());
+        match (needed, api_keys.is_empty()) {
+            (true, true) => {
+                Err("api_keys: expected at least one key, found none; to serve without keys, restart")
+            }
+            // Requests do not come by here.
+            (false, false) => Err("api_keys: the first key takes a restart; until then everybody may ask"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes these keys from now on; their rates begin anew.
+    pub fn set_keys(&self, api_keys: &[ApiKey]) {
+        if let Some(keys) = &self.keys {
+            *keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Keyring::new(api_keys));
+        }
+    }
+
+    /// Forgets addresses that have not asked for a while, again and again.
+    pub async fn keep_small(&self) {
+        let Some(clients) = &self.clients else { return };
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            clients.forget();
+        }
+    }
+
+    /// The key of the request, where keys are needed.
+    fn identify(&self, request: &Request) -> Result<Option<Arc<Key>>, Error> {
+        if let Some(clients) = &self.clients {
+            let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+            let client = peer.map(|peer| client::address(peer, request.headers(), &self.trusted_proxies));
+            // A request without a connection does not come from outside.
+            if let Some(client) = client {
+                clients
+                    .check(client)
+                    .map_err(|wait| limited("this address", wait))?;
+            }
+        }
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let keyring = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
+        let sent = keys::sent(request.headers())?;
+        let unknown = || {
+            Error::new(
+                Code::Unauthorized,
+                "the API key that came is none of those that are known",
+            )
+        };
+        keyring.find(sent).map(Some).ok_or_else(unknown)
+    }
+}
+
+fn limited(who: &str, wait: Duration) -> Error {
+    let detail = format!("{who} has sent as many requests as it may; the next one is welcome in {wait:.1?}");
+    Error {
+        retry_after: Some(wait),
+        ..Error::new(Code::RateLimited, detail)
+    }
+}
+
+/// Lets a request through or refuses it.
+pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Some(guard) = &app.guard else {
+        return next.run(request).await;
+    };
+    let key = match guard.identify(&request) {
+        Ok(Some(key)) => key,
+        Ok(None) => return next.run(request).await,
+        Err(error) => return refuse(&app, error, request).await.into_response(),
+    };
+    let response = match key.check_rate() {
+        Ok(()) => next.run(request).await,
+        Err(wait) => {
+            let error = limited(&format!("API key {:?}", key.name), wait);
+            refuse(&app, error, request).await.into_response()
+        }
+    };
+    guard
+        .requests_by_key
+        .with_label_values(&[key.name.as_str(), response.status().as_str()])
+        .inc();
+    response
+}
+
+async fn refuse(app: &App, error: Error, request: Request) -> Error {
+    if request.headers().contains_key(EXPECT) {
+        // The client waits to be told whether to send the body.
+        return error.with_body_unread();
+    }
+    let deadline = Instant::now() + app.config.request_timeout.0;
+    payload::refuse(error, request.into_body(), app.config.max_body.as_u64(), deadline).await
+}

@@ -1,0 +1,114 @@
+//! Rates, of a key and of client addresses.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use super::client;
+use crate::config::RateLimit;
+
+fn quota(limit: RateLimit) -> Quota {
+    // The period is never zero, so there always is a quota.
+    Quota::with_period(limit.period())
+        .unwrap_or(Quota::per_second(limit.burst))
+        .allow_burst(limit.burst)
+}
+
+/// One rate.
+#[derive(Debug)]
+pub(super) struct Rate(DefaultDirectRateLimiter);
+
+impl Rate {
+    pub(super) fn new(limit: RateLimit) -> Self {
+        Self(RateLimiter::direct(quota(limit)))
+    }
+
+    /// How long to wait, if it is exceeded.
+    pub(super) fn check(&self) -> Result<(), Duration> {
+        self.0
+            .check()
+            .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+    }
+}
+
+/// How many rates are kept at most, in some 10 MB. An attacker with more addresses than that shares them, and so may a few others.
+const SLOTS: u64 = 1 << 18;
+
+/// The same rate for each of many clients, in bounded memory.
+#[derive(Debug)]
+pub(super) struct ClientRates {
+    rates: DefaultKeyedRateLimiter<u32>,
+    /// Which clients share a slot differs from process to process, so that nobody can choose whom to hinder.
+    hasher: RandomState,
+}
+
+impl ClientRates {
+    pub(super) fn new(limit: RateLimit) -> Self {
+        Self {
+            rates: RateLimiter::keyed(quota(limit)),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// How long this client must wait, if it has asked too often.
+    pub(super) fn check(&self, address: IpAddr) -> Result<(), Duration> {
+        let slot = self.hasher.hash_one(client::network(address)) % SLOTS;
+        self.rates
+            .check_key(&(slot as u32))
+            .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+    }
+
+    /// Forgets those who have not asked for so long that they may ask as often as they could at first.
+    pub(super) fn forget(&self) {
+        self.rates.retain_recent();
+        self.rates.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(text: &str) -> RateLimit {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_burst_is_allowed_and_then_one_for_each_period() {
+        let rate = Rate::new(limit("1/h burst 3"));
+        for _ in 0..3 {
+            rate.check().unwrap();
+        }
+        let wait = rate.check().unwrap_err();
+        assert!(
+            wait > Duration::from_mins(59) && wait <= Duration::from_hours(1),
+            "{wait:?}"
+        );
+    }
+
+    #[test]
+    fn clients_do_not_share_a_rate() {
+        let rates = ClientRates::new(limit("1/h"));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        rates.check(address("192.0.2.1")).unwrap();
+        rates.check(address("192.0.2.1")).unwrap_err();
+        rates.check(address("192.0.2.2")).unwrap();
+        rates.check(address("2001:db8::1")).unwrap();
+        rates.check(address("2001:db8::2")).unwrap_err();
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let rates = ClientRates::new(limit("1000000/s burst 1"));
+        for number in 0..2 * SLOTS as u32 {
+            let _ = rates.check(IpAddr::V4(number.into()));
+        }
+        assert!(rates.rates.len() <= SLOTS as usize);
+        std::thread::sleep(Duration::from_millis(1));
+        rates.forget();
+        assert_eq!(rates.rates.len(), 0);
+    }
+}

@@ -1,0 +1,48 @@
+//! What the OpenAPI document says about API keys and rates, once for all routes that are guarded.
+
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder};
+use utoipa::openapi::security::{SecurityRequirement, SecurityScheme};
+
+use super::document::problems;
+use crate::error::Code;
+
+const BEARER: &str = "bearer";
+const API_KEY: &str = "api_key";
+
+/// Adds the security schemes, and to each operation of these paths that it may need a key and what it answers then.
+pub(super) fn describe(document: &mut OpenApi, guarded: &OpenApi) {
+    let components = document.components.get_or_insert_default();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key. Needed where the server has any."))
+        .build();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
+    let header = ApiKeyValue::with_description("X-Api-Key", "The same key in a header of its own.");
+    components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(header)));
+
+    let refusals = problems(&[
+        (
+            Code::Unauthorized,
+            "expected an API key, as Authorization: Bearer KEY or X-Api-Key: KEY, found none",
+        ),
+        (
+            Code::RateLimited,
+            "this address has sent as many requests as it may; the next one is welcome in 1.5s",
+        ),
+    ]);
+    for path in guarded.paths.paths.keys() {
+        let Some(item) = document.paths.paths.get_mut(path) else {
+            continue;
+        };
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let none: [&str; 0] = [];
+            operation.security = Some(vec![
+                SecurityRequirement::default(),
+                SecurityRequirement::new(BEARER, none),
+                SecurityRequirement::new(API_KEY, none),
+            ]);
+            operation.responses.responses.extend(refusals.clone());
+        }
+    }
+}

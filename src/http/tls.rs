@@ -1,0 +1,229 @@
+//! TLS: certificates, read again while the server runs, and whose client certificates are accepted.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use ring::digest::{Context, SHA256};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::config::Config;
+
+/// The files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// None if the configuration names none.
+    pub fn of(config: &Config) -> Option<Self> {
+        Some(Self {
+            certificate: config.tls_certificate.0.clone()?,
+            key: config.tls_key.0.clone()?,
+            client_ca: config.tls_client_ca.0.clone(),
+        })
+    }
+}
+
+/// A file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct TlsError {
+    /// The key of the configuration that names the file.
+    pub key: &'static str,
+    /// The file, what was expected, what came.
+    pub message: String,
+}
+
+/// What the handshakes use.
+pub struct Tls {
+    files: TlsFiles,
+    config: RwLock<Arc<ServerConfig>>,
+    /// Hash of what was read last, usable or not, so that a mistake is told once.
+    seen: Mutex<[u8; 32]>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tls").field(&self.files).finish()
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let contents = Contents::read(&files)?;
+        Ok(Self {
+            config: RwLock::new(contents.config(&files)?),
+            seen: Mutex::new(contents.hash()),
+            files,
+        })
+    }
+
+    /// For the next connection.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        TlsAcceptor::from(Arc::clone(&config))
+    }
+
+    /// Reads the files again. If they cannot be used, all stays as it was.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let contents = Contents::read(&self.files)?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = contents.hash();
+        let config = contents.config(&self.files)?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Reads the files again if they are not those that were read last. Says whether they were.
+    pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
+        let hash = Contents::read(&self.files)?.hash();
+        if *self.seen.lock().unwrap_or_else(PoisonError::into_inner) == hash {
+            return Ok(false);
+        }
+        self.reload().map(|()| true)
+    }
+
+    /// Looks for changes again and again.
+    pub async fn watch(self: Arc<Self>, every: Duration) {
+        // A file that is missing is told once, and not every time.
+        let mut told = None;
+        loop {
+            tokio::time::sleep(every).await;
+            let tls = Arc::clone(&self);
+            let result = tokio::task::spawn_blocking(move || tls.reload_if_changed()).await;
+            match result {
+                Ok(Ok(true)) => tracing::info!("the certificates have changed: read again"),
+                Ok(Err(error)) if told.as_ref() != Some(&error) => {
+                    tracing::error!(%error, "the certificates could not be read again: all stays as it was");
+                    told = Some(error);
+                    continue;
+                }
+                Ok(Err(_)) => continue,
+                Ok(Ok(false)) | Err(_) => {}
+            }
+            told = None;
+        }
+    }
+}
+
+/// The contents of the files.
+struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Contents {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let read = |key, path: &Path| {
+            fs::read(path).map_err(|error| TlsError {
+                key,
+                message: format!("{}: {error}", path.display()),
+            })
+        };
+        Ok(Self {
+            certificate: read(CERTIFICATE, &files.certificate)?,
+            key: read(KEY, &files.key)?,
+            client_ca: files
+                .client_ca
+                .as_deref()
+                .map(|path| read(CLIENT_CA, path))
+                .transpose()?,
+        })
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        let mut context = Context::new(&SHA256);
+        for file in [
+            &self.certificate,
+            &self.key,
+            self.client_ca.as_ref().unwrap_or(&Vec::new()),
+        ] {
+            context.update(&(file.len() as u64).to_le_bytes());
+            context.update(file);
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.finish().as_ref());
+        hash
+    }
+
+    fn config(&self, files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+        let chain = certificates(CERTIFICATE, &files.certificate, &self.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|error| unusable(KEY, &files.key, "a private key in PEM", &found(&error)))?;
+        let mistake =
+            |key, path, expected, error: &dyn fmt::Display| unusable(key, path, expected, &error.to_string());
+        let provider = Arc::new(default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| mistake(CERTIFICATE, &files.certificate, "TLS 1.2 and 1.3", &error))?;
+        let builder = match (&self.client_ca, &files.client_ca) {
+            (Some(client_ca), Some(path)) => {
+                let mut roots = RootCertStore::empty();
+                for authority in certificates(CLIENT_CA, path, client_ca)? {
+                    roots
+                        .add(authority)
+                        .map_err(|error| mistake(CLIENT_CA, path, "certificates of authorities", &error))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .map_err(|error| mistake(CLIENT_CA, path, "certificates of authorities", &error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| mistake(KEY, &files.key, "the private key of tls_certificate", &error))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+const CERTIFICATE: &str = "tls_certificate";
+const KEY: &str = "tls_key";
+const CLIENT_CA: &str = "tls_client_ca";
+
+fn certificates(
+    key: &'static str,
+    path: &Path,
+    text: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let expected = "certificates in PEM";
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(key, path, expected, &found(&error)))?;
+    if certificates.is_empty() {
+        return Err(unusable(key, path, expected, "none"));
+    }
+    Ok(certificates)
+}
+
+/// Without what stands in the file.
+fn found(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "none".to_owned(),
+        pem::Error::MissingSectionEnd { .. } => "a section without an end".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "a section without a proper start".to_owned(),
+        pem::Error::Base64Decode(_) => "a section that is not base64".to_owned(),
+        _ => "something else".to_owned(),
+    }
+}
+
+fn unusable(key: &'static str, path: &Path, expected: &str, found: &str) -> TlsError {
+    TlsError {
+        key,
+        message: format!("{}: expected {expected}, found: {found}", path.display()),
+    }
+}

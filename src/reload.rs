@@ -1,0 +1,28 @@
+//! What is done again on SIGHUP.
+
+use std::fmt::Display;
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Calls `reload` on every SIGHUP, and logs how it went. Several parts may ask for it; each hears of every signal. It may
+/// read files, so it has a thread on which it may block.
+pub fn on_hangup<F, E>(what: &'static str, reload: F) -> io::Result<()>
+where
+    F: Fn() -> Result<(), E> + Clone + Send + 'static,
+    E: Display + Send + 'static,
+{
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            match tokio::task::spawn_blocking(reload.clone()).await {
+                Ok(Ok(())) => tracing::info!(what, "read again"),
+                Ok(Err(error)) => {
+                    tracing::error!(what, %error, "could not be read again: all stays as it was");
+                }
+                Err(error) => tracing::error!(what, %error, "could not be read again"),
+            }
+        }
+    });
+    Ok(())
+}

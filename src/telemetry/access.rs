@@ -1,0 +1,320 @@
+//! One line for each request.
+//!
+//! It looks as if tracing had written it, and tracing's filter decides on it (target `classifyd::access`), but it is written
+//! here: for one event with twenty fields tracing needs several times as long, see docs/telemetry.md.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tracing::Level;
+
+use super::writer::LogWriter;
+use crate::config::{AccessLogMode, LogFormat};
+
+/// The target of the lines, for filters.
+pub const TARGET: &str = "classifyd::access";
+
+/// What the handler knows of a request; it travels in the response's extensions.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Classified {
+    /// Name of the model.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+    /// Pictures or texts in the request.
+    pub inputs: usize,
+    /// What happened, if there are scores.
+    pub stages: Option<Stages>,
+}
+
+/// Where the time of a classification went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stages {
+    /// When the first of them began.
+    pub started: std::time::Instant,
+    /// Input to row.
+    pub decode: Duration,
+    /// In the queue.
+    pub queue: Duration,
+    /// In the batch that ran.
+    pub inference: Duration,
+    /// Inputs in that batch.
+    pub batch_size: u32,
+    /// The span of that batch.
+    pub batch: super::spans::SpanRef,
+}
+
+/// A request that was answered, or whose client did not wait for the answer.
+#[derive(Debug, Clone)]
+pub struct Access<'a> {
+    /// Probes and scrapes, which say nothing unless asked to.
+    pub quiet: bool,
+    /// A fixed list.
+    pub method: &'static str,
+    /// The pattern, not the path: that may hold what belongs in no log.
+    pub route: &'a str,
+    /// The HTTP status; 499 where the client has gone.
+    pub status: u16,
+    /// The code of the problem.
+    pub error: Option<&'static str>,
+    /// What the handler knows.
+    pub classified: Option<&'a Classified>,
+    /// From the request's head to the response's head.
+    pub total: Duration,
+    /// Length of the response's body, where it is known.
+    pub response_bytes: Option<u64>,
+    /// As in the `X-Request-Id` header: plain characters.
+    pub request_id: &'a str,
+    /// Of the W3C trace context.
+    pub trace_id: Option<u128>,
+    /// Where the request came from; port 0 if a proxy said so, which tells none.
+    pub client: Option<SocketAddr>,
+}
+
+/// Status of a request whose client has gone, as nginx writes it.
+pub const CLIENT_GONE: u16 = 499;
+
+/// Writes access lines.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    writer: LogWriter,
+    format: LogFormat,
+    mode: Arc<AtomicU8>,
+}
+
+impl AccessLog {
+    /// Lines in this format.
+    pub fn new(writer: LogWriter, format: LogFormat, mode: AccessLogMode) -> Self {
+        Self {
+            writer,
+            format,
+            mode: Arc::new(AtomicU8::new(mode as u8)),
+        }
+    }
+
+    /// From now on these requests get a line.
+    pub fn set_mode(&self, mode: AccessLogMode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Writes the line, if it is wanted.
+    pub fn write(&self, access: &Access<'_>) {
+        let mode = self.mode.load(Ordering::Relaxed);
+        let wanted =
+            mode == AccessLogMode::On as u8 || mode == AccessLogMode::Errors as u8 && access.status >= 400;
+        if !wanted {
+            return;
+        }
+        let level = if access.quiet {
+            tracing::enabled!(target: TARGET, Level::DEBUG).then_some("DEBUG")
+        } else {
+            tracing::enabled!(target: TARGET, Level::INFO).then_some("INFO")
+        };
+        let Some(level) = level else { return };
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        LINE.with_borrow_mut(|bytes| {
+            bytes.clear();
+            let mut line = Line {
+                bytes,
+                json: self.format == LogFormat::Json,
+            };
+            line.begin(level, SystemTime::now());
+            access.fields(&mut line);
+            line.end();
+            self.writer.append(bytes, false);
+        });
+    }
+}
+
+impl Access<'_> {
+    fn fields(&self, line: &mut Line<'_>) {
+        line.plain("method", self.method);
+        line.plain("route", self.route);
+        line.number("status", u64::from(self.status));
+        if let Some(error) = self.error {
+            line.plain("error", error);
+        }
+        if let Some(classified) = self.classified {
+            line.text("model", &classified.model);
+            line.plain("version", &classified.version);
+            line.number("inputs", classified.inputs as u64);
+            if let Some(stages) = &classified.stages {
+                line.number("batch_size", u64::from(stages.batch_size));
+                line.milliseconds("decode_ms", stages.decode);
+                line.milliseconds("queue_ms", stages.queue);
+                line.milliseconds("inference_ms", stages.inference);
+            }
+        }
+        line.milliseconds("total_ms", self.total);
+        if let Some(bytes) = self.response_bytes {
+            line.number("response_bytes", bytes);
+        }
+        line.plain("request_id", self.request_id);
+        if let Some(trace_id) = self.trace_id {
+            line.shown("trace_id", format_args!("{trace_id:032x}"));
+        }
+        if let Some(client) = self.client {
+            match client.port() {
+                0 => line.shown("client", format_args!("{}", client.ip())),
+                _ => line.shown("client", format_args!("{client}")),
+            }
+        }
+    }
+}
+
+/// A line as tracing-subscriber would format it: an object, or ` key=value` for people.
+struct Line<'a> {
+    bytes: &'a mut Vec<u8>,
+    json: bool,
+}
+
+// Writing to a Vec cannot fail.
+impl Line<'_> {
+    fn begin(&mut self, level: &str, now: SystemTime) {
+        let now = humantime::format_rfc3339_micros(now);
+        let _ = if self.json {
+            write!(
+                self.bytes,
+                r#"{{"timestamp":"{now}","level":"{level}","message":"request""#
+            )
+        } else {
+            write!(self.bytes, "{now} {level:>5} {TARGET}: request")
+        };
+    }
+
+    fn end(&mut self) {
+        if self.json {
+            let _ = write!(self.bytes, r#","target":"{TARGET}"}}"#);
+        }
+        self.bytes.push(b'\n');
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.json {
+            self.bytes.extend_from_slice(b",\"");
+            self.bytes.extend_from_slice(key.as_bytes());
+            self.bytes.extend_from_slice(b"\":");
+        } else {
+            self.bytes.push(b' ');
+            self.bytes.extend_from_slice(key.as_bytes());
+            self.bytes.push(b'=');
+        }
+    }
+
+    /// What is known to need no escaping.
+    fn plain(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.bytes.push(b'"');
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.push(b'"');
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        let _ = serde_json::to_writer(&mut *self.bytes, value);
+    }
+
+    fn shown(&mut self, key: &str, value: std::fmt::Arguments<'_>) {
+        self.key(key);
+        let _ = write!(self.bytes, "\"{value}\"");
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        let _ = write!(self.bytes, "{value}");
+    }
+
+    fn milliseconds(&mut self, key: &str, duration: Duration) {
+        self.key(key);
+        let micros = duration.as_micros();
+        let _ = write!(self.bytes, "{}.{:03}", micros / 1000, micros % 1000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classified() -> Classified {
+        Classified {
+            model: "a \"model\"".to_owned(),
+            version: "3".to_owned(),
+            inputs: 2,
+            stages: Some(Stages {
+                started: std::time::Instant::now(),
+                decode: Duration::from_micros(7),
+                queue: Duration::from_micros(1250),
+                inference: Duration::from_secs(2),
+                batch_size: 5,
+                batch: super::super::spans::SpanRef::default(),
+            }),
+        }
+    }
+
+    fn line(json: bool, access: &Access<'_>) -> String {
+        let mut bytes = Vec::new();
+        let mut line = Line {
+            bytes: &mut bytes,
+            json,
+        };
+        line.begin("INFO", SystemTime::UNIX_EPOCH);
+        access.fields(&mut line);
+        line.end();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_object_with_every_field() {
+        let classified = classified();
+        let access = Access {
+            quiet: false,
+            method: "POST",
+            route: "/v1/classify",
+            status: 200,
+            error: None,
+            classified: Some(&classified),
+            total: Duration::from_micros(2_001_300),
+            response_bytes: Some(77),
+            request_id: "abc-1",
+            trace_id: Some(0xab),
+            client: Some(SocketAddr::from(([127, 0, 0, 1], 5))),
+        };
+        let parsed: serde_json::Value = serde_json::from_str(&line(true, &access)).unwrap();
+        let expected = serde_json::json!({
+            "timestamp": "1970-01-01T00:00:00.000000Z", "level": "INFO", "target": TARGET, "message": "request",
+            "method": "POST", "route": "/v1/classify", "status": 200, "model": "a \"model\"", "version": "3",
+            "inputs": 2, "batch_size": 5, "decode_ms": 0.007, "queue_ms": 1.25, "inference_ms": 2000.0,
+            "total_ms": 2001.3, "response_bytes": 77, "request_id": "abc-1",
+            "trace_id": "000000000000000000000000000000ab", "client": "127.0.0.1:5",
+        });
+        assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let access = Access {
+            quiet: false,
+            method: "GET",
+            route: "unmatched",
+            status: 404,
+            error: Some("not_found"),
+            classified: None,
+            total: Duration::from_micros(90),
+            response_bytes: None,
+            request_id: "1",
+            trace_id: None,
+            client: None,
+        };
+        assert_eq!(
+            line(false, &access),
+            "1970-01-01T00:00:00.000000Z  INFO classifyd::access: request method=\"GET\" route=\"unmatched\" status=404 \
+             error=\"not_found\" total_ms=0.090 request_id=\"1\"\n"
+        );
+    }
+}

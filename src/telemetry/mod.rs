@@ -1,0 +1,83 @@
+//! Log lines, the access line of each request, and traces.
+
+pub mod access;
+pub mod spans;
+pub mod trace_context;
+pub mod writer;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use self::access::AccessLog;
+use self::writer::LogWriter;
+use crate::config::{Config, LogFormat};
+
+/// What was set up, and what of it can be changed while the server runs.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Writes the access line of each request.
+    pub access: AccessLog,
+    /// Where all lines go.
+    pub writer: LogWriter,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// Ends telemetry when it is dropped: what is still to be written or exported gets a moment to be.
+#[derive(Debug)]
+pub struct Guard {
+    writer: LogWriter,
+    exporter: spans::Exporter,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // First, for it may have something to say.
+        self.exporter.shutdown();
+        self.writer.close();
+    }
+}
+
+/// Sends log lines to standard error, and spans to the collector if there is one. Must not be called within a tokio runtime.
+pub fn init(config: &Config) -> Result<(Telemetry, Guard), String> {
+    let (filter, handle) = reload::Layer::new(parse(&config.log)?);
+    let writer = LogWriter::start(std::io::stderr()).map_err(|error| format!("log: {error}"))?;
+    let lines = fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(writer.clone());
+    let registry = tracing_subscriber::registry().with(filter);
+    let result = match config.log_format {
+        LogFormat::Pretty => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    result.map_err(|error| error.to_string())?;
+    let guard = Guard {
+        exporter: spans::Exporter::start(config.otlp_endpoint.0.as_deref())?,
+        writer: writer.clone(),
+    };
+    let telemetry = Telemetry {
+        access: AccessLog::new(writer.clone(), config.log_format, config.access_log),
+        writer,
+        filter: handle,
+    };
+    Ok((telemetry, guard))
+}
+
+impl Telemetry {
+    /// Takes over what may change while the server runs: `log` and `access_log`.
+    pub fn reload(&self, config: &Config) -> Result<(), String> {
+        let filter = parse(&config.log)?;
+        self.filter.reload(filter).map_err(|error| error.to_string())?;
+        self.access.set_mode(config.access_log);
+        tracing::info!(log = config.log, access_log = ?config.access_log, "log levels");
+        Ok(())
+    }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    filter.parse().map_err(|error| {
+        format!("log: expected a filter such as info or info,classifyd=debug, found {filter:?}: {error}")
+    })
+}

@@ -1,0 +1,306 @@
+//! HTTPS, mutual TLS, and certificates that change while the server runs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::harness::{Server, classifyd, some_models, white_row};
+
+/// An authority that signs.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate with its key.
+struct Signed {
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn sign(&self, name: &str) -> Signed {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Signed {
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            key,
+        }
+    }
+
+    /// What a client believes that knows this authority, with a certificate of its own or without.
+    fn client(&self, own: Option<&Signed>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match own {
+            Some(own) => {
+                let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
+                builder
+                    .with_client_auth_cert(vec![own.certificate.clone()], key)
+                    .unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+fn write(folder: &Path, signed: &Signed) {
+    fs::write(folder.join("tls.crt"), &signed.certificate_pem).unwrap();
+    fs::write(folder.join("tls.key"), signed.key.serialize_pem()).unwrap();
+}
+
+fn start(folder: &Path, options: &[&str]) -> Server {
+    let models = some_models(&["linear"]);
+    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    let files = [
+        "--tls-certificate",
+        certificate.to_str().unwrap(),
+        "--tls-key",
+        key.to_str().unwrap(),
+    ];
+    Server::start(models.path(), &[&files[..], options].concat())
+}
+
+/// Sends a request over a new connection, and gives the answer and the server's certificate.
+async fn ask(
+    address: SocketAddr,
+    client: &TlsConnector,
+    request: &[u8],
+) -> std::io::Result<(String, CertificateDer<'static>)> {
+    let stream = TcpStream::connect(address).await?;
+    let mut stream = client
+        .connect(ServerName::try_from("localhost").unwrap(), stream)
+        .await?;
+    let certificate = stream.get_ref().1.peer_certificates().unwrap()[0]
+        .clone()
+        .into_owned();
+    stream.write_all(request).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok((String::from_utf8(answer).unwrap(), certificate))
+}
+
+const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_picture_is_classified_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    write(folder.path(), &authority.sign("localhost"));
+    let server = start(folder.path(), &["--rate-limit", "100/s"]);
+    let picture = white_row(2);
+    let head = format!(
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        picture.len()
+    );
+    let request = [head.as_bytes(), &picture].concat();
+    let (answer, _) = ask(server.address, &authority.client(None), &request)
+        .await
+        .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("\"label\":\"c\""),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("strict-transport-security: max-age=31536000"),
+        "{answer}"
+    );
+
+    // A client that knows another authority does not believe it; one that speaks no TLS gets no answer.
+    ask(server.address, &Authority::new().client(None), LIVEZ)
+        .await
+        .unwrap_err();
+    assert!(server.get("/livez").send().await.is_err());
+    ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
+}
+
+#[tokio::test]
+async fn with_mutual_tls_only_clients_that_the_authority_has_signed_are_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let (servers, clients) = (Authority::new(), Authority::new());
+    write(folder.path(), &servers.sign("localhost"));
+    let client_ca = folder.path().join("clients.crt");
+    fs::write(&client_ca, clients.0.pem()).unwrap();
+    let server = start(
+        folder.path(),
+        &[
+            "--tls-client-ca",
+            client_ca.to_str().unwrap(),
+            "--admin-listen",
+            "127.0.0.1:0",
+        ],
+    );
+    let good = clients.sign("client");
+    let stranger = Authority::new().sign("client");
+    let models = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let (answer, _) = ask(server.address, &servers.client(Some(&good)), models)
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for own in [None, Some(&stranger)] {
+        let error = ask(server.address, &servers.client(own), models).await;
+        assert!(error.is_err(), "{error:?}");
+    }
+    // Orchestrators have no certificate.
+    let probe = format!("http://{}/readyz", server.admin_address.unwrap());
+    assert_eq!(server.client.get(probe).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_and_bad_ones_change_nothing() {
+    for (options, by_signal) in [(["--tls-reload", "0s"], true), (["--tls-reload", "20ms"], false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let (first, second) = (authority.sign("localhost"), authority.sign("localhost"));
+        write(folder.path(), &first);
+        let server = start(folder.path(), &options);
+        let client = authority.client(None);
+        let shown = async || ask(server.address, &client, LIVEZ).await.unwrap().1;
+        assert_eq!(shown().await, first.certificate);
+
+        let old = TcpStream::connect(server.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut old = client.connect(name, old).await.unwrap();
+
+        fs::write(folder.path().join("tls.crt"), "no certificate").unwrap();
+        if by_signal {
+            server.signal("HUP");
+        }
+        server
+            .wait_for_log(&["tls_certificate", "all stays as it was"])
+            .await;
+        assert_eq!(shown().await, first.certificate);
+        // The key of another certificate: what is there in the middle of an exchange.
+        fs::write(folder.path().join("tls.crt"), &second.certificate_pem).unwrap();
+        if by_signal {
+            server.signal("HUP");
+        }
+        server
+            .wait_for_log(&["the private key of tls_certificate", "all stays as it was"])
+            .await;
+        assert_eq!(shown().await, first.certificate);
+
+        write(folder.path(), &second);
+        if by_signal {
+            server.signal("HUP");
+        }
+        let started = Instant::now();
+        while shown().await != second.certificate {
+            assert!(started.elapsed() < Duration::from_secs(20), "{:#?}", server.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // A connection that was there before goes on.
+        old.write_all(LIVEZ).await.unwrap();
+        let mut answer = String::new();
+        old.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let private = second.key.serialize_pem();
+        let log = server.log().join("\n");
+        assert!(!log.contains(private.lines().nth(1).unwrap()), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_do_not_shake_hands_hold_up_nobody_and_are_sent_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    write(folder.path(), &authority.sign("localhost"));
+    let mut server = start(
+        folder.path(),
+        &[
+            "--header-timeout",
+            "500ms",
+            "--max-connections",
+            "8",
+            "--drain-delay",
+            "0s",
+        ],
+    );
+    let mut silent = Vec::new();
+    for _ in 0..7 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    // There is one slot left, and accepting goes on.
+    ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
+    // With more of them than slots the next one waits until they are sent away.
+    silent.push(TcpStream::connect(server.address).await.unwrap());
+    ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
+    for mut stream in silent {
+        let mut nothing = Vec::new();
+        let _ = stream.read_to_end(&mut nothing).await;
+        assert!(nothing.is_empty());
+    }
+    // Nor do they hold up the end.
+    let _silent = TcpStream::connect(server.address).await.unwrap();
+    server.signal("TERM");
+    assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));
+}
+
+#[test]
+fn files_that_cannot_be_used_keep_the_server_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (signed, other) = (authority.sign("localhost"), authority.sign("localhost"));
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    write(folder.path(), &signed);
+    fs::write(path("other.key"), other.key.serialize_pem()).unwrap();
+    fs::write(path("empty.crt"), "").unwrap();
+    let serve = |certificate: &str, key: &str, more: &[&str]| -> Output {
+        let options = ["serve", "--tls-certificate", certificate, "--tls-key", key];
+        classifyd().args(options).args(more).output().unwrap()
+    };
+    let (certificate, key) = (path("tls.crt"), path("tls.key"));
+    for (output, parts) in [
+        (
+            serve("/nowhere.crt", &key, &[]),
+            [
+                "flag --tls-certificate: tls_certificate: /nowhere.crt",
+                "No such file",
+            ],
+        ),
+        (
+            serve(&path("empty.crt"), &key, &[]),
+            ["empty.crt: expected certificates in PEM", "found: none"],
+        ),
+        (
+            serve(&certificate, &certificate, &[]),
+            ["tls_key", "expected a private key in PEM, found: none"],
+        ),
+        (
+            serve(&certificate, &path("other.key"), &[]),
+            ["tls_key", "expected the private key of tls_certificate"],
+        ),
+        (
+            serve(&certificate, &key, &["--tls-client-ca", &key]),
+            ["tls_client_ca", "expected certificates in PEM, found: none"],
+        ),
+    ] {
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        for part in parts {
+            assert!(told.contains(part), "expected {part:?} in: {told}");
+        }
+    }
+}

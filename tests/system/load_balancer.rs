@@ -1,0 +1,391 @@
+//! Three servers behind a real load balancer under constant load: what its clients notice of a restart, a crash and a hang.
+//!
+//! The load balancers run with the files in `deploy/`; only addresses are put in.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use classifyd::bench::load::{self, Arrivals, Plan};
+use classifyd::bench::tally::Tally;
+use classifyd::bench::target::{self, Target};
+
+use crate::harness::{Server, encode, root};
+
+/// Requests per second that fit into one buffer of HAProxy, and so can be sent again.
+const SMALL_RATE: f64 = 300.0;
+/// Requests per second that do not.
+const LARGE_RATE: f64 = 10.0;
+/// Most connections with large requests. No accident can hurt more of them at once.
+const LARGE_CONNECTIONS: usize = 8;
+/// One piece of the load; it goes on, piece after piece, until the test has done what it wants to do.
+const PIECE: Duration = Duration::from_secs(5);
+/// Longer than that, and a client notices.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Any port that is free now.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Waits until `done`, and says what was waited for if that takes too long.
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(30), "no {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The servers behind the load balancer, each at an address that it keeps when it is started again.
+struct Servers {
+    models: tempfile::TempDir,
+    options: Vec<&'static str>,
+    running: Vec<Server>,
+}
+
+impl Servers {
+    fn start(options: &[&'static str]) -> Self {
+        let models = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
+        let running = (0..3).map(|_| Server::start(models.path(), options)).collect();
+        Self {
+            models,
+            options: options.to_vec(),
+            running,
+        }
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.running.iter().map(|server| server.address).collect()
+    }
+
+    /// Drains a server as an orchestrator does, which must end by itself and well.
+    fn drain(&mut self, index: usize) {
+        let server = &mut self.running[index];
+        server.signal("TERM");
+        assert_eq!(server.wait(Duration::from_secs(20)).code(), Some(0));
+    }
+
+    /// Starts a server again where the last one was.
+    fn start_again(&mut self, index: usize) {
+        let listen = self.running[index].address.to_string();
+        self.running[index] = Server::start_at(&listen, self.models.path(), &self.options);
+    }
+}
+
+/// A running load balancer.
+struct LoadBalancer {
+    child: Child,
+    address: SocketAddr,
+    /// Where HAProxy says what it knows of the servers.
+    stats: SocketAddr,
+    /// Its configuration and its files, until it has ended.
+    _folder: tempfile::TempDir,
+}
+
+impl LoadBalancer {
+    fn haproxy(servers: &Servers, server_timeout: &str) -> Self {
+        let (address, stats) = (free_address(), free_address());
+        let mut command = Command::new("haproxy");
+        command
+            .arg("-f")
+            .arg(root().join("deploy/haproxy/haproxy.cfg"))
+            .env("LISTEN", address.to_string())
+            .env("STATS_LISTEN", stats.to_string())
+            .env("SERVER_TIMEOUT", server_timeout);
+        for (number, server) in (1..).zip(servers.addresses()) {
+            command.env(format!("CLASSIFYD_{number}"), server.to_string());
+        }
+        let started = Self::start(command, address, stats, tempfile::tempdir().unwrap());
+        started.wait_for_servers(3);
+        started
+    }
+
+    fn nginx(servers: &Servers) -> Self {
+        let address = free_address();
+        let folder = tempfile::tempdir().unwrap();
+        let shipped = std::fs::read_to_string(root().join("deploy/nginx/nginx.conf")).unwrap();
+        let mut config = put_in(&shipped, "listen 8080", &format!("listen {address}"));
+        config = put_in(&config, " /tmp/", &format!(" {}/", folder.path().display()));
+        for (number, server) in (1..).zip(servers.addresses()) {
+            config = put_in(
+                &config,
+                &format!("server classifyd-{number}:8080"),
+                &format!("server {server}"),
+            );
+        }
+        let file = folder.path().join("nginx.conf");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new("nginx");
+        command.args(["-g", "daemon off;", "-c"]).arg(&file);
+        Self::start(command, address, address, folder)
+    }
+
+    fn start(
+        mut command: Command,
+        address: SocketAddr,
+        stats: SocketAddr,
+        folder: tempfile::TempDir,
+    ) -> Self {
+        let child = command
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}; `make test-system` installs it"));
+        let started = Self {
+            child,
+            address,
+            stats,
+            _folder: folder,
+        };
+        wait_for("load balancer that listens", || {
+            TcpStream::connect(address).is_ok()
+        });
+        started
+    }
+
+    /// How many servers HAProxy sends requests to.
+    fn servers_up(&self) -> usize {
+        let target = Target::parse(&self.stats.to_string(), None).unwrap();
+        let csv = target::exchange(self.stats, &target.get("/;csv"), Duration::from_secs(5)).unwrap();
+        let csv = String::from_utf8(csv.body.to_vec()).unwrap();
+        csv.lines()
+            .filter(|line| line.starts_with("classifyd,classifyd-"))
+            .filter(|line| line.split(',').nth(17).unwrap().starts_with("UP"))
+            .count()
+    }
+
+    fn wait_for_servers(&self, count: usize) {
+        wait_for(&format!("{count} servers behind HAProxy"), || {
+            self.servers_up() == count
+        });
+    }
+}
+
+impl Drop for LoadBalancer {
+    fn drop(&mut self) {
+        // Killing nginx's master process would leave its workers; on this signal it ends them first.
+        let _ = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
+        let started = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && started.elapsed() < Duration::from_secs(5) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Replaces what must be there.
+fn put_in(config: &str, from: &str, to: &str) -> String {
+    assert!(config.contains(from), "expected {from:?} in: {config}");
+    config.replace(from, to)
+}
+
+/// A picture in colours of which no two are alike, so that it does not get small by compression.
+fn large_picture() -> Vec<u8> {
+    let mut state = 1_u32;
+    let picture = image::RgbImage::from_fn(180, 180, |_, _| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let [_, a, b, c] = state.to_le_bytes();
+        image::Rgb([a, b, c])
+    });
+    encode(&picture.into(), image::ImageFormat::Png)
+}
+
+/// What the clients got.
+struct Seen {
+    small: Tally,
+    large: Tally,
+}
+
+impl Seen {
+    /// Sends requests until `scenario` is through.
+    fn during(address: SocketAddr, scenario: impl FnOnce()) -> Self {
+        let target = Target::parse(&format!("http://{address}/?model=digits"), None).unwrap();
+        let golden = root().join("models/digits/1/golden");
+        let small = target::read_inputs(&[golden]).unwrap();
+        let small = small
+            .iter()
+            .map(|input| target.post(input.content_type, &input.body));
+        let large_body = large_picture();
+        assert!(large_body.len() > 65536, "{} bytes", large_body.len());
+        let plan = |requests, rate, max_connections| Plan {
+            address,
+            requests,
+            arrivals: Arrivals::Open {
+                rate,
+                max_connections,
+            },
+            warmup: Duration::ZERO,
+            duration: PIECE,
+            timeout: Duration::from_secs(20),
+            threads: 1,
+        };
+        let small = plan(small.collect(), SMALL_RATE, 128);
+        let large = plan(
+            Arc::new([target.post("image/png", &large_body)]),
+            LARGE_RATE,
+            LARGE_CONNECTIONS,
+        );
+        let over = Arc::new(AtomicBool::new(false));
+        let [small, large] = [small, large].map(|plan| {
+            let over = Arc::clone(&over);
+            thread::spawn(move || {
+                let mut tally = Tally::default();
+                while !over.load(Ordering::Acquire) {
+                    tally.add(&load::run(&plan, &mut ()).unwrap().tally);
+                }
+                tally
+            })
+        });
+        // Not before there is load, and not without a look at what comes after.
+        thread::sleep(Duration::from_secs(1));
+        scenario();
+        thread::sleep(Duration::from_secs(1));
+        over.store(true, Ordering::Release);
+        let [small, large] = [small, large].map(|load| load.join().unwrap());
+        Self { small, large }
+    }
+
+    fn show(&self, title: &str) {
+        let mut text = format!("\n{title}");
+        for (name, tally) in [("small", &self.small), ("large", &self.large)] {
+            let statuses: BTreeMap<_, _> = tally
+                .statuses
+                .iter()
+                .map(|(status, answers)| (status, answers.latency.count()))
+                .collect();
+            let latency = tally.good().latency;
+            let _ = write!(
+                text,
+                "\n  {name}: {} requests, {} failed, statuses {statuses:?}, without answer {:?}, p50 {:.1} ms, p99 {:.1} ms, \
+                 slowest {:.0} ms, over {SLOW:?}: {}",
+                tally.requests(),
+                tally.errors(),
+                tally.failures,
+                latency.percentile(50.0) / 1e3,
+                latency.percentile(99.0) / 1e3,
+                latency.max() / 1e3,
+                latency.longer_than(SLOW),
+            );
+        }
+        eprintln!("{text}");
+    }
+}
+
+/// No client got anything but an answer.
+fn nothing_failed(tally: &Tally) {
+    assert!(tally.requests() > 0);
+    assert_eq!(
+        tally.errors(),
+        0,
+        "{:?}, {:?}",
+        tally.statuses.keys(),
+        tally.failures
+    );
+}
+
+#[test]
+#[ignore = "needs haproxy: make test-system"]
+fn a_rolling_restart_behind_haproxy_fails_no_request() {
+    // With the delays that the server has by default.
+    let mut servers = Servers::start(&[]);
+    let haproxy = LoadBalancer::haproxy(&servers, "35s");
+    let seen = Seen::during(haproxy.address, || {
+        for index in 0..3 {
+            servers.drain(index);
+            servers.start_again(index);
+            haproxy.wait_for_servers(3);
+        }
+    });
+    seen.show("rolling restart behind HAProxy");
+    nothing_failed(&seen.small);
+    nothing_failed(&seen.large);
+}
+
+#[test]
+#[ignore = "needs haproxy: make test-system"]
+fn a_crash_behind_haproxy_costs_only_requests_too_large_to_send_again() {
+    let mut servers = Servers::start(&[]);
+    let haproxy = LoadBalancer::haproxy(&servers, "35s");
+    let seen = Seen::during(haproxy.address, || {
+        servers.running[1].signal("KILL");
+        servers.running[1].wait(Duration::from_secs(5));
+        haproxy.wait_for_servers(2);
+        servers.start_again(1);
+        haproxy.wait_for_servers(3);
+    });
+    seen.show("kill -9 behind HAProxy");
+    nothing_failed(&seen.small);
+    let failed = seen.large.errors();
+    assert!(
+        failed <= LARGE_CONNECTIONS as u64,
+        "{failed} large requests failed"
+    );
+}
+
+#[test]
+#[ignore = "needs haproxy: make test-system"]
+fn a_server_that_hangs_behind_haproxy_is_left_and_its_requests_are_sent_again() {
+    let servers = Servers::start(&["--request-timeout", "2s"]);
+    let haproxy = LoadBalancer::haproxy(&servers, "3s");
+    let seen = Seen::during(haproxy.address, || {
+        servers.running[1].signal("STOP");
+        haproxy.wait_for_servers(2);
+        // Longer than the answers that were on their way are waited for.
+        thread::sleep(Duration::from_secs(4));
+        servers.running[1].signal("CONT");
+        haproxy.wait_for_servers(3);
+    });
+    seen.show("SIGSTOP behind HAProxy");
+    nothing_failed(&seen.small);
+    let failed = seen.large.errors();
+    assert!(
+        failed <= LARGE_CONNECTIONS as u64,
+        "{failed} large requests failed"
+    );
+    // The one that hangs has more requests open than the others, so it gets few new ones until it is found out.
+    let slow = seen.small.good().latency.longer_than(SLOW);
+    let third = seen.small.requests() / 3;
+    assert!(slow < third / 10, "{slow} slow requests");
+}
+
+#[test]
+#[ignore = "needs nginx: make test-system"]
+fn a_rolling_restart_behind_nginx_fails_no_request() {
+    let mut servers = Servers::start(&[]);
+    let nginx = LoadBalancer::nginx(&servers);
+    let seen = Seen::during(nginx.address, || {
+        for index in 0..3 {
+            servers.drain(index);
+            servers.start_again(index);
+        }
+    });
+    seen.show("rolling restart behind nginx");
+    nothing_failed(&seen.small);
+    nothing_failed(&seen.large);
+}
+
+#[test]
+#[ignore = "needs nginx: make test-system"]
+fn a_crash_behind_nginx_fails_no_request() {
+    let mut servers = Servers::start(&[]);
+    let nginx = LoadBalancer::nginx(&servers);
+    let seen = Seen::during(nginx.address, || {
+        servers.running[1].signal("KILL");
+        servers.running[1].wait(Duration::from_secs(5));
+        thread::sleep(Duration::from_secs(2));
+        servers.start_again(1);
+    });
+    seen.show("kill -9 behind nginx");
+    // nginx has every body whole before it sends it on, so it can send any again.
+    nothing_failed(&seen.small);
+    nothing_failed(&seen.large);
+}

@@ -1,0 +1,9 @@
+//! classifyd among the real programs that stand around it in production. `make test-system` installs them and runs this.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+#[allow(dead_code, reason = "the tests of the server use the rest of it")]
+#[path = "../server/harness.rs"]
+mod harness;
+mod load_balancer;
+mod prometheus;
