@@ -80,6 +80,7 @@ pub enum Task {
 
 /// What a model was measured on.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the field's name is what clients see")]
 pub struct Accuracy {
     /// Name of the data set.
     #[schema(example = "MNIST")]

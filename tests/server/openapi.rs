@@ -43,14 +43,14 @@ fn the_checked_in_documents_are_those_of_the_code() {
 async fn the_document_lists_every_route_and_nothing_else() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
-    let served = ok(server.get("/openapi.json").send().await.unwrap()).await;
-    assert_eq!(served, document());
+    let answer = ok(server.get("/openapi.json").send().await.unwrap()).await;
+    assert_eq!(answer, document());
     let yaml = server.get("/openapi.yaml").send().await.unwrap();
     assert_eq!(yaml.headers()[CONTENT_TYPE], "application/yaml");
     let checked_in = fs::read_to_string(root().join("openapi/openapi.yaml")).unwrap();
     assert_eq!(yaml.text().await.unwrap(), checked_in);
 
-    let paths: Vec<&String> = served["paths"].as_object().unwrap().keys().collect();
+    let paths: Vec<&String> = answer["paths"].as_object().unwrap().keys().collect();
     let expected = [
         "/",
         "/assets/{file}",
