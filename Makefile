@@ -39,7 +39,7 @@ test: setup ## Run every test that needs no root; fetches libtorch and the data 
 	$(TRAINER) scripts/test-accuracy-over-http.sh digits
 
 test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
-	$(TRAINER) scripts/test-accuracy-over-http.sh
+	$(TRAINER) PROFILE=release scripts/test-accuracy-over-http.sh
 
 # Each model card names its commands. Interrupted runs go on where they were.
 train: setup ## Train the shipped classifiers as their model cards say, and write models/*/1
@@ -56,7 +56,10 @@ train: setup ## Train the shipped classifiers as their model cards say, and writ
 	target/release/trainer fetch imdb
 	target/release/trainer fetch glove
 	target/release/trainer train sentiment --network ngrams --resume
-	target/release/trainer train sentiment --network mean --resume
+	target/release/trainer train sentiment --network mean --threads 1 --resume
+	target/release/trainer train sentiment --network cnn --run runs/sentiment-blend --resume
+	target/release/trainer train sentiment --network cnn-random --threads 1 --resume
+	target/release/trainer train sentiment --network blend-random --run runs/sentiment-cnn-random --threads 1 --resume
 	target/release/trainer train sentiment --resume
 
 benches/.venv/ready: benches/requirements.txt
