@@ -48,7 +48,7 @@ check-deploy: ## Check Dockerfile, docker-compose.yml, manifests, chart and syst
 	scripts/check-deploy.sh
 
 test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
-	$(TRAINER) scripts/test-accuracy-over-http.sh
+	$(TRAINER) PROFILE=release scripts/test-accuracy-over-http.sh
 
 # Each model card names its commands. Interrupted runs go on where they were.
 train: setup ## Train the shipped classifiers as their model cards say, and write models/*/1
@@ -65,7 +65,10 @@ train: setup ## Train the shipped classifiers as their model cards say, and writ
 	target/release/trainer fetch imdb
 	target/release/trainer fetch glove
 	target/release/trainer train sentiment --network ngrams --resume
-	target/release/trainer train sentiment --network mean --resume
+	target/release/trainer train sentiment --network mean --threads 1 --resume
+	target/release/trainer train sentiment --network cnn --run runs/sentiment-blend --resume
+	target/release/trainer train sentiment --network cnn-random --threads 1 --resume
+	target/release/trainer train sentiment --network blend-random --run runs/sentiment-cnn-random --threads 1 --resume
 	target/release/trainer train sentiment --resume
 
 benches/.venv/ready: benches/requirements.txt
