@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test test-system test-accuracy check-deploy train bench fmt fmt-check lint licenses deny openapi clean
+.PHONY: help setup setup-trainer serve test test-system test-accuracy check-deploy train bench fmt fmt-check lint licenses deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,12 +42,13 @@ test: setup ## Run every test that needs no root; fetches libtorch and the data 
 test-system: setup ## Run it among real programs, which are installed from Debian (as root)
 	scripts/setup-system-tests.sh
 	cargo test -p classifyd --test system -- --ignored --nocapture --test-threads 1
+	$(MAKE) test-web test-openapi
 
 check-deploy: ## Check Dockerfile, docker-compose.yml, manifests, chart and systemd unit
 	scripts/check-deploy.sh
 
 test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
-	$(TRAINER) scripts/test-accuracy-over-http.sh
+	$(TRAINER) PROFILE=release scripts/test-accuracy-over-http.sh
 
 # Each model card names its commands. Interrupted runs go on where they were.
 train: setup ## Train the shipped classifiers as their model cards say, and write models/*/1
@@ -64,7 +65,10 @@ train: setup ## Train the shipped classifiers as their model cards say, and writ
 	target/release/trainer fetch imdb
 	target/release/trainer fetch glove
 	target/release/trainer train sentiment --network ngrams --resume
-	target/release/trainer train sentiment --network mean --resume
+	target/release/trainer train sentiment --network mean --threads 1 --resume
+	target/release/trainer train sentiment --network cnn --run runs/sentiment-blend --resume
+	target/release/trainer train sentiment --network cnn-random --threads 1 --resume
+	target/release/trainer train sentiment --network blend-random --run runs/sentiment-cnn-random --threads 1 --resume
 	target/release/trainer train sentiment --resume
 
 benches/.venv/ready: benches/requirements.txt
@@ -97,8 +101,28 @@ deny: ## Run cargo-deny: licenses, and known vulnerabilities; builds cargo-deny 
 	@test "$$(cargo deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" || cargo install --locked cargo-deny@$(CARGO_DENY)
 	cargo deny check
 
-openapi: setup ## Write openapi/openapi.json from the code
+web: web/node_modules/ready ## Build the scripts of the pages into web/dist/, which is checked in
+	cd web && npm run --silent build
+
+web/node_modules/ready: web/package.json web/package-lock.json
+	cd web && npm ci --silent
+	touch $@
+
+test-web: setup web/node_modules/ready ## Try the pages in Chromium, and a generated client
+	cargo build -p classifyd
+	cd web && npm test --silent
+
+test-openapi: setup ## Have Schemathesis look for differences between the OpenAPI document and the server
+	cargo build -p classifyd
+	scripts/test-openapi.sh
+
+screenshots: setup web/node_modules/ready ## Take the pictures in docs/images/ anew
+	cargo build --release -p classifyd
+	cd web && CLASSIFYD_BINARY=../$(BINARY) node screenshots.mjs
+
+openapi: setup ## Write openapi/openapi.json and openapi.yaml from the code
 	cargo run --quiet -- openapi > openapi/openapi.json
+	cargo run --quiet -- openapi --format yaml > openapi/openapi.yaml
 
 clean: ## Remove what was built here
 	cargo clean

@@ -1,25 +1,32 @@
 #!/usr/bin/env python3
 """Samples a second that `trainer` trains beside PyTorch: the network `airbench` of `trainer train images`, one thread each, by
-turns. Needs torch 2.11 and the files of CIFAR-10 (`trainer fetch cifar10`).
-usage: compare-with-pytorch.py TRAINER DATA [ROUNDS]"""
+turns. Needs torch 2.11 and the files of CIFAR-10 (`trainer fetch cifar10`):
+
+    python3 -m venv .venv && .venv/bin/pip install torch==2.11.0
+    .venv/bin/python scripts/compare-with-pytorch.py target/release/trainer ~/.cache/classifyd/data/cifar10
+
+usage: compare-with-pytorch.py TRAINER DATA [ROUNDS [PICTURES]]"""
 import os, pathlib, re, statistics, subprocess, sys, tempfile, time
 
-RECORD, PER_FILE, BATCH = 3073, 2000, 512
+RECORD, BATCH = 3073, 512
 FILES = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]
 
 
 def trainer(program, data, precision):
     """One epoch of `trainer` on the pictures in `data`; its own figure, which leaves validation out."""
     with tempfile.TemporaryDirectory() as folder:
-        command = f"{program} train images --epochs 1 --threads 1 --precision {precision} --data {data} --run {folder}/run"
-        process = subprocess.Popen(f"exec {command} --out {folder}/images/1", shell=True, stderr=subprocess.PIPE, text=True)
+        command = [program, *f"train images --epochs 1 --threads 1 --precision {precision}".split(), "--data", data]
+        command += ["--run", f"{folder}/run", "--out", f"{folder}/images/1"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = []
         for line in process.stderr:
-            found = re.match(r"epoch 1/1: .* ([0-9]+) samples/s", line)
+            said.append(line)
+            found = re.search(r"epoch 1/1: .* ([0-9]+) samples/s", line)
             if found:
                 process.kill()
                 process.wait()
                 return float(found[1])
-    sys.exit("trainer ended without a figure")
+    sys.exit("trainer ended without a figure:\n" + "".join(said))
 
 
 def pytorch(data, precision):
@@ -82,12 +89,13 @@ def main():
         return
     program, source = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+    per_file = int(sys.argv[4]) // 5 if len(sys.argv) > 4 else 2000
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
         data = pathlib.Path(folder)
         for name in FILES:
             with open(source / name, "rb") as file:
-                (data / name).write_bytes(file.read(RECORD * PER_FILE))
+                (data / name).write_bytes(file.read(RECORD * per_file))
         for precision in ["bf16", "f32"]:
             ours, theirs = [], []
             for _ in range(rounds):

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs, from Debian, the programs that tests/system runs classifyd among. Does nothing when they are there.
+# Installs, from Debian, the programs that tests/system and web/tests run classifyd among. Does nothing when they are there.
 set -eu
 
-packages="haproxy nginx prometheus"
+packages="chromium curl golang-go haproxy nginx prometheus"
 
 missing=
 for package in $packages; do

@@ -1,13 +1,22 @@
 #!/bin/sh
 # Every test picture or review of the shipped classifiers, sent over HTTP, gets the label that `trainer evaluate` gets from the files.
-# Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them.   usage: test-accuracy-over-http.sh [MODEL...]
+# Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them. PROFILE=release builds and runs release builds.
+# usage: test-accuracy-over-http.sh [MODEL...]
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- digits fashion images sentiment
 
-target="${CARGO_TARGET_DIR:-target}/debug"
-cargo build --quiet
-cargo build --quiet -p trainer
+case ${PROFILE:-debug} in
+debug) release='' ;;
+release) release=--release ;;
+*)
+    echo "PROFILE: expected debug or release, found $PROFILE" >&2
+    exit 2
+    ;;
+esac
+target="${CARGO_TARGET_DIR:-target}/${PROFILE:-debug}"
+cargo build --quiet $release
+cargo build --quiet $release -p trainer
 
 log=$(mktemp)
 "$target/classifyd" serve --listen 127.0.0.1:0 --log-format json 2>"$log" &

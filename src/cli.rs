@@ -1,17 +1,21 @@
 //! The command line.
 
+mod help;
+
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
 
 use crate::config::Settings;
 
 /// Serves ONNX classifiers over HTTP: POST an image or a text, get labels with scores.
 #[derive(Debug, Parser)]
 #[command(name = "classifyd", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -23,25 +27,36 @@ pub struct Cli {
 pub enum Command {
     /// Serve the models of a folder over HTTP.
     Serve(Box<ServeArgs>),
-    /// Classify files on the command line, without a server.
-    Classify(ClassifyArgs),
+    /// Classify files, folders and texts, here or with a running server.
+    Classify(Box<ClassifyArgs>),
+    /// List the models of a folder: task, labels, size, accuracy.
+    Models(ModelsArgs),
     /// Prove model directories: load each, run its golden samples.
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
-    /// Ask a running server whether it is ready: exit code 0 if it is, else 1 with the reason. For containers.
+    /// Ask a running server whether it is ready: exit code 0 if it is, else 1.
     Healthcheck(HealthcheckArgs),
     /// Make an API key: its entry for the configuration on standard output, the key itself on standard error.
     ApiKey(ApiKeyArgs),
     /// Print the OpenAPI document.
-    Openapi,
+    Openapi(OpenapiArgs),
+    /// Print the script that completes this command line in a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(ManArgs),
+}
+
+/// The command line with its help in full; what the shell's completions and the manual pages are made of as well.
+pub fn command() -> clap::Command {
+    help::complete(Cli::command())
 }
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// File with the same keys as the options below, in TOML. Options and environment are stronger.
-    #[arg(long, env = "CLASSIFYD_CONFIG")]
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
@@ -58,37 +73,89 @@ pub struct ApiKeyArgs {
     pub name: String,
 }
 
+/// Heading of the options that only a request to a server needs.
+const REMOTE: &str = "With a running server";
+
 /// Options of `classify`.
 #[derive(Debug, Args)]
 pub struct ClassifyArgs {
-    /// Files of pictures or texts; `-` is standard input. For a text classifier, what names no file is the text itself.
-    #[arg(required = true, value_name = "FILE|TEXT")]
-    pub inputs: Vec<String>,
+    /// Files, folders (with all below them) and patterns such as 'photos/**/*.jpg'; `-` is standard input. For a text classifier,
+    /// what names no file is the text itself.
+    #[arg(required = true, value_name = "FILE|FOLDER|PATTERN|TEXT", value_hint = ValueHint::AnyPath)]
+    pub inputs: Vec<OsString>,
     /// Folder of the models.
-    #[arg(long, env = "CLASSIFYD_MODELS", default_value = "models")]
+    #[arg(long, env = "CLASSIFYD_MODELS", value_name = "DIR", default_value = "models")]
     pub models: PathBuf,
-    /// Name of the model. Needed where the folder holds several.
-    #[arg(long)]
+    /// Name of the model. Needed where the folder holds several; a server may have a default.
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
+    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
+    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
     /// How many labels to print for each input.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub top_k: u32,
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
-    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
-    pub onnxruntime: Option<PathBuf>,
+    /// Take the name of each file's folder for its label, and say how many are right.
+    #[arg(long)]
+    pub labels_from_folders: bool,
+    /// How many inputs are under way at once. Default: one for each CPU, or 8 with a server.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub concurrency: Option<usize>,
+    /// Ask this server, as in `http://localhost:8080`, instead of opening a model here.
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = REMOTE)]
+    pub url: Option<String>,
+    /// API key, sent as `Authorization: Bearer`.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "CLASSIFYD_API_KEY",
+        hide_env_values = true,
+        help_heading = REMOTE
+    )]
+    pub api_key: Option<String>,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = REMOTE)]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse::<NonZeroUsize>()
+        .map(NonZeroUsize::get)
+        .map_err(|_| format!("expected a number of at least 1, found {text:?}"))
+}
+
+/// Options of `models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Folder of the models. Default: that of the configuration, else `models`.
+    #[arg(env = "CLASSIFYD_MODELS", value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// File of the server's configuration, which says what the default models are.
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Model for pictures when a request names none, if not the configured one.
+    #[arg(long, env = "CLASSIFYD_DEFAULT_IMAGE_MODEL", value_name = "NAME")]
+    pub default_image_model: Option<String>,
+    /// Model for texts when a request names none, if not the configured one.
+    #[arg(long, env = "CLASSIFYD_DEFAULT_TEXT_MODEL", value_name = "NAME")]
+    pub default_text_model: Option<String>,
+    /// Print one JSON object a line, with all labels, instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Folders of models, or single model directories.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directories: Vec<PathBuf>,
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
-    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME")]
+    #[arg(long, env = "CLASSIFYD_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
 }
 
@@ -96,18 +163,51 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     /// Server to ask, as in `http://localhost:8080`. Default: where one with this configuration listens.
-    #[arg(long)]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub url: Option<String>,
     /// File of the server's configuration.
-    #[arg(long, env = "CLASSIFYD_CONFIG")]
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address and port that the server listens on, if not the configured ones.
-    #[arg(long, env = "CLASSIFYD_LISTEN")]
+    #[arg(long, env = "CLASSIFYD_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
     /// Ask only whether the process is alive (/livez), not whether it takes traffic (/readyz).
     #[arg(long)]
     pub live: bool,
     /// How long to wait for the connection, and for the answer.
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: Shell,
+}
+
+/// Options of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Folder for classifyd.1, classifyd-serve.1 and so on. Default: print classifyd.1.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub folder: Option<PathBuf>,
+}
+
+/// Options of `openapi`.
+#[derive(Debug, Args)]
+pub struct OpenapiArgs {
+    /// How to write it.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OpenapiFormat,
+}
+
+/// How the OpenAPI document is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OpenapiFormat {
+    /// As JSON.
+    #[default]
+    Json,
+    /// As YAML.
+    Yaml,
 }

@@ -111,7 +111,8 @@ impl Code {
         }
     }
 
-    fn title(self) -> &'static str {
+    /// The code in words.
+    pub fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request is malformed",
             Self::ModelRequired => "The request must name a model",
@@ -166,16 +167,16 @@ pub struct Error {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem<'a> {
     /// `urn:classifyd:error:` and the code.
-    #[schema(example = "urn:classifyd:error:invalid_image")]
+    #[schema(example = "urn:classifyd:error:invalid_text")]
     pub r#type: String,
     /// The code in words.
-    #[schema(example = "The picture cannot be decoded")]
+    #[schema(example = "The text cannot be used")]
     pub title: &'a str,
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
     /// Which field, what was expected, what came.
-    #[schema(example = "body: the png picture cannot be decoded: unexpected end of file")]
+    #[schema(example = "body: expected UTF-8, found bytes that are none at position 0")]
     pub detail: &'a str,
     /// The reason, for programs.
     pub code: Code,

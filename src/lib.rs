@@ -18,7 +18,7 @@
 //! | [`metrics`], [`telemetry`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`check`], [`api_key`] | the commands that need no server |
+//! | [`classify`], [`models`], [`check`], [`api_key`], [`shell`] | the commands that need no server |
 //! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod api_key;
@@ -36,7 +36,14 @@ pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod models;
 pub mod reload;
+pub mod shell;
 pub mod shutdown;
 pub mod startup;
 pub mod telemetry;
+
+/// Compiles the program of docs/clients.md.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/clients.md")]
+struct Clients;

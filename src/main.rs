@@ -1,29 +1,35 @@
 //! Parse, build the runtime, run, exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
-use classifyd::cli::{Cli, Command, ServeArgs};
+use clap::{ArgMatches, FromArgMatches};
+use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs};
 use classifyd::config::Config;
-use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, startup, telemetry};
+use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry};
 
 fn main() -> ExitCode {
-    let matches = Cli::command()
+    let matches = cli::command()
         .try_get_matches()
         .unwrap_or_else(|error| wrong_usage(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Serve(args) => serve(*args, matches.subcommand_matches("serve")),
         Command::Classify(args) => classify::run(&args),
+        Command::Models(args) => models::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::ApiKey(args) => api_key::run(&args),
-        Command::Openapi => openapi(),
+        Command::Openapi(args) => openapi(args.format),
+        Command::Completions(args) => shell::completions(args.shell),
+        Command::Man(args) => shell::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // `classifyd ... | head` has had enough, and that is no fault.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("classifyd: {error:#}");
             ExitCode::FAILURE
@@ -58,7 +64,7 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     let read = move || Config::load(args.settings.clone(), origins.clone(), args.config.as_deref());
     let config = read()?;
     if print_config {
-        print!("{}", config.to_toml()?);
+        std::io::stdout().write_all(config.to_toml()?.as_bytes())?;
         return Ok(());
     }
     // Dropped last, so that no line is lost.
@@ -73,7 +79,17 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     Ok(result?)
 }
 
-fn openapi() -> anyhow::Result<()> {
-    println!("{}", http::document().to_pretty_json()?);
+fn openapi(format: OpenapiFormat) -> anyhow::Result<()> {
+    let document = http::document();
+    let mut output = std::io::stdout();
+    match format {
+        OpenapiFormat::Json => writeln!(output, "{}", document.to_pretty_json()?)?,
+        OpenapiFormat::Yaml => write!(output, "{}", document.to_yaml()?)?,
+    }
     Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

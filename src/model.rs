@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use classifier::golden::GoldenSample;
 use classifier::image::{self, Header};
 use classifier::text::{TextError, Tokens};
 use classifier::{
@@ -27,6 +28,10 @@ const INLINE_PIXELS: u64 = 96 * 96;
 /// Texts of a request with at most so many bytes in all are tokenised where the request is: 0.3 to 0.4 us a byte, so that it takes
 /// less than 2 ms. A review of 1,300 bytes takes 0.3 to 0.5 ms.
 const INLINE_TEXT: usize = 4096;
+
+/// Golden samples that are kept as examples: so many, and none that is longer.
+const MAX_EXAMPLES: usize = 32;
+const MAX_EXAMPLE: usize = 256 * 1024;
 
 /// One input of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,12 +67,25 @@ pub struct Model {
     pub request_timeout: Duration,
     /// Its metrics.
     pub metrics: ModelMetrics,
+    /// Inputs to try it with: some of the golden samples.
+    pub examples: Vec<Example>,
     image_limits: ImageLimits,
     weights: Weights,
     /// Its own, so that large pictures for one model do not hold up another.
     pool: Pool,
     engine: Engine,
     service: JobService,
+}
+
+/// An input to try a model with.
+#[derive(Debug)]
+pub struct Example {
+    /// Name of its file.
+    pub name: String,
+    /// The true label.
+    pub label: String,
+    /// The encoded picture, or the text.
+    pub content: Bytes,
 }
 
 /// What the configuration says about a model.
@@ -143,7 +161,7 @@ impl Model {
             request_timeout,
         } = *settings;
         let engine = Engine::start(name, &bundle, lanes, limits, weights, &model_metrics)?;
-        let model = Self {
+        let mut model = Self {
             name: name.to_owned(),
             version: version.to_string(),
             max_batch: weights.max_weight(),
@@ -155,8 +173,9 @@ impl Model {
             metrics: model_metrics,
             bundle,
             engine,
+            examples: Vec::new(),
         };
-        model.check_golden()?;
+        model.examples = model.check_golden()?;
         metrics.set_model_info(name, &model.version, model.provider());
         Ok(model)
     }
@@ -410,15 +429,15 @@ impl Model {
         self.engine.join();
     }
 
-    /// Sends the golden samples through the lanes, all at once, so that they meet batches as requests do.
-    fn check_golden(&self) -> Result<(), classifier::Error> {
+    /// Sends the golden samples through the lanes, all at once, so that they meet batches as requests do; returns some of them.
+    fn check_golden(&self) -> Result<Vec<Example>, classifier::Error> {
         let Some(golden) = classifier::golden::Golden::read(&self.bundle.directory, &self.bundle.labels)?
         else {
             tracing::warn!(
                 model = self.name,
                 "the model has no golden samples: it cannot prove itself"
             );
-            return Ok(());
+            return Ok(Vec::new());
         };
         let rows = golden.samples.iter().map(|sample| {
             let prepared = self
@@ -470,6 +489,20 @@ impl Model {
             largest_difference = largest,
             "golden samples reproduced"
         );
-        Ok(())
+        Ok(examples(golden.samples))
     }
+}
+
+fn examples(samples: Vec<GoldenSample>) -> Vec<Example> {
+    let short = samples
+        .into_iter()
+        .filter(|sample| sample.bytes.len() <= MAX_EXAMPLE);
+    short
+        .take(MAX_EXAMPLES)
+        .map(|sample| Example {
+            name: sample.file.rsplit('/').next().unwrap_or_default().to_owned(),
+            label: sample.label,
+            content: sample.bytes.into(),
+        })
+        .collect()
 }

@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::batch::Limits;
-use crate::catalog::{self, Catalog, Defaults, Found, Pinned};
-use crate::config::{Config, ConfigError, ModelConfig, ModelTable};
+use crate::catalog::{self, Catalog, Defaults, Found};
+use crate::config::{Config, ConfigError, ModelConfig};
 use crate::cpu;
 use crate::engine::{LaneSettings, Weights};
 use crate::http::guard::Guard;
@@ -243,9 +243,7 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
 fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupError> {
     let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
     tracing::info!(place, "ONNX Runtime loaded");
-    let version = |(name, table): (&String, &ModelTable)| Some((name.clone(), table.version?));
-    let pinned: Pinned = config.model.iter().filter_map(version).collect();
-    let opened = catalog::open(&config.models, &pinned).map_err(StartupError::Bundles)?;
+    let opened = catalog::open(&config.models, &config.pinned_versions()).map_err(StartupError::Bundles)?;
     check_tables(config, &opened)?;
     let mut models = Vec::new();
     for (Found { name, version, .. }, bundle) in opened {

@@ -54,6 +54,8 @@ pub struct GoldenEntry {
 pub struct GoldenSample {
     /// Path relative to the model directory.
     pub file: String,
+    /// The true label.
+    pub label: String,
     /// The encoded picture, or the text.
     pub bytes: Vec<u8>,
     /// The score of every label, in their order.
@@ -140,6 +142,7 @@ impl Golden {
             })?;
             Ok(GoldenSample {
                 file: entry.file,
+                label: entry.label,
                 bytes,
                 scores: entry.scores,
             })

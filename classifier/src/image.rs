@@ -136,6 +136,12 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, ImageError>
     Header::read(bytes, limits)?.decode()
 }
 
+/// The media type of a picture, as its first bytes tell it; none if they are of no format that is read here.
+pub fn media_type(bytes: &[u8]) -> Option<&'static str> {
+    let (format, _) = guess_format(bytes).ok()?;
+    Some(format.to_mime_type())
+}
+
 fn guess_format(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);

@@ -42,7 +42,7 @@ pub struct Args {
     pub url: String,
 
     /// Model to ask for.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
 
     /// Picture or .txt file to send, or a directory of them. May be given several times; files are sent in turn.
@@ -69,15 +69,15 @@ pub struct Args {
     pub max_connections: usize,
 
     /// How long each measurement takes.
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
 
     /// How long to send before each measurement.
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub warmup: Duration,
 
     /// How long to wait for an answer.
-    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 
     /// API key, sent as `Authorization: Bearer`.

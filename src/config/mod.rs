@@ -203,6 +203,12 @@ impl Config {
         }
     }
 
+    /// The version of each model that is to have a certain one.
+    pub fn pinned_versions(&self) -> BTreeMap<String, u64> {
+        let version = |(name, table): (&String, &ModelTable)| Some((name.clone(), table.version?));
+        self.model.iter().filter_map(version).collect()
+    }
+
     /// The key that decides on `key` for the model of this name: that of its own table if it is there.
     pub fn key_for(&self, name: &str, key: &str) -> String {
         let own = format!("model.{name}.{key}");

@@ -1,5 +1,6 @@
 //! `POST /v1/classify`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +11,25 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use classifier::{Kind, WrongKind, output};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
+use super::document::{Picture, problems};
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
-use crate::error::{Code, Error, Problem};
+use crate::error::{Code, Error};
 use crate::model::{Classified, Input, Model};
 use crate::telemetry::access::{self, Stages};
 use crate::telemetry::spans::SpanRef;
 
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
+
+/// `models/digits/1/golden/7_0.png`.
+const EXAMPLE_PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABRklEQVR4Ae3AA6AkWZbG8f937o3IzKdyS2Oubdu2bdu2bdu2bWmMnpZKr54yMyLu+Xa3anqmhztr1S94/gAInj8AgucPgOD5AyB4/gAInj8AgucPgAoAb/8Bd61+4J6n8CwACACe9mBg/x+44o4v/XMAKgB8wEs97rEv89qvfPvNMJ29ntv+HADxbCde5s9fAVZPevzJD/9GAMTzeLsf/fvXuQCAeG7X/N01b/8TAFB5bh925uITAQDxXF7tN7vX/l0AoPJc3rT7jT8CAKg8p8UbD581AgAEz+kTXuY3/xAAAPEc3uynD9/kjwAAqDzQqa8tv/hHAAAgHqD88cs99Y2fCgAA4gEe+QTe6ue4DIDKsz3oV/mEn+cKACrP9oG38DvmCgAqz/IaH8GzAVB5llff4qkHPBMAlQf4m9e7wDMBIJ4/AP4RrHw5az/AuGkAAAAASUVORK5CYII=";
 
 /// Headers of an answer: two from here, the length from axum, the others from `http::observe` and `http::headers`.
 const ANSWER_HEADERS: usize = 8;
@@ -71,42 +77,155 @@ pub struct Scored<'a> {
 }
 
 /// The body of a request in the JSON form.
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "documents what payload::read_json reads")]
 pub struct ClassifyRequest {
     /// Name of the model.
     #[schema(example = "digits")]
     model: Option<String>,
-    /// One input, or a list of them: a text, `{"text": "..."}` or `{"image": "<base64 or data: URI>"}`.
-    #[schema(value_type = Object, example = json!([{"image": "iVBORw0KGgo..."}]))]
-    inputs: serde_json::Value,
+    /// What to classify.
+    inputs: Inputs,
     /// How many labels to list for each input, best first.
-    #[schema(minimum = 1, example = 3)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 3)]
     top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
-    #[schema(minimum = 1, example = 500)]
-    timeout_ms: Option<u64>,
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 500)]
+    timeout_ms: Option<u32>,
     /// Who goes first when requests wait.
     priority: Option<RequestPriority>,
 }
 
+/// One input, or a list of them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "documents what payload::read_json reads")]
+pub enum Inputs {
+    /// One.
+    One(JsonInput),
+    /// Several.
+    Many(InputList),
+}
+
+/// At least one, and at most `max_inputs` of the model; all pictures or all texts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(min_items = 1)]
+#[allow(dead_code, reason = "documents what payload::read_json reads")]
+pub struct InputList(Vec<JsonInput>);
+
+/// A text, as a string or in an object, or a picture.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "documents what payload::read_json reads")]
+pub enum JsonInput {
+    /// A text.
+    String(String),
+    /// A text.
+    Text(TextInput),
+    /// A picture.
+    Image(ImageInput),
+}
+
+/// A text.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "documents what payload::read_json reads")]
+pub struct TextInput {
+    /// The text.
+    #[schema(example = "A wonderful film, I was moved to tears.")]
+    text: String,
+}
+
+/// A picture.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "documents what payload::read_json reads")]
+pub struct ImageInput {
+    /// The encoded picture in base64, bare or as a data: URI.
+    #[schema(content_encoding = "base64")]
+    image: String,
+}
+
 /// The body of a request in the multipart form.
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "documents what payload::read_multipart reads")]
 pub struct ClassifyForm {
-    /// An encoded picture; may be repeated.
-    #[schema(value_type = Vec<String>, format = Binary)]
-    image: Vec<Vec<u8>>,
-    /// A text in UTF-8; may be repeated. A form holds pictures or texts.
-    text: Vec<String>,
+    /// An encoded picture; may be repeated. A form holds pictures or texts, at least one.
+    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false)]
+    image: Option<Vec<Vec<u8>>>,
+    /// A text in UTF-8; may be repeated.
+    #[schema(nullable = false)]
+    text: Option<Vec<String>>,
     /// Name of the model.
+    #[schema(nullable = false)]
     model: Option<String>,
     /// How many labels to list for each input, best first.
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false)]
     top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
-    timeout_ms: Option<u64>,
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false)]
+    timeout_ms: Option<u32>,
     /// Who goes first when requests wait.
+    #[schema(nullable = false)]
     priority: Option<RequestPriority>,
+}
+
+/// Why a classification is refused or fails.
+struct ClassifyProblems;
+
+impl IntoResponses for ClassifyProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (Code::InvalidRequest, "top_k: expected at least 1, found 0"),
+            (
+                Code::ModelRequired,
+                "model: expected one of those that take a picture (digits, fashion, images), found none",
+            ),
+            (
+                Code::ModelNotFound,
+                "model: expected one of digits, fashion, images, sentiment, found \"nope\"",
+            ),
+            (
+                Code::PayloadTooLarge,
+                "body: expected at most 16777216 bytes, found 16777217",
+            ),
+            (Code::TooManyInputs, "inputs: expected at most 32, found 33"),
+            (
+                Code::UnsupportedMediaType,
+                "Content-Type: expected image/png, image/jpeg, image/webp, image/gif, image/bmp, text/plain, application/json or multipart/form-data, found \"image/tiff\"",
+            ),
+            (
+                Code::InvalidImage,
+                "body: not a picture that can be read: expected a png, jpeg, webp, gif or bmp file, found bytes that begin with 6e6f207069637475",
+            ),
+            (
+                Code::ImageTooLarge,
+                "body: the picture is too large: expected at most 16384 pixels a side and 33554432 in all, found 16385 x 1",
+            ),
+            (
+                Code::InvalidText,
+                "body: expected UTF-8, found bytes that are none at position 0",
+            ),
+            (
+                Code::Internal,
+                "the cause is in the server's log under this request id",
+            ),
+            (Code::QueueFull, "1 inputs wait already, which is as many as may"),
+            (
+                Code::Draining,
+                "the server is shutting down; send the request to another one",
+            ),
+            (
+                Code::ModelUnavailable,
+                "no lane of the model is running; one is started again when its session can be loaded",
+            ),
+            (
+                Code::DeadlineExceeded,
+                "no answer was ready by the deadline of the request (timeout_ms, or the server's request_timeout)",
+            ),
+        ])
+    }
 }
 
 /// Classify one or more inputs.
@@ -119,25 +238,54 @@ pub struct ClassifyForm {
     tag = "classify",
     params(Options),
     request_body(content(
-        (Vec<u8> = "image/png"),
-        (Vec<u8> = "image/jpeg"),
-        (Vec<u8> = "image/webp"),
-        (Vec<u8> = "image/gif"),
-        (Vec<u8> = "image/bmp"),
-        (String = "text/plain"),
+        (Picture = "image/png"),
+        (Picture = "image/jpeg"),
+        (Picture = "image/webp"),
+        (Picture = "image/gif"),
+        (Picture = "image/bmp"),
+        (String = "text/plain", example = "A wonderful film, I was moved to tears."),
         (ClassifyForm = "multipart/form-data"),
-        (ClassifyRequest = "application/json"),
+        (ClassifyRequest = "application/json", examples(
+            ("text" = (summary = "A text", value = json!({"inputs": "A wonderful film, I was moved to tears."}))),
+            ("texts" = (summary = "Two texts", value = json!({
+                "model": "sentiment",
+                "inputs": ["A wonderful film, I was moved to tears.", {"text": "Two hours of boredom, badly acted."}],
+                "top_k": 1,
+            }))),
+            ("picture" = (summary = "A handwritten seven", value = json!({
+                "model": "digits", "inputs": [{"image": EXAMPLE_PICTURE}], "top_k": 2,
+            }))),
+        )),
     )),
     responses(
-        (status = 200, description = "Labels with scores.", body = Classification<'_>),
-        (status = 400, description = "`invalid_request`, `model_required`", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 404, description = "`model_not_found`", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 413, description = "`payload_too_large`, `too_many_inputs`", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_image`, `image_too_large`, `invalid_text`", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 500, description = "`internal`", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 503, description = "`queue_full`, `draining`, `model_unavailable`; with Retry-After", body = Problem<'_>, content_type = "application/problem+json"),
-        (status = 504, description = "`deadline_exceeded`", body = Problem<'_>, content_type = "application/problem+json"),
+        (status = 200, description = "Labels with scores.", body = Classification<'_>,
+            headers(
+                ("X-Request-Id" = String, description = "Names the request in the log."),
+                ("Server-Timing" = String, description = "Milliseconds in each stage: decode, queue and inference."),
+            ),
+            examples(
+                ("text" = (summary = "A text", value = json!({
+                    "model": "sentiment", "version": "1",
+                    "results": [{"label": "positive", "score": 0.994, "top": [
+                        {"label": "positive", "score": 0.994}, {"label": "negative", "score": 0.006},
+                    ]}],
+                }))),
+                ("texts" = (summary = "Two texts", value = json!({
+                    "model": "sentiment", "version": "1",
+                    "results": [
+                        {"label": "positive", "score": 0.994, "top": [{"label": "positive", "score": 0.994}]},
+                        {"label": "negative", "score": 0.995, "top": [{"label": "negative", "score": 0.995}]},
+                    ],
+                }))),
+                ("picture" = (summary = "A handwritten seven", value = json!({
+                    "model": "digits", "version": "1",
+                    "results": [{"label": "7", "score": 1.0, "top": [
+                        {"label": "7", "score": 1.0}, {"label": "2", "score": 0.0},
+                    ]}],
+                }))),
+            )
+        ),
+        ClassifyProblems,
     )
 )]
 pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {

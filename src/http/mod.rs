@@ -1,10 +1,13 @@
 //! What a client sees.
 
 pub mod classify;
+pub mod document;
+pub mod examples;
 pub mod guard;
 pub mod headers;
 pub mod models;
 pub mod observe;
+pub mod pages;
 pub mod payload;
 pub mod probes;
 mod security;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use tower::ServiceBuilder;
@@ -50,25 +53,24 @@ pub struct App {
     pub telemetry: Telemetry,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "classifyd",
-    description = "Classifies images and texts with ONNX models. POST one to /v1/classify, get labels with scores.",
-    license(name = "Apache-2.0", identifier = "Apache-2.0")
-))]
-struct Document;
-
 /// What clients come for: needs an API key where any is configured.
 fn api() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(classify::classify))
         .routes(routes!(models::list))
         .routes(routes!(models::show))
+        .routes(routes!(examples::list))
+        .routes(routes!(examples::show))
 }
 
 /// What anybody may see.
 fn open() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(openapi))
+    OpenApiRouter::new()
+        .routes(routes!(document::json))
+        .routes(routes!(document::yaml))
+        .routes(routes!(pages::playground))
+        .routes(routes!(pages::docs))
+        .routes(routes!(pages::asset))
 }
 
 /// What orchestrators and Prometheus come for.
@@ -81,7 +83,7 @@ fn admin() -> OpenApiRouter<Arc<App>> {
 
 /// The OpenAPI document of all routes. A route exists above or not at all: what is not documented is not served.
 pub fn document() -> utoipa::openapi::OpenApi {
-    let mut document = OpenApiRouter::with_openapi(Document::openapi())
+    let mut document = OpenApiRouter::with_openapi(document::Document::openapi())
         .merge(api())
         .merge(open())
         .merge(admin())
@@ -155,12 +157,4 @@ async fn method_not_allowed(request: Request) -> Error {
         uri.path()
     );
     unread(Error::new(Code::MethodNotAllowed, detail), &request)
-}
-
-/// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "meta", responses(
-    (status = 200, description = "The OpenAPI document.", content_type = "application/json", body = serde_json::Value)
-))]
-async fn openapi(State(_): State<Arc<App>>) -> axum::Json<utoipa::openapi::OpenApi> {
-    axum::Json(document())
 }

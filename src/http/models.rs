@@ -1,5 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{name}`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,10 +9,12 @@ use classifier::Preprocessor;
 use classifier::bundle::{Measured, ProblemType};
 use classifier::text::Truncation;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
-use crate::error::{Error, Problem};
+use super::document::problems;
+use crate::error::{Code, Error};
 use crate::model::Model;
 
 /// All loaded models.
@@ -30,9 +33,8 @@ pub struct ModelDescription {
     /// Version that is served.
     #[schema(example = "1")]
     version: String,
-    /// `image-classification` or `text-classification`.
-    #[schema(example = "image-classification")]
-    task: &'static str,
+    /// What it does.
+    task: Task,
     /// `single_label_classification` or `multi_label_classification`.
     #[schema(value_type = String, example = "single_label_classification")]
     problem_type: ProblemType,
@@ -40,10 +42,11 @@ pub struct ModelDescription {
     labels: Vec<String>,
     /// Axes of a picture without the batch axis; of an image classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!([1, 28, 28]))]
+    #[schema(nullable = false, example = json!([1, 28, 28]))]
     input_shape: Option<[usize; 3]>,
     /// How texts are cut and padded; of a text classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     text: Option<TextDescription>,
     /// Most inputs in one request.
     #[schema(example = 32)]
@@ -61,21 +64,60 @@ pub struct ModelDescription {
     available: bool,
     /// What it was measured on, if its directory says so.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = json!({"dataset": "MNIST", "split": "test", "samples": 10000, "accuracy": 0.995}))]
-    measured: Option<Measured>,
+    #[schema(nullable = false)]
+    measured: Option<Accuracy>,
+}
+
+/// What a model does.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Pictures in, labels out.
+    ImageClassification,
+    /// Texts in, labels out.
+    TextClassification,
+}
+
+/// What a model was measured on.
+#[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the field's name is what clients see")]
+pub struct Accuracy {
+    /// Name of the data set.
+    #[schema(example = "MNIST")]
+    dataset: String,
+    /// Part of the data set.
+    #[schema(example = "test")]
+    split: String,
+    /// How many samples were measured.
+    #[schema(example = 10000)]
+    samples: u64,
+    /// Part of them that was labelled right, between 0 and 1.
+    #[schema(example = 0.9962)]
+    accuracy: f64,
+}
+
+impl From<&Measured> for Accuracy {
+    fn from(measured: &Measured) -> Self {
+        Self {
+            dataset: measured.dataset.clone(),
+            split: measured.split.clone(),
+            samples: measured.samples,
+            accuracy: measured.accuracy,
+        }
+    }
 }
 
 /// What a text classifier does to a text.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TextDescription {
     /// Most tokens that are looked at.
-    #[schema(example = 512)]
+    #[schema(example = 768)]
     max_length: usize,
     /// What is kept of a longer text: `head`, `tail` or `head_tail`.
-    #[schema(value_type = String, example = "head")]
+    #[schema(value_type = String, example = "head_tail")]
     truncation: Truncation,
     /// Numbers of tokens that texts are padded to.
-    #[schema(example = json!([16, 32, 64, 128, 256, 512]))]
+    #[schema(example = json!([64, 128, 192, 256, 384, 512, 768]))]
     buckets: Vec<usize>,
 }
 
@@ -83,14 +125,16 @@ impl ModelDescription {
     fn new(model: &Model) -> Self {
         let plan = model.plan();
         let (task, input_shape, text) = match &model.bundle.preprocessor {
-            Preprocessor::Image(preprocessor) => ("image-classification", Some(preprocessor.shape()), None),
+            Preprocessor::Image(preprocessor) => {
+                (Task::ImageClassification, Some(preprocessor.shape()), None)
+            }
             Preprocessor::Text(tokenizer) => {
                 let text = TextDescription {
                     max_length: tokenizer.max_length(),
                     truncation: tokenizer.truncation(),
                     buckets: tokenizer.buckets().to_vec(),
                 };
-                ("text-classification", None, Some(text))
+                (Task::TextClassification, None, Some(text))
             }
         };
         Self {
@@ -107,13 +151,13 @@ impl ModelDescription {
             threads: plan.threads_of_a_lone_run(crate::cpu::available()),
             lanes_reason: plan.reason.clone(),
             available: model.is_available(),
-            measured: model.bundle.serving.measured.clone(),
+            measured: model.bundle.serving.measured.as_ref().map(Accuracy::from),
         }
     }
 }
 
 /// List the loaded models.
-#[utoipa::path(get, path = "/v1/models", tag = "models", responses(
+#[utoipa::path(get, path = "/v1/models", tag = "models", operation_id = "list_models", responses(
     (status = 200, description = "All loaded models.", body = Models)
 ))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<Models> {
@@ -121,12 +165,24 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<Models> {
     Json(Models { models })
 }
 
+/// Why a model cannot be described.
+pub(super) struct ModelProblems;
+
+impl IntoResponses for ModelProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[(
+            Code::ModelNotFound,
+            "model: expected one of digits, fashion, images, sentiment, found \"nope\"",
+        )])
+    }
+}
+
 /// Describe one model.
-#[utoipa::path(get, path = "/v1/models/{name}", tag = "models",
+#[utoipa::path(get, path = "/v1/models/{name}", tag = "models", operation_id = "show_model",
     params(("name" = String, Path, description = "Name of the model.", example = "digits")),
     responses(
         (status = 200, description = "The model.", body = ModelDescription),
-        (status = 404, description = "`model_not_found`", body = Problem<'_>, content_type = "application/problem+json"),
+        ModelProblems,
     )
 )]
 pub async fn show(

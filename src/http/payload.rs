@@ -31,11 +31,11 @@ pub struct Options {
     #[param(example = "digits")]
     pub model: Option<String>,
     /// How many labels to list for each input, best first. Default: 5.
-    #[param(minimum = 1, example = 3)]
+    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 3)]
     pub top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
-    #[param(minimum = 1, example = 500)]
-    pub timeout_ms: Option<u64>,
+    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 500)]
+    pub timeout_ms: Option<u32>,
     /// Who goes first when requests wait. Default: normal.
     #[param(inline)]
     pub priority: Option<RequestPriority>,
@@ -121,7 +121,7 @@ impl Options {
     /// How long the request may take, given what the server allows.
     pub fn timeout(&self, longest: Duration) -> Duration {
         self.timeout_ms.map_or(longest, |milliseconds| {
-            Duration::from_millis(milliseconds).min(longest)
+            Duration::from_millis(milliseconds.into()).min(longest)
         })
     }
 }
@@ -403,7 +403,7 @@ struct JsonPayload<'a> {
     #[serde(default)]
     top_k: Option<u32>,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<u32>,
     #[serde(default)]
     priority: Option<RequestPriority>,
     #[serde(borrow)]

@@ -1,13 +1,17 @@
 //! `/livez`, `/readyz` and `/metrics`: they touch no queue, no lane and no lock that a run can hold.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use utoipa::IntoResponses;
+use utoipa::openapi::RefOr;
 
 use super::App;
-use crate::error::{Code, Error, Problem};
+use super::document::problems;
+use crate::error::{Code, Error};
 
 /// Whether the process is alive.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
@@ -17,10 +21,22 @@ pub async fn livez() -> &'static str {
     "alive\n"
 }
 
+/// Why new traffic is not welcome.
+struct ReadyProblems;
+
+impl IntoResponses for ReadyProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (Code::Draining, "the server is shutting down"),
+            (Code::ModelUnavailable, "no lane of model \"digits\" is running"),
+        ])
+    }
+}
+
 /// Whether new traffic is welcome.
 #[utoipa::path(get, path = "/readyz", tag = "probes", responses(
     (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "ready\n"),
-    (status = 503, description = "`draining`, `model_unavailable`", body = Problem<'_>, content_type = "application/problem+json"),
+    ReadyProblems
 ))]
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
     ready(&app).map(|()| "ready\n")
@@ -31,12 +47,14 @@ fn ready(app: &App) -> Result<(), Error> {
         return Err(Error::new(Code::Draining, "the server is shutting down"));
     }
     match app.catalog.models().find(|model| !model.is_available()) {
-        Some(model) => Err(Error::new(
-            Code::ModelUnavailable,
-            format!("no lane of model {:?} is running", model.name),
-        )),
+        Some(model) => Err(not_running(&model.name)),
         None => Ok(()),
     }
+}
+
+pub(super) fn not_running(model: &str) -> Error {
+    let detail = format!("no lane of model {model:?} is running");
+    Error::new(Code::ModelUnavailable, detail)
 }
 
 /// The metrics in Prometheus' text format.

@@ -1,10 +1,10 @@
 //! What the OpenAPI document says about API keys and rates, once for all routes that are guarded.
 
-use utoipa::openapi::header::Header;
+use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder};
 use utoipa::openapi::security::{SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
 
+use super::document::problems;
 use crate::error::Code;
 
 const BEARER: &str = "bearer";
@@ -21,6 +21,16 @@ pub(super) fn describe(document: &mut OpenApi, guarded: &OpenApi) {
     let header = ApiKeyValue::with_description("X-Api-Key", "The same key in a header of its own.");
     components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(header)));
 
+    let refusals = problems(&[
+        (
+            Code::Unauthorized,
+            "expected an API key, as Authorization: Bearer KEY or X-Api-Key: KEY, found none",
+        ),
+        (
+            Code::RateLimited,
+            "this address has sent as many requests as it may; the next one is welcome in 1.5s",
+        ),
+    ]);
     for path in guarded.paths.paths.keys() {
         let Some(item) = document.paths.paths.get_mut(path) else {
             continue;
@@ -32,21 +42,7 @@ pub(super) fn describe(document: &mut OpenApi, guarded: &OpenApi) {
                 SecurityRequirement::new(BEARER, none),
                 SecurityRequirement::new(API_KEY, none),
             ]);
-            for (code, header) in [
-                (Code::Unauthorized, "WWW-Authenticate"),
-                (Code::RateLimited, "Retry-After"),
-            ] {
-                let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
-                let response = ResponseBuilder::new()
-                    .description(format!("`{}`", code.as_str()))
-                    .header(header, Header::default())
-                    .content("application/problem+json", problem.build());
-                let status = code.status().as_str().to_owned();
-                operation
-                    .responses
-                    .responses
-                    .insert(status, response.build().into());
-            }
+            operation.responses.responses.extend(refusals.clone());
         }
     }
 }

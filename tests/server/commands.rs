@@ -1,10 +1,14 @@
-//! The commands that need no server.
+//! The other commands than `serve`.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Output, Stdio};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
-use crate::harness::{classifyd, fixture_models, root, white_row};
+use serde_json::Value;
+
+use crate::busy::Busy;
+use crate::harness::{Server, classifyd, fixture_models, root, some_models, white_row};
 
 fn run(options: &[&str]) -> Output {
     classifyd().args(options).output().unwrap()
@@ -89,6 +93,343 @@ fn classify_asks_for_a_model_where_there_are_several() {
     );
 }
 
+/// Folders `a`, `b` and `c` with a picture each that the fixture `linear` labels so, but for one in `c`, which is an `a`.
+fn labelled_pictures() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, row) in [("a/1.png", 0), ("b/1.png", 1), ("c/1.png", 2), ("c/2.png", 0)] {
+        let path = folder.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, white_row(row)).unwrap();
+    }
+    fs::write(folder.path().join("notes.md"), "no picture").unwrap();
+    folder
+}
+
+/// `classifyd classify` in a folder, with the fixture `linear`.
+fn classify_in(folder: &Path, options: &[&str]) -> Output {
+    let mut command = classifyd();
+    command
+        .current_dir(folder)
+        .args(["classify", "--model", "linear"]);
+    if !options.contains(&"--url") {
+        command.arg("--models").arg(fixture_models());
+    }
+    command.args(options).output().unwrap()
+}
+
+#[test]
+fn classify_takes_folders_and_patterns() {
+    let folder = labelled_pictures();
+    let all = "./a/1.png\ta 0.9647\n./b/1.png\tb 0.9647\n./c/1.png\tc 0.9647\n./c/2.png\ta 0.9647\n";
+    let output = classify_in(folder.path(), &["--top-k", "1", "."]);
+    assert_eq!(text(&output.stdout), all, "{output:?}");
+    let output = classify_in(folder.path(), &["--top-k", "1", "--concurrency", "1", "*/1.png"]);
+    assert_eq!(
+        text(&output.stdout),
+        "a/1.png\ta 0.9647\nb/1.png\tb 0.9647\nc/1.png\tc 0.9647\n"
+    );
+    let output = classify_in(folder.path(), &["*.gif", "c"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
+    assert!(
+        text(&output.stderr).contains("*.gif: expected the file of a picture"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn classify_says_how_many_have_the_label_of_their_folder() {
+    let folder = labelled_pictures();
+    let output = classify_in(folder.path(), &["--labels-from-folders", "--top-k", "1", "."]);
+    assert!(output.status.success(), "{output:?}");
+    let printed = text(&output.stdout);
+    assert!(
+        printed.ends_with("./c/2.png\ta 0.9647\texpected c\n"),
+        "{printed}"
+    );
+    assert!(
+        text(&output.stderr).contains("accuracy 75.00 %: 3 of 4"),
+        "{output:?}"
+    );
+    fs::create_dir(folder.path().join("d")).unwrap();
+    fs::write(folder.path().join("d/1.png"), white_row(0)).unwrap();
+    let output = classify_in(folder.path(), &["--labels-from-folders", "--json", "c", "d"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("(a, b, c), found \"d\""),
+        "{output:?}"
+    );
+    assert!(text(&output.stdout).contains("\"expected\":\"c\""), "{output:?}");
+}
+
+#[test]
+fn classify_with_a_server_prints_what_it_prints_without() {
+    let server = Server::start(some_models(&["linear", "words"]).path(), &[]);
+    let url = server.url("");
+    let folder = labelled_pictures();
+    fs::write(folder.path().join("bad.png"), "no picture").unwrap();
+    for options in [
+        &["."][..],
+        &["--json", "."],
+        &["--top-k", "1", "--labels-from-folders", "."],
+    ] {
+        let here = classify_in(folder.path(), options);
+        let there = classify_in(folder.path(), &[options, &["--url", &url]].concat());
+        assert_eq!(text(&here.stdout), text(&there.stdout), "{there:?}");
+        assert_eq!((here.status.code(), there.status.code()), (Some(1), Some(1)));
+        let errors = text(&there.stderr);
+        for part in [
+            "bad.png",
+            "422 invalid_image",
+            "not a picture",
+            "1 of 5 inputs failed",
+        ] {
+            assert!(errors.contains(part), "expected {part:?} in: {errors}");
+        }
+    }
+
+    // Without a model the server chooses, by what it is sent.
+    let output = classifyd()
+        .current_dir(folder.path())
+        .args([
+            "classify",
+            "--url",
+            &server.address.to_string(),
+            "--json",
+            "notes.md",
+            "a/1.png",
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let labels: Vec<Value> = text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(labels[0]["top"].as_array().unwrap().len(), 3);
+    assert_eq!(labels[1]["label"], "a");
+}
+
+#[test]
+fn classify_comes_back_to_a_busy_server_with_its_key() {
+    let server = Server::start(some_models(&["linear"]).path(), &[]);
+    let busy = Busy::before(server.address, 2);
+    let folder = labelled_pictures();
+    let options = [
+        "--url",
+        &format!("http://{}", busy.address),
+        "--api-key",
+        "key-of-a-test",
+        "a",
+        "b",
+    ];
+    let output = classify_in(folder.path(), &options);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
+    let requests = busy.requests();
+    // The model's description and two pictures, two of which had to be sent again.
+    assert_eq!(requests.len(), 5, "{requests:?}");
+    for request in requests {
+        assert_eq!(request.header("authorization"), Some("Bearer key-of-a-test"));
+    }
+}
+
+#[test]
+fn classify_says_what_is_wrong_with_a_server() {
+    let server = Server::start(some_models(&["linear"]).path(), &[]);
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = unused.local_addr().unwrap().to_string();
+    drop(unused);
+    for (url, model, reason) in [
+        (
+            server.url(""),
+            "nope",
+            "404 model_not_found: model: expected one of linear",
+        ),
+        (nobody, "linear", "no answer from http://127.0.0.1:"),
+        (
+            "ftp://localhost".to_owned(),
+            "linear",
+            "--url: expected an http:// or https:// URL",
+        ),
+    ] {
+        let output = run(&["classify", "--url", &url, "--model", model, "x.png"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(reason), "{output:?}");
+    }
+}
+
+#[test]
+fn models_lists_a_folder() {
+    let folder = some_models(&["linear", "probabilities", "words"]);
+    let config = folder.path().join("classifyd.toml");
+    fs::write(&config, "default_image_model = \"probabilities\"").unwrap();
+    let (models, config) = (folder.path().to_str().unwrap(), config.to_str().unwrap());
+
+    let output = run(&["models", models, "--json", "--config", config]);
+    assert!(output.status.success(), "{output:?}");
+    let found: Vec<(String, bool)> = text(&output.stdout)
+        .lines()
+        .map(|line| {
+            let model: Value = serde_json::from_str(line).unwrap();
+            assert!(model["graph_bytes"].as_u64().unwrap() > 0);
+            assert_eq!(model["version"], 1);
+            (
+                model["name"].as_str().unwrap().to_owned(),
+                model["default"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [("linear", false), ("probabilities", true), ("words", true)];
+    assert_eq!(found, expected.map(|(name, default)| (name.to_owned(), default)));
+
+    let output = run(&["models", root().join("models").to_str().unwrap()]);
+    let printed = text(&output.stdout);
+    let digits = printed.lines().find(|line| line.starts_with("digits")).unwrap();
+    let words: Vec<&str> = digits.split_whitespace().collect();
+    assert_eq!(
+        words[1..8],
+        ["1", "image", "1", "x", "28", "x", "28"],
+        "{printed}"
+    );
+    assert!(digits.contains("99.62 %, MNIST test"), "{printed}");
+}
+
+#[test]
+fn models_names_what_cannot_be_read_and_lists_the_rest() {
+    let folder = some_models(&["linear"]);
+    fs::create_dir_all(folder.path().join("broken/3")).unwrap();
+    let output = run(&["models", folder.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("linear"), "{output:?}");
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("broken/3") && errors.contains("1 of 2 models cannot be read"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    for (options, code) in [
+        (&["--help"][..], 0),
+        (&["serve", "-h"], 0),
+        (&["--version"], 0),
+        (&["models", "/nowhere"], 1),
+        (&["check", "/nowhere"], 1),
+        (&["serve", "--queue-capacity", "0"], 1),
+        (&[], 2),
+        (&["classify"], 2),
+        (&["classify", "--top-k", "0", "x"], 2),
+        (&["classify", "--concurrency", "0", "x"], 2),
+        (&["serve", "--max-bach", "3"], 2),
+        (&["serve", "--grace", "soon"], 2),
+    ] {
+        let output = run(options);
+        assert_eq!(output.status.code(), Some(code), "{options:?}: {output:?}");
+    }
+}
+
+#[test]
+fn whoever_has_read_enough_of_the_output_may_go() {
+    for options in [&["openapi"][..], &["completions", "bash"], &["man"]] {
+        let mut child = classifyd()
+            .args(options)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let status = child.wait().unwrap();
+        let mut errors = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        assert!(
+            status.success() && errors.is_empty(),
+            "{options:?}: {status}: {errors}"
+        );
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_alone() {
+    let models = root().join("models");
+    let colourful = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout.contains(&b'\x1b')
+    };
+    let line = format!("{} models {}", env!("CARGO_BIN_EXE_classifyd"), models.display());
+    let terminal = |line: &str| {
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--return", "--command", line, "/dev/null"])
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR");
+        command
+    };
+    let help = format!("{} --help", env!("CARGO_BIN_EXE_classifyd"));
+    for line in [line, help] {
+        assert!(colourful(&mut terminal(&line)), "{line}");
+        assert!(!colourful(terminal(&line).env("NO_COLOR", "1")), "{line}");
+    }
+    assert!(!colourful(classifyd().arg("models").arg(models)));
+    assert!(!colourful(classifyd().arg("--help")));
+}
+
+#[test]
+fn completions_complete() {
+    let script = run(&["completions", "bash"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classifyd.bash");
+    fs::write(&file, script.stdout).unwrap();
+    for (words, expected) in [
+        ("classifyd cla", "classify"),
+        ("classifyd serve --queue", "--queue-capacity"),
+        ("classifyd completions zs", "zsh"),
+    ] {
+        let line = format!(
+            "source {}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _classifyd classifyd \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            file.display()
+        );
+        let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+        assert_eq!(text(&output.stdout).trim(), expected, "{words}: {output:?}");
+    }
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let output = run(&["completions", shell]);
+        let script = text(&output.stdout);
+        assert!(
+            script.contains("classify") && script.contains("queue-capacity"),
+            "{shell}: {script}"
+        );
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let man1 = folder.path().join("man1");
+    assert!(run(&["man", man1.to_str().unwrap()]).status.success());
+    let main = fs::read_to_string(man1.join("classifyd.1")).unwrap();
+    assert_eq!(main, text(&run(&["man"]).stdout));
+    assert!(
+        main.contains(".TH classifyd 1") && main.contains("Exit codes"),
+        "{main}"
+    );
+    for command in [
+        "serve",
+        "classify",
+        "models",
+        "check",
+        "bench",
+        "completions",
+        "man",
+    ] {
+        let page = fs::read_to_string(man1.join(format!("classifyd-{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && !page.contains('\x1b'), "{page}");
+    }
+}
+
 #[test]
 fn check_proves_the_shipped_models() {
     let output = run(&["check", root().join("models").to_str().unwrap()]);
@@ -125,14 +466,4 @@ fn check_names_what_is_wrong_and_checks_the_rest() {
     );
     assert!(printed.contains("ok ") && printed.contains("good/1"), "{printed}");
     assert!(text(&output.stderr).contains("1 of 2 model directories failed"));
-}
-
-#[test]
-fn the_checked_in_openapi_document_is_that_of_the_code() {
-    let printed = text(&run(&["openapi"]).stdout);
-    let checked_in = fs::read_to_string(root().join("openapi/openapi.json")).unwrap();
-    assert!(
-        printed == checked_in,
-        "run `make openapi` and look at the difference"
-    );
 }

@@ -4,14 +4,19 @@
 
 mod accuracy;
 mod answers;
+mod busy;
+mod clients;
 mod commands;
 mod connections;
+mod documents;
 mod drain;
 mod harness;
 mod healthcheck;
 mod hostile;
 mod observability;
+mod openapi;
 mod overload;
+mod pages;
 mod refusals;
 mod security;
 mod startup;

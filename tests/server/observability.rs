@@ -94,27 +94,3 @@ async fn a_client_cannot_make_new_series() {
     }
     assert_eq!(series(&server.metrics().await.0), before);
 }
-
-#[tokio::test]
-async fn the_document_lists_every_route_and_nothing_else() {
-    let server = Server::start(&fixture_models(), &[]);
-    let document: serde_json::Value = server
-        .get("/openapi.json")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
-    let expected = [
-        "/livez",
-        "/metrics",
-        "/openapi.json",
-        "/readyz",
-        "/v1/classify",
-        "/v1/models",
-        "/v1/models/{name}",
-    ];
-    assert_eq!(paths, expected);
-}

@@ -11,12 +11,12 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use crate::harness::{Server, classifyd, fixture_models, ok, problem, some_models, white_row};
 
 /// An API key that the binary has made, and its entry.
-struct Made {
-    key: String,
-    entry: String,
+pub(crate) struct Made {
+    pub(crate) key: String,
+    pub(crate) entry: String,
 }
 
-fn make_key(name: &str) -> Made {
+pub(crate) fn make_key(name: &str) -> Made {
     let output = classifyd().args(["api-key", name]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let (entry, told) = (
@@ -30,12 +30,12 @@ fn make_key(name: &str) -> Made {
 }
 
 /// A file with this configuration, which is kept as long as the folder.
-struct File {
+pub(crate) struct File {
     folder: tempfile::TempDir,
 }
 
 impl File {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let file = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -52,7 +52,7 @@ impl File {
     }
 }
 
-fn start(file: &File, options: &[&str]) -> Server {
+pub(crate) fn start(file: &File, options: &[&str]) -> Server {
     let models = some_models(&["linear"]);
     let path = file.path();
     let server = Server::start(

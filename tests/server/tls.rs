@@ -136,6 +136,32 @@ async fn a_picture_is_classified_over_tls() {
     ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
 }
 
+#[test]
+fn the_command_line_asks_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    write(folder.path(), &authority.sign("localhost"));
+    let server = start(folder.path(), &[]);
+    let (ca, picture) = (folder.path().join("ca.crt"), folder.path().join("c.png"));
+    fs::write(&ca, authority.0.pem()).unwrap();
+    fs::write(&picture, white_row(2)).unwrap();
+    let url = format!("https://localhost:{}", server.address.port());
+    let classify = |ca: &Path| {
+        let mut command = classifyd();
+        command.args(["classify", "--url", &url, "--top-k", "1"]);
+        command.arg(&picture).env("SSL_CERT_FILE", ca).output().unwrap()
+    };
+    let output = classify(&ca);
+    assert!(
+        String::from_utf8_lossy(&output.stdout).ends_with("\tc 0.9647\n"),
+        "{output:?}"
+    );
+    fs::write(&ca, Authority::new().0.pem()).unwrap();
+    let output = classify(&ca);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+}
+
 #[tokio::test]
 async fn with_mutual_tls_only_clients_that_the_authority_has_signed_are_heard() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,8 @@
 // The comments on arguments are shown in a terminal, not rendered.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
+mod search;
+
 use std::{
     borrow::Cow,
     env, fs, iter,
@@ -32,10 +34,8 @@ use crate::{
     optimizer::Rule,
     parallel,
     recipe::{self, Target},
-    report,
-    search::{self, Ending, Search, Settings, Space, Trial},
-    sentiment,
-    training::{self, Config, Diverged, Outcome, Schedule, Start, Task},
+    report, sentiment,
+    training::{self, Config, Outcome, Schedule, Start, Task},
     transform::Transform,
 };
 
@@ -58,7 +58,7 @@ enum Command {
     #[command(after_help = recipe::table())]
     Train(Box<TrainArgs>),
     /// Train with settings drawn at random, and show which ones are best on the validation samples.
-    Search(SearchArgs),
+    Search(Box<search::SearchArgs>),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
     /// Draw a run's learning curves, or a model directory's confusion matrix and calibration, into its model card.
@@ -79,6 +79,12 @@ struct DataArgs {
 impl DataArgs {
     fn directory(&self, set: DataSet) -> Result<PathBuf> {
         self.directory_of(Fetched::Pictures(set))
+    }
+
+    /// The folder of one's own pictures.
+    fn folder(&self) -> Result<&Path> {
+        let given = self.data.as_deref();
+        given.context("--data: expected the folder with the pictures, found none")
     }
 
     fn directory_of(&self, set: Fetched) -> Result<PathBuf> {
@@ -113,13 +119,16 @@ struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     glove: Option<PathBuf>,
     /// Model directory to write; one that is there is replaced [default: models/TARGET/1 for the target's first network,
-    /// runs/TARGET-NETWORK/TARGET/1 for another].
+    /// runs/TARGET-NETWORK/TARGET/1 for another, RUN/TARGET/1 with --classes].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Only the pictures of these classes, separated by commas [default: all classes of the data set].
+    #[arg(long, value_delimiter = ',', value_name = "CLASS,..")]
+    classes: Vec<String>,
     /// Another model directory, whose accuracy the model card states as well.
     #[arg(long, value_name = "DIR")]
     compare: Option<PathBuf>,
-    /// Directory for checkpoints [default: runs/TARGET-NETWORK].
+    /// Directory for checkpoints [default: runs/TARGET-NETWORK, with the names of --classes behind it].
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     /// Go on from the checkpoint in the run's directory, if it has one.
@@ -186,8 +195,28 @@ impl FolderArgs {
         options
     }
 
-    /// The options that were given.
-    fn given(&self) -> Vec<&'static str> {
+    /// How to train unless options say otherwise.
+    fn defaults(&self) -> Config {
+        if self.from.is_some() {
+            folder::transfer()
+        } else {
+            folder::from_scratch()
+        }
+    }
+
+    fn given<'a>(&'a self, data: &'a Path) -> folder::Given<'a> {
+        folder::Given {
+            data,
+            from: self.from.as_deref(),
+            options: self.options(),
+            loaders: self
+                .loaders
+                .map_or_else(parallel::cpus, |loaders| loaders as usize),
+        }
+    }
+
+    /// The names of the options that were given.
+    fn names(&self) -> Vec<&'static str> {
         [
             ("--from", self.from.is_some()),
             ("--validation", self.validation.is_some()),
@@ -287,38 +316,6 @@ impl ConfigArgs {
             seed: self.seed.unwrap_or(defaults.seed),
         }
     }
-}
-
-#[derive(Debug, Args)]
-struct SearchArgs {
-    /// The classifier: digits, images or fashion.
-    target: Target,
-    /// The network [default: the one that is served].
-    #[arg(long)]
-    network: Option<String>,
-    /// TOML file with what to draw from, a line for each option of `train`:
-    /// `learning_rate = { from = 0.001, to = 0.1, log = true }` or `schedule = ["cosine", "step"]`.
-    #[arg(long, value_name = "FILE")]
-    space: PathBuf,
-    /// How many settings are tried. A later call with more goes on.
-    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
-    trials: u32,
-    /// Train on the first so many samples only [default: all but those that are held out].
-    #[arg(long, value_parser = at_least_one())]
-    samples: Option<u32>,
-    #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    data: DataArgs,
-    /// Directory for the trials; those that it has are not repeated [default: runs/search-TARGET-NETWORK].
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, default_value = "cpu")]
-    device: DeviceName,
-    /// CPU threads [default: all].
-    #[arg(long, value_parser = at_least_one())]
-    threads: Option<u32>,
 }
 
 /// Which samples a model directory is measured on.
@@ -468,7 +465,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Fetch(args) => fetch(&args),
         Command::Train(args) => train(&args),
-        Command::Search(args) => search(&args),
+        Command::Search(args) => search::run(&args),
         Command::Evaluate(args) => evaluate(&args),
         Command::Report(args) => draw(&args),
         Command::Samples(args) => samples(&args),
@@ -498,25 +495,24 @@ fn interrupted() -> ExitCode {
 }
 
 fn train_folder(args: &TrainArgs) -> Result<ExitCode> {
-    let Some(data) = &args.data.data else {
-        bail!("--data: expected the folder with the pictures, found none");
-    };
+    let data = args.data.folder()?;
     if let Some(network) = &args.network {
         bail!("--network: expected none, for a folder has one network, found {network}");
     }
-    if args.compare.is_some() {
-        bail!("--compare: only a published data set has this option");
+    for (option, given) in [
+        ("--compare", args.compare.is_some()),
+        ("--classes", !args.classes.is_empty()),
+    ] {
+        if given {
+            bail!("{option}: only a published data set has this option");
+        }
     }
     let device = args.device.device()?;
     if let Some(threads) = args.threads {
         tch::set_num_threads(threads as i32);
     }
     let from = args.folder.from.as_deref();
-    let defaults = if from.is_some() {
-        folder::transfer()
-    } else {
-        folder::from_scratch()
-    };
+    let defaults = args.folder.defaults();
     let name = |path: &Path| -> Result<String> {
         let whole = path
             .canonicalize()
@@ -537,14 +533,8 @@ fn train_folder(args: &TrainArgs) -> Result<ExitCode> {
         }
     };
     let request = folder::Request {
-        data,
-        from,
-        options: args.folder.options(),
+        given: args.folder.given(data),
         config: args.config.over(&defaults),
-        loaders: args
-            .folder
-            .loaders
-            .map_or_else(parallel::cpus, |loaders| loaders as usize),
         device,
         out: args.out.clone().unwrap_or_else(|| run.join(&model).join("1")),
         run,
@@ -573,7 +563,7 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     if args.target == Target::Sentiment {
         return train_sentiment(args);
     }
-    if let [option, ..] = args.folder.given().as_slice() {
+    if let [option, ..] = args.folder.names().as_slice() {
         bail!("{option}: only `train folder` has this option");
     }
     let mut recipe = recipe::find(args.target, args.network.as_deref())?;
@@ -581,18 +571,31 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     if let Some(threads) = args.threads {
         tch::set_num_threads(threads as i32);
     }
-    let data = recipe.set.open(&args.data.directory(recipe.set)?)?;
+    let mut data = recipe.set.open(&args.data.directory(recipe.set)?)?;
     let config = args.config.over(&recipe.config);
+    let (mut run, mut out) = (recipe.run(), recipe.out());
+    if !args.classes.is_empty() {
+        data = data.only(&args.classes)?;
+        recipe.only(data.training.classes());
+        let names = recipe.labels.iter().map(|class| export::file_name(class));
+        run = iter::once(run.display().to_string())
+            .chain(names)
+            .collect::<Vec<_>>()
+            .join("-")
+            .into();
+        out = args
+            .run
+            .as_ref()
+            .unwrap_or(&run)
+            .join(args.target.name())
+            .join("1");
+    }
     network::set_dropout(&mut recipe.layers, config.dropout);
-    let run = args.run.clone().unwrap_or_else(|| recipe.run());
-    let out = args.out.clone().unwrap_or_else(|| recipe.out());
+    let run = args.run.clone().unwrap_or(run);
+    let out = args.out.clone().unwrap_or(out);
 
     // The last pictures of the training split tell which epoch was best: 5,000 of any of the sets.
-    let count = data.training.len();
-    let (training, validation) = data
-        .training
-        .clone()
-        .split_at(count - recipe.set.validation(count));
+    let (training, validation) = data.held_out();
     let samples = [
         recipe.samples(&training, device)?,
         recipe.samples(&validation, device)?,
@@ -637,7 +640,17 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
     }
 }
 
+fn glove(given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(directory) => Ok(directory.to_owned()),
+        None => Fetched::Glove.directory(),
+    }
+}
+
 fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
+    if !args.classes.is_empty() {
+        bail!("--classes: only data sets of pictures have this option");
+    }
     let kind = sentiment::Kind::find(args.network.as_deref())?;
     if args.compare.is_some() {
         bail!(
@@ -652,10 +665,7 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
         kind,
         config: &args.config.over(&kind.config()),
         imdb: &Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?,
-        glove: &match &args.glove {
-            Some(directory) => directory.clone(),
-            None => Fetched::Glove.directory()?,
-        },
+        glove: &glove(args.glove.as_deref())?,
         run: &args.run.clone().unwrap_or_else(|| kind.run()),
         start: args.start(),
         device: args.device.device()?,
@@ -669,119 +679,6 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
     print!("{}", measured.table());
     println!("wrote {}", job.out.display());
     Ok(ExitCode::SUCCESS)
-}
-
-fn search(args: &SearchArgs) -> Result<ExitCode> {
-    if matches!(args.target, Target::Folder | Target::Sentiment) {
-        bail!(
-            "search: expected digits, images or fashion, found {}",
-            args.target.name()
-        );
-    }
-    let recipe = recipe::find(args.target, args.network.as_deref())?;
-    let device = args.device.device()?;
-    if let Some(threads) = args.threads {
-        tch::set_num_threads(threads as i32);
-    }
-    let base = args.config.over(&recipe.config);
-    let space = Space::read(&args.space)?;
-    // Wrong names and values are told before anything is trained.
-    for number in 1..=args.trials {
-        drawn(&space.draw(base.seed, number), &base)?;
-    }
-    let run = args
-        .run
-        .clone()
-        .unwrap_or_else(|| format!("runs/search-{}-{}", args.target.name(), recipe.network).into());
-    let identity = format!("{} {:?}", args.target.name(), args.samples);
-    let search = Search::open(&run, &space, &identity, &base)?;
-
-    let data = recipe.set.open(&args.data.directory(recipe.set)?)?;
-    let count = data.training.len();
-    let (training, validation) = data
-        .training
-        .clone()
-        .split_at(count - recipe.set.validation(count));
-    let kept = args
-        .samples
-        .map_or(training.len(), |samples| training.len().min(samples as usize));
-    let training = recipe.samples(&training.split_at(kept).0, device)?;
-    let validation = recipe.samples(&validation, device)?;
-    let stop = stop_on_signal()?;
-    let mut trials = Vec::new();
-    for number in 1..=args.trials {
-        if let Some(trial) = search.ended(number)? {
-            trials.push(trial);
-            continue;
-        }
-        let settings = space.draw(base.seed, number);
-        eprintln!(
-            "trial {number} of {}: {}",
-            args.trials,
-            search::options(&settings)
-        );
-        let config = drawn(&settings, &base)?;
-        let mut layers = recipe.layers.clone();
-        network::set_dropout(&mut layers, config.dropout);
-        let task = Task {
-            layers: &layers,
-            config: &config,
-            training: training.as_ref(),
-            validation: validation.as_ref(),
-            device,
-        };
-        let ending = match training::train(&task, &search.run(number), Start::Resume, &stop) {
-            Ok(Outcome::Interrupted) => return Ok(interrupted()),
-            Ok(Outcome::Finished { best, history, .. }) => {
-                let epoch = history
-                    .iter()
-                    .find(|epoch| epoch.epoch == best)
-                    .context("the run has no best epoch")?;
-                Ending::Trained {
-                    epoch: best,
-                    validation_loss: epoch.validation_loss,
-                    validation_accuracy: epoch.validation_accuracy,
-                }
-            }
-            Err(error) if error.is::<Diverged>() => {
-                eprintln!("{error}");
-                Ending::Diverged
-            }
-            Err(error) => return Err(error),
-        };
-        let trial = Trial {
-            number,
-            settings,
-            ending,
-        };
-        search.keep(&trial)?;
-        trials.push(trial);
-    }
-    let command = format!(
-        "trainer train {} --network {}",
-        args.target.name(),
-        recipe.network
-    );
-    print!("{}", search::table(&trials, &command));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Drawn settings over the others, read as options are, so that they are checked as options are.
-fn drawn(settings: &Settings, base: &Config) -> Result<Config> {
-    #[derive(Debug, Parser)]
-    #[command(no_binary_name = true)]
-    struct Drawn {
-        #[command(flatten)]
-        config: ConfigArgs,
-    }
-    let options = settings.iter().map(|(name, value)| format!("--{name}={value}"));
-    match Drawn::try_parse_from(options) {
-        Ok(drawn) => Ok(drawn.config.over(base)),
-        Err(error) => {
-            let text = error.to_string();
-            bail!("--space: {}", text.lines().next().unwrap_or_default())
-        }
-    }
 }
 
 /// The command line as it would be typed in the repository.
@@ -805,13 +702,22 @@ impl MeasureArgs {
             Some(set) => set,
             None => own_set(directory)?,
         };
-        let directory = self.data.directory_of(set)?;
+        let data = self.data.directory_of(set)?;
         Ok(match set {
-            Fetched::Pictures(set) => Box::new(TestPictures {
-                pictures: Cow::Owned(set.open(&directory)?.test),
-                transform: self.transform,
-            }),
-            Fetched::Imdb => Box::new(TestReviews(Cow::Owned(Imdb::open(&directory)?.test))),
+            Fetched::Pictures(set) => {
+                let mut pictures = set.open(&data)?.test;
+                let labels = classifier::Bundle::open(directory)?.labels;
+                let known = |label| pictures.classes().contains(label);
+                if labels.len() < pictures.classes().len() && labels.iter().all(known) {
+                    eprintln!("measuring on the pictures of {} alone", labels.join(", "));
+                    pictures = pictures.only(&labels)?;
+                }
+                Box::new(TestPictures {
+                    pictures: Cow::Owned(pictures),
+                    transform: self.transform,
+                })
+            }
+            Fetched::Imdb => Box::new(TestReviews(Cow::Owned(Imdb::open(&data)?.test))),
             Fetched::Glove => bail!("--set: expected samples with labels, found word vectors"),
         })
     }
@@ -909,9 +815,7 @@ fn samples(args: &SamplesArgs) -> Result<ExitCode> {
         PublishedSplit::Test => data.test,
     };
     let known = pictures.classes();
-    if let Some(class) = args.classes.iter().find(|class| !known.contains(class)) {
-        bail!("--classes: expected some of {}, found {class}", known.join(", "));
-    }
+    data::check_classes(known, &args.classes)?;
     let (skip, count) = (args.skip as usize, args.per_class as usize);
     let wanted = |class: &String| args.classes.is_empty() || args.classes.contains(class);
     let mut places = Vec::new();

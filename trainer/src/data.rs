@@ -141,6 +141,31 @@ impl Pictures {
         classes.into_values().flatten().collect()
     }
 
+    /// The pictures of these classes alone, which are numbered in the order that the classes had before.
+    pub fn only(&self, wanted: &[String]) -> Result<Self> {
+        check_classes(&self.classes, wanted)?;
+        let kept: Vec<usize> = (0..self.classes.len())
+            .filter(|&class| wanted.contains(&self.classes[class]))
+            .collect();
+        if kept.len() < 2 {
+            bail!("expected at least 2 classes, found {}", kept.len());
+        }
+        let size = (self.channels * self.width * self.height) as usize;
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        for (picture, label) in self.pixels.chunks_exact(size).zip(&self.labels) {
+            if let Some(place) = kept.iter().position(|&class| class == usize::from(*label)) {
+                pixels.extend_from_slice(picture);
+                labels.push(place as u8);
+            }
+        }
+        Ok(Self {
+            pixels,
+            labels,
+            classes: kept.iter().map(|&class| self.classes[class].clone()).collect(),
+            ..*self
+        })
+    }
+
     /// The first `count` pictures, and the others.
     pub fn split_at(mut self, count: usize) -> (Self, Self) {
         let size = (self.channels * self.width * self.height) as usize;
@@ -154,6 +179,17 @@ impl Pictures {
         (self, rest)
     }
 }
+
+/// Makes sure that `wanted` are some of `known`.
+pub fn check_classes(known: &[String], wanted: &[String]) -> Result<()> {
+    match wanted.iter().find(|class| !known.contains(class)) {
+        Some(class) => bail!("--classes: expected some of {}, found {class}", known.join(", ")),
+        None => Ok(()),
+    }
+}
+
+/// Between a data set's name and those of its classes, where it is only a part.
+const ONLY: &str = " (only ";
 
 /// Published data sets of pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -197,8 +233,18 @@ impl DataSet {
         }
     }
 
-    /// The data set that a model directory names as its own.
+    /// What its labels stand for.
+    pub fn classes(self) -> Vec<String> {
+        match self {
+            Self::Mnist => mnist::classes(),
+            Self::FashionMnist => fashion_mnist::CLASSES.map(str::to_owned).to_vec(),
+            Self::Cifar10 => cifar10::CLASSES.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// The data set that a model directory names as its own, or as the whole of which it knows some classes.
     pub fn from_title(title: &str) -> Option<Self> {
+        let title = title.split(ONLY).next().unwrap_or_default();
         let mut sets = Self::ALL.into_iter();
         sets.find(|set| set.title() == title || set.lookalike() == title)
     }
@@ -313,17 +359,38 @@ pub struct Data {
 }
 
 impl Data {
+    /// The training pictures without the last ones, and the last ones, which tell which epoch was best.
+    pub fn held_out(&self) -> (Pictures, Pictures) {
+        let count = self.training.len();
+        self.training.clone().split_at(count - self.set.validation(count))
+    }
+
     /// Whether all files are those that were published.
     pub fn is_published(&self) -> bool {
         self.sums.iter().all(|(file, sum)| sum == file.md5)
     }
 
-    /// What to call it in public: other pictures in the same format are not the data set.
-    pub fn title(&self) -> &'static str {
-        if self.is_published() {
+    /// The pictures of these classes alone.
+    pub fn only(self, classes: &[String]) -> Result<Self> {
+        Ok(Self {
+            training: self.training.only(classes)?,
+            test: self.test.only(classes)?,
+            ..self
+        })
+    }
+
+    /// What to call it in public: other pictures in the same format are not the data set, nor is a part of it.
+    pub fn title(&self) -> String {
+        let title = if self.is_published() {
             self.set.title()
         } else {
             self.set.lookalike()
+        };
+        let classes = self.training.classes();
+        if classes == self.set.classes() {
+            title.to_owned()
+        } else {
+            format!("{title}{ONLY}{})", classes.join(", "))
         }
     }
 }
@@ -377,4 +444,37 @@ pub fn cache_directory() -> Result<PathBuf> {
         .context(
             "none of CLASSIFYD_CACHE, XDG_CACHE_HOME and HOME is set: name the data directory with --data",
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_classes_are_a_part_with_labels_of_its_own() {
+        let names = cifar10::CLASSES.map(str::to_owned).to_vec();
+        let pictures = Pictures::new([1, 1, 2], (0..8).collect(), vec![3, 9, 0, 3], names).unwrap();
+        let wanted = |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.to_owned()).collect() };
+        let part = pictures.only(&wanted(&["truck", "cat"])).unwrap();
+        assert_eq!(part.classes(), ["cat", "truck"]);
+        assert_eq!(part.labels(), [0, 1, 0]);
+        assert_eq!(part.sample(2).unwrap(), ([6, 7].as_slice(), 0));
+
+        let data = Data {
+            set: DataSet::Cifar10,
+            training: part.clone(),
+            test: part,
+            sums: Vec::new(),
+        };
+        assert_eq!(data.title(), "CIFAR-10 (only cat, truck)");
+        assert_eq!(DataSet::from_title(&data.title()), Some(DataSet::Cifar10));
+
+        let error = pictures.only(&wanted(&["cat", "mouse"])).unwrap_err().to_string();
+        assert!(
+            error.contains("airplane, automobile") && error.ends_with("found mouse"),
+            "{error}"
+        );
+        let error = pictures.only(&wanted(&["cat", "cat"])).unwrap_err().to_string();
+        assert_eq!(error, "expected at least 2 classes, found 1");
+    }
 }

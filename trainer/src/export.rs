@@ -160,7 +160,7 @@ fn write_all(trained: &Trained<'_>, aside: &Path, compare: Option<&Path>) -> Res
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     let recipe = trained.recipe;
     let mut graph = Graph::new(&format!("{}-{}", recipe.target.name(), recipe.network));
-    graph.describe(recipe.summary);
+    graph.describe(&recipe.summary);
     let [channels, height, width] = recipe.input.map(|length| Dim::Fixed(length as usize));
     let input = graph.input(
         "pixel_values",
@@ -171,7 +171,7 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     let logits = [Dim::BATCH, Dim::Fixed(recipe.labels.len())];
     graph.output("logits", ElementType::Float, &logits);
     let metadata = BTreeMap::from([
-        ("dataset".to_owned(), trained.data.title().to_owned()),
+        ("dataset".to_owned(), trained.data.title()),
         ("network".to_owned(), recipe.network.to_owned()),
         ("seed".to_owned(), trained.config.seed.to_string()),
         ("task".to_owned(), "image-classification".to_owned()),
@@ -212,7 +212,7 @@ fn write_serving(trained: &Trained<'_>, test: Option<&Evaluation>, directory: &P
     let serving = Serving {
         output: "logits",
         measured: test.map(|test| Measured {
-            dataset: trained.data.title().to_owned(),
+            dataset: trained.data.title(),
             split: "test".to_owned(),
             samples: test.samples as u64,
             accuracy: test.accuracy,

@@ -6,7 +6,6 @@ mod source;
 mod transfer;
 
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -18,11 +17,15 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::{
-    data::folder::{Folder, Split, read},
+    data::{
+        files::hexadecimal,
+        folder::{Folder, Split, read},
+    },
     evaluate::Evaluation,
     network::{self, Layer, folder as networks},
     optimizer::Rule,
     photo::Variation,
+    search::{Subject, spread},
     training::{self, Config, Outcome, Schedule, Source, Start, Task},
 };
 use source::Photos;
@@ -96,19 +99,26 @@ pub fn transfer() -> Config {
     }
 }
 
-/// What is asked for.
+/// The pictures, and what is to be done to them.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct Given<'a> {
     /// The folder with the pictures.
     pub data: &'a Path,
     /// A model directory whose graph is kept up to its last dense layer.
     pub from: Option<&'a Path>,
     /// How pictures are split and changed.
     pub options: Options,
-    /// How to train.
-    pub config: Config,
     /// Threads that read and change pictures.
     pub loaders: usize,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The pictures, and what is to be done to them.
+    pub given: Given<'a>,
+    /// How to train.
+    pub config: Config,
     /// Where to compute.
     pub device: Device,
     /// Directory for checkpoints.
@@ -153,14 +163,15 @@ struct Begun {
 
 /// Trains, exports and measures. `None` if `stop` became true before the end; a checkpoint is left then.
 pub fn train(request: &Request<'_>, stop: &AtomicBool) -> Result<Option<Measured>> {
-    let options = &request.options;
-    let folder = Folder::open(request.data, options.validation, request.config.seed)?;
+    let given = &request.given;
+    let folder = Folder::open(given.data, given.options.validation, request.config.seed)?;
     say(&folder);
     begin(request, &folder)?;
     let run = &request.run;
     write_skipped(&run.join(SKIPPED), &folder)?;
 
-    let prepared = prepare(request, &folder)?;
+    let mut prepared = prepare(given, &folder, request.config.seed, run)?;
+    network::set_dropout(&mut prepared.layers, request.config.dropout);
     let task = Task {
         layers: &prepared.layers,
         config: &request.config,
@@ -199,16 +210,37 @@ struct Prepared {
     validation: Box<dyn Source>,
 }
 
-fn prepare(request: &Request<'_>, folder: &Folder) -> Result<Prepared> {
-    let options = &request.options;
+/// The network and the pictures that a search tries settings with, and what tells them from others. Of the pictures to
+/// learn from, `samples` are used; `run` is a directory to work in.
+pub fn subject(
+    given: &Given<'_>,
+    seed: u64,
+    run: &Path,
+    samples: Option<usize>,
+) -> Result<(Subject, serde_json::Value)> {
+    let mut folder = Folder::open(given.data, given.options.validation, seed)?;
+    say(&folder);
+    folder.training.files = spread(folder.training.files, samples);
+    let begun = serde_json::to_value(begun(given, &folder)?).context("cannot write JSON")?;
+    let prepared = prepare(given, &folder, seed, run)?;
+    let subject = Subject {
+        layers: prepared.layers,
+        training: prepared.training,
+        validation: prepared.validation,
+    };
+    Ok((subject, begun))
+}
+
+fn prepare(given: &Given<'_>, folder: &Folder, seed: u64, run: &Path) -> Result<Prepared> {
+    let options = &given.options;
     let classes = folder.training.classes.len() as i64;
-    let mut prepared = if let Some(from) = request.from {
+    Ok(if let Some(from) = given.from {
         let views = Views {
             count: options.views,
             variation: options.variation,
-            seed: request.config.seed,
+            seed,
         };
-        let scratch = request.run.join("features");
+        let scratch = run.join("features");
         let (donor, [training, validation]) =
             Donor::open(from, &scratch, &folder.training, &folder.validation, views)?;
         Prepared {
@@ -218,30 +250,31 @@ fn prepare(request: &Request<'_>, folder: &Folder) -> Result<Prepared> {
             validation: Box::new(validation),
         }
     } else {
-        let photos = |files| Photos::new(files, options.size, options.variation, request.loaders);
+        let photos = |files| Photos::new(files, options.size, options.variation, given.loaders);
         Prepared {
             layers: networks::residual(options.size, classes),
             donor: None,
             training: Box::new(photos(&folder.training)?),
             validation: Box::new(photos(&folder.validation)?),
         }
-    };
-    network::set_dropout(&mut prepared.layers, request.config.dropout);
-    Ok(prepared)
+    })
+}
+
+fn begun(given: &Given<'_>, folder: &Folder) -> Result<Begun> {
+    let graph = given
+        .from
+        .map(|from| read(&from.join(classifier::bundle::MODEL)))
+        .transpose()?;
+    Ok(Begun {
+        options: given.options.clone(),
+        data: hexadecimal(&folder.sum),
+        from: graph.map(|graph| hexadecimal(&Md5::digest(&graph))),
+    })
 }
 
 /// Makes sure that a run which is resumed goes on with the pictures and options that it was begun with.
 fn begin(request: &Request<'_>, folder: &Folder) -> Result<()> {
-    let graph = request
-        .from
-        .map(|from| read(&from.join(classifier::bundle::MODEL)))
-        .transpose()?;
-    let from = graph.map(|graph| hexadecimal(&Md5::digest(&graph)));
-    let begun = Begun {
-        options: request.options.clone(),
-        data: hexadecimal(&folder.sum),
-        from,
-    };
+    let begun = begun(&request.given, folder)?;
     let path = request.run.join(FOLDER);
     let used = training::is_run(&request.run);
     if used && request.start == Start::Resume {
@@ -317,13 +350,4 @@ fn write_skipped(path: &Path, folder: &Folder) -> Result<()> {
         .map(|skipped| format!("{skipped}\n"))
         .collect();
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }

@@ -699,6 +699,16 @@ pub fn set_dropout(layers: &mut [Layer], probability: f64) {
     }
 }
 
+/// Makes the last layer one for so many classes.
+pub fn set_classes(layers: &mut [Layer], classes: i64) {
+    for layer in layers.iter_mut().rev() {
+        if let Layer::Dense { outputs, .. } = layer {
+            *outputs = classes;
+            return;
+        }
+    }
+}
+
 /// Running statistics are measured, whitening kernels computed and some vectors given; everything else is trained.
 fn is_trainable(name: &str) -> bool {
     !["mean", "variance", "kernel", "vectors"].contains(&name.rsplit('.').next().unwrap_or_default())

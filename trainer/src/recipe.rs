@@ -6,7 +6,7 @@ mod digits;
 mod fashion;
 mod images;
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{borrow::Cow, fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use classifier::image::{Layout, Preprocessor, PreprocessorConfig};
@@ -15,7 +15,7 @@ use tch::{Device, Tensor};
 use crate::{
     data::{DataSet, Pictures},
     folder,
-    network::Layer,
+    network::{self, Layer},
     parallel::in_parallel,
     sentiment,
     training::{Config, Ink, Jitter, Pixels, Source},
@@ -60,7 +60,7 @@ pub struct Recipe {
     /// Heading of the model card.
     pub title: &'static str,
     /// What the classifier does, for the model card.
-    pub summary: &'static str,
+    pub summary: Cow<'static, str>,
     /// The data set.
     pub set: DataSet,
     /// The name of each output.
@@ -80,7 +80,7 @@ pub struct Recipe {
     /// What to say of this network where another one's model card compares itself with it.
     pub comparison: Option<&'static str>,
     /// What it is good for and what not, for the model card.
-    pub limits: &'static str,
+    pub limits: Cow<'static, str>,
 }
 
 /// How training changes pictures.
@@ -139,6 +139,19 @@ impl Recipe {
     /// Where checkpoints go unless another place is named.
     pub fn run(&self) -> PathBuf {
         format!("runs/{}-{}", self.target.name(), self.network).into()
+    }
+
+    /// Makes it a recipe for some of the data set's classes.
+    pub fn only(&mut self, classes: &[String]) {
+        self.labels = classes.to_vec();
+        network::set_classes(&mut self.layers, classes.len() as i64);
+        self.summary = format!("Tells apart {}.", classes.join(", ")).into();
+        self.limits = format!(
+            "Pictures of {}, like those of the data set. Whatever else a picture shows still gets one of these labels, often \
+             with a high score.",
+            classes.join(", ")
+        )
+        .into();
     }
 
     fn is_served(&self) -> bool {

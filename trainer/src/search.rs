@@ -16,7 +16,10 @@ use rand_chacha::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::training::Config;
+use crate::{
+    network::Layer,
+    training::{Config, Source},
+};
 
 /// What identifies a search, in the directory of its trials.
 const SEARCH: &str = "search.json";
@@ -119,6 +122,32 @@ fn four_digits(value: f64) -> String {
     }
 }
 
+/// What every trial trains, and on what.
+pub struct Subject {
+    /// The network.
+    pub layers: Vec<Layer>,
+    /// What to learn from.
+    pub training: Box<dyn Source>,
+    /// What the trials are compared on.
+    pub validation: Box<dyn Source>,
+}
+
+/// `wanted` of `all`, evenly spread, so that every class is among them where they lie class by class.
+pub fn spread<T>(all: Vec<T>, wanted: Option<usize>) -> Vec<T> {
+    let count = all.len();
+    match wanted {
+        Some(wanted) if wanted < count => {
+            let kept = |(at, _): &(usize, T)| (at + 1) * wanted / count > at * wanted / count;
+            all.into_iter()
+                .enumerate()
+                .filter(kept)
+                .map(|(_, one)| one)
+                .collect()
+        }
+        _ => all,
+    }
+}
+
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Ending {
@@ -154,8 +183,8 @@ pub struct Search {
 
 impl Search {
     /// Opens or creates the directory. One that belongs to another search is refused.
-    pub fn open(directory: &Path, space: &Space, target: &str, base: &Config) -> Result<Self> {
-        let identity = serde_json::json!({ "target": target, "space": space, "base": base });
+    pub fn open(directory: &Path, space: &Space, subject: &serde_json::Value, base: &Config) -> Result<Self> {
+        let identity = serde_json::json!({ "subject": subject, "space": space, "base": base });
         let file = directory.join(SEARCH);
         if file.exists() {
             let text =
@@ -164,7 +193,7 @@ impl Search {
                 serde_json::from_str(&text).with_context(|| file.display().to_string())?;
             if found != identity {
                 bail!(
-                    "{}: expected a search with the same target, space and options, found another one: name another --run",
+                    "{}: expected a search with the same data, space and options, found another one: name another --run",
                     file.display()
                 );
             }
@@ -349,6 +378,15 @@ mod tests {
             "{text}"
         );
         assert!(!table(&trials[1..2], "").contains("the best"));
+    }
+
+    #[test]
+    fn a_part_is_spread_over_the_whole() {
+        let all: Vec<usize> = (0..10).collect();
+        assert_eq!(spread(all.clone(), Some(3)), [3, 6, 9]);
+        assert_eq!(spread(all.clone(), Some(7)).len(), 7);
+        assert_eq!(spread(all.clone(), Some(11)), all);
+        assert_eq!(spread(all.clone(), None), all);
     }
 
     #[test]

@@ -19,12 +19,13 @@ use tch::{Device, Tensor};
 
 use crate::{
     data::{
-        glove,
+        self,
         imdb::{Imdb, Review},
     },
     evaluate::Evaluation,
-    network::Network,
+    network::{Layer, Network},
     parallel::in_parallel,
+    search::{Subject, spread},
     training::{self, Config, Epoch, Outcome, Start, Task},
 };
 pub use network::Kind;
@@ -136,10 +137,31 @@ impl Encoded {
     }
 }
 
-/// Trains, writes the model directory, measures it. Nothing if `stop` became true first.
-pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
-    let reviews = job.imdb.unseen();
+/// Reviews and network before anything is trained.
+struct Prepared<'a> {
+    training: Vec<&'a Review>,
+    held_out: Vec<&'a Review>,
+    vocabulary: HashMap<String, i64>,
+    /// The reviews to learn from and those held out, as tokens.
+    learned: Encoded,
+    known: Encoded,
+    /// None for a classifier without a network.
+    layers: Vec<Layer>,
+    /// Words with a vector of GloVe's.
+    glove_words: usize,
+}
+
+/// `run` is a directory to leave the tokenizer in; of the reviews to learn from, `samples` are used.
+fn prepare<'a>(
+    kind: Kind,
+    config: &Config,
+    (imdb, glove): (&'a Imdb, &Path),
+    run: &Path,
+    samples: Option<usize>,
+) -> Result<Prepared<'a>> {
+    let reviews = imdb.unseen();
     let (training, held_out) = split(&reviews);
+    let training = spread(training, samples);
     if training.is_empty() || held_out.is_empty() {
         bail!(
             "expected training reviews of which a tenth can be held out, found {}",
@@ -153,27 +175,71 @@ pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
     );
     let texts: Vec<&str> = reviews.iter().map(|review| review.text.as_str()).collect();
     let vocabulary = tokens::vocabulary(&texts)?;
-    let tokenizer = tokenizer(job.run, &vocabulary, LENGTH, TRUNCATION)?;
-    let learned = Encoded::new(&tokenizer, &training)?;
-    let known = Encoded::new(&tokenizer, &held_out)?;
-
+    let tokenizer = tokenizer(run, &vocabulary, LENGTH, TRUNCATION)?;
     let (mut layers, mut glove_words) = (Vec::new(), 0);
-    let mut trained_network = None;
-    if job.kind.has_network() {
+    if kind.has_network() {
         let count = VECTORS.min(vocabulary.len() as i64);
-        let vectors = if job.kind.has_glove() {
-            let found = glove::read(job.glove, &vocabulary)?;
+        let vectors = if kind.has_glove() {
+            let found = data::glove::read(glove, &vocabulary)?;
             glove_words = found.keys().filter(|&word| vocabulary[word] < count).count();
             Some(Arc::new(network::vectors(
                 &vocabulary,
                 &found,
                 count,
-                job.config.seed,
+                config.seed,
             )))
         } else {
             None
         };
-        layers = job.kind.layers(count, vectors, job.config.dropout);
+        layers = kind.layers(count, vectors, config.dropout);
+    }
+    Ok(Prepared {
+        learned: Encoded::new(&tokenizer, &training)?,
+        known: Encoded::new(&tokenizer, &held_out)?,
+        training,
+        held_out,
+        vocabulary,
+        layers,
+        glove_words,
+    })
+}
+
+/// The network and the reviews that a search tries settings with; of a blend, the network alone.
+pub fn subject(
+    kind: Kind,
+    config: &Config,
+    data: (&Imdb, &Path),
+    run: &Path,
+    samples: Option<usize>,
+) -> Result<Subject> {
+    if !kind.has_network() {
+        bail!(
+            "--network: expected one with something to search for, found {}",
+            kind.name()
+        );
+    }
+    let prepared = prepare(kind, config, data, run, samples)?;
+    let (learned, known) = (prepared.learned, prepared.known);
+    Ok(Subject {
+        layers: prepared.layers,
+        training: Box::new(Texts::new(learned.rows, &learned.positive, kind.window())),
+        validation: Box::new(Texts::by_length(&known.rows, &known.positive)),
+    })
+}
+
+/// Trains, writes the model directory, measures it. Nothing if `stop` became true first.
+pub fn train(job: &Job<'_>, stop: &AtomicBool) -> Result<Option<Evaluation>> {
+    let Prepared {
+        training,
+        held_out,
+        vocabulary,
+        learned,
+        known,
+        layers,
+        glove_words,
+    } = prepare(job.kind, job.config, (job.imdb, job.glove), job.run, None)?;
+    let mut trained_network = None;
+    if job.kind.has_network() {
         let task = Task {
             layers: &layers,
             config: job.config,

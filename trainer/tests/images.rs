@@ -99,6 +99,38 @@ fn a_network_is_trained_exported_and_measured() {
 }
 
 #[test]
+fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
+    let work = Work::new(|data| write(data, 20, false));
+    let train = "train images --network plain --epochs 2 --batch-size 20 --threads 1";
+    let table = work.succeed(&format!("{train} --classes truck,cat,frog"));
+    assert!(table.contains("6 pictures, transform none"), "{table}");
+    let model = "runs/images-plain-cat-frog-truck/images/1";
+    let card = fs::read_to_string(work.path(model).join("README.md")).unwrap();
+    for part in [
+        "Tells apart cat, frog, truck.",
+        "6 test pictures of pictures in CIFAR-10's format (only cat, frog, truck)",
+        "first 27 training pictures; the last 3 chose",
+        "fully connected to 3.",
+    ] {
+        assert!(card.contains(part), "{part:?} is not in\n{card}");
+    }
+    let config = fs::read_to_string(work.path(model).join("config.json")).unwrap();
+    assert!(config.contains("frog") && !config.contains("dog"), "{config}");
+    let table = work.succeed(&format!("evaluate {model}"));
+    assert!(table.contains("6 pictures, transform none"), "{table}");
+
+    let error = work.fail(&format!("{train} --classes cat,mouse"));
+    assert!(
+        error.contains("--classes: expected some of airplane") && error.contains("found mouse"),
+        "{error}"
+    );
+    let error = work.fail(&format!("{train} --classes cat"));
+    assert!(error.contains("expected at least 2 classes, found 1"), "{error}");
+    let error = work.fail("train folder --classes cat,dog");
+    assert!(error.contains("--classes: only a published data set"), "{error}");
+}
+
+#[test]
 fn a_run_that_is_stopped_again_and_again_ends_where_one_left_alone_ends() {
     // With everything that has a state or draws numbers. Nothing can be learnt, so the plateau comes soon.
     let work = Work::new(|data| write(data, 40, true));

@@ -52,7 +52,10 @@ fn a_search_shows_its_trials_best_first_and_goes_on_where_it_was() {
         "best first: {table}"
     );
     assert!(
-        table.contains("the best: trainer train digits --network mlp --learning-rate 0.001 --momentum"),
+        table.contains(
+            "the best: trainer train digits --network mlp --epochs 2 --batch-size 20 --optimizer sgd --data data \
+             --learning-rate 0.001 --momentum"
+        ),
         "{table}"
     );
 
@@ -99,6 +102,92 @@ fn mistakes_in_a_space_are_told_before_anything_is_trained() {
         assert!(error.contains(part), "expected {part:?} in: {error}");
         assert!(!work.path("trials/trial-1").exists());
     }
-    let error = work.fail("search folder --space space.toml");
-    assert!(error.contains("digits, images or fashion"), "{error}");
+    let space = "search folder --space space.toml --run trials";
+    fs::write(work.path("space.toml"), "momentum = [0.9]").unwrap();
+    let error = work.fail(&format!("{space} --network mlp"));
+    assert!(error.contains("a folder has one network, found mlp"), "{error}");
+    let error = work.fail("search digits --space space.toml --size 32");
+    assert!(error.contains("--size: only `search folder`"), "{error}");
+    fs::write(work.path("space.toml"), "seed = [1, 2]").unwrap();
+    let error = work.fail(space);
+    assert!(error.contains("--space: `seed` also decides"), "{error}");
+}
+
+#[test]
+fn settings_for_reviews_are_searched_with_the_network_alone() {
+    let work = Work::new(|data| {
+        for split in ["train", "test"] {
+            for (folder, word) in [("neg", "dull"), ("pos", "lovely")] {
+                let folder = data.join("aclImdb").join(split).join(folder);
+                fs::create_dir_all(&folder).unwrap();
+                for at in 0..20 {
+                    let text = format!("The {split} film {at} was {word}, all of it.");
+                    fs::write(folder.join(format!("{at}_7.txt")), text).unwrap();
+                }
+            }
+        }
+    });
+    fs::write(
+        work.path("space.toml"),
+        "dropout = [0.0, 0.5]\nlearning_rate = { from = 0.01, to = 0.05 }\n",
+    )
+    .unwrap();
+    let search =
+        "search sentiment --space space.toml --epochs 2 --batch-size 8 --threads 1 --run trials --trials 2";
+    let output = work.run(&format!("{search} --network cnn-random --samples 24"));
+    let (table, log) = (text(&output.stdout), text(&output.stderr));
+    assert!(log.contains("24 reviews to learn from, 4 held out"), "{log}");
+    let rows = table
+        .lines()
+        .filter(|line| line.contains(" %") && line.contains("--dropout 0"));
+    assert_eq!(rows.count(), 2, "{table}{log}");
+    assert!(
+        table.contains(
+            "the best: trainer train sentiment --epochs 2 --batch-size 8 --threads 1 --network cnn-random --data data \
+             --dropout 0"
+        ),
+        "{table}"
+    );
+    let error = work.fail(&format!("{search} --network ngrams"));
+    assert!(
+        error.contains("expected one with something to search for, found ngrams"),
+        "{error}"
+    );
+    // The same reviews, but more of them.
+    let error = work.fail(&format!("{search} --network cnn-random"));
+    assert!(error.contains("name another --run"), "{error}");
+}
+
+#[test]
+fn settings_for_a_folder_are_searched_on_its_pictures() {
+    let work = Work::new(|data| {
+        for (class, level) in [("dark", 20), ("light", 200)] {
+            fs::create_dir(data.join(class)).unwrap();
+            for number in 0..12_u8 {
+                image::GrayImage::from_pixel(20, 20, image::Luma([level + number]))
+                    .save(data.join(class).join(format!("{number}.png")))
+                    .unwrap();
+            }
+        }
+    });
+    fs::write(
+        work.path("space.toml"),
+        "learning_rate = [0.001, 0.005]\noptimizer = [\"adam\", \"sgd\"]\n",
+    )
+    .unwrap();
+    let search =
+        "search folder --space space.toml --size 16 --epochs 2 --batch-size 8 --threads 1 --run trials";
+    let table = work.succeed(&format!("{search} --trials 2"));
+    let best = "the best: trainer train folder --size 16 --epochs 2 --batch-size 8 --threads 1 --data data --learning-rate 0.00";
+    assert!(table.contains(best), "{table}");
+    let longer = work.run(&format!("{search} --trials 3"));
+    let log = text(&longer.stderr);
+    assert!(
+        log.contains("trial 3 of 3") && !log.contains("trial 2 of 3"),
+        "{log}"
+    );
+
+    fs::remove_file(work.path("data/dark/3.png")).unwrap();
+    let error = work.fail(&format!("{search} --trials 3"));
+    assert!(error.contains("name another --run"), "{error}");
 }

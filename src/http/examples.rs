@@ -1,0 +1,111 @@
+//! `GET /v1/models/{name}/examples` and the examples themselves: inputs to try a model with.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use classifier::{Kind, image};
+use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
+
+use super::App;
+use super::document::{Picture, problems};
+use super::models::ModelProblems;
+use crate::error::{Code, Error};
+use crate::model::{Example, Model};
+
+/// Inputs to try a model with.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Examples<'a> {
+    /// Some of the golden samples of the model; none where its directory has none.
+    examples: Vec<ExampleDescription<'a>>,
+}
+
+/// One input to try a model with.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExampleDescription<'a> {
+    /// Names it in the path.
+    #[schema(example = "7_0.png")]
+    name: &'a str,
+    /// The true label.
+    #[schema(example = "7")]
+    label: &'a str,
+    /// The content type with which it can be posted.
+    #[schema(example = "image/png")]
+    media_type: &'static str,
+}
+
+/// List inputs to try a model with.
+#[utoipa::path(get, path = "/v1/models/{name}/examples", tag = "models", operation_id = "list_examples",
+    params(("name" = String, Path, description = "Name of the model.", example = "digits")),
+    responses((status = 200, description = "The examples.", body = Examples<'_>), ModelProblems)
+)]
+pub(super) async fn list(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Error> {
+    let model = app.catalog.get(&name)?;
+    let examples = model.examples.iter().map(|example| ExampleDescription {
+        name: &example.name,
+        label: &example.label,
+        media_type: media_type(model, example),
+    });
+    let examples = examples.collect();
+    Ok(Json(Examples { examples }).into_response())
+}
+
+/// Get one input as it is.
+#[utoipa::path(get, path = "/v1/models/{name}/examples/{example}", tag = "models", operation_id = "show_example",
+    params(
+        ("name" = String, Path, description = "Name of the model.", example = "digits"),
+        ("example" = String, Path, description = "Name of the example.", example = "7_0.png"),
+    ),
+    responses(
+        (status = 200, description = "The picture, or the text in UTF-8.", content(
+            (Picture = "image/png"), (Picture = "image/jpeg"), (Picture = "image/webp"), (Picture = "image/gif"),
+            (Picture = "image/bmp"), (String = "text/plain; charset=utf-8"),
+        )),
+        ExampleProblems,
+    )
+)]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Path((name, example)): Path<(String, String)>,
+) -> Result<Response, Error> {
+    let model = app.catalog.get(&name)?;
+    let found = model.examples.iter().find(|found| found.name == example);
+    let found = found.ok_or_else(|| {
+        Error::new(
+            Code::NotFound,
+            format!("example: expected one of GET /v1/models/{name}/examples, found {example:?}"),
+        )
+    })?;
+    let media_type = media_type(model, found);
+    Ok(([(CONTENT_TYPE, media_type)], found.content.clone()).into_response())
+}
+
+fn media_type(model: &Model, example: &Example) -> &'static str {
+    match model.kind() {
+        Kind::Text => "text/plain; charset=utf-8",
+        // Its golden samples have been decoded, so the type is known.
+        Kind::Image => image::media_type(&example.content).unwrap_or("application/octet-stream"),
+    }
+}
+
+struct ExampleProblems;
+
+impl IntoResponses for ExampleProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (
+                Code::ModelNotFound,
+                "model: expected one of digits, fashion, images, sentiment, found \"nope\"",
+            ),
+            (
+                Code::NotFound,
+                "example: expected one of GET /v1/models/digits/examples, found \"nope\"",
+            ),
+        ])
+    }
+}

@@ -1,0 +1,181 @@
+//! `classifyd models`: what is in a folder of models.
+
+use std::io::Write;
+
+use anyhow::{Result, ensure};
+use bytesize::ByteSize;
+use classifier::bundle::{Measured, ProblemType};
+use classifier::{Bundle, Kind, Preprocessor};
+use comfy_table::{CellAlignment, Table, presets};
+use console::Style;
+use serde::Serialize;
+
+use crate::catalog::{self, Found};
+use crate::cli::ModelsArgs;
+use crate::config::{Config, Origins, Settings, Unset};
+
+/// One model directory.
+#[derive(Debug, Clone, Serialize)]
+struct Model {
+    name: String,
+    version: u64,
+    task: &'static str,
+    problem_type: ProblemType,
+    labels: Vec<String>,
+    /// Axes of a picture; of an image classifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_shape: Option<[usize; 3]>,
+    /// Most tokens that are looked at; of a text classifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_length: Option<usize>,
+    /// Size of the graph's file.
+    graph_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<Measured>,
+    /// Whether a request that names no model is answered by this one.
+    default: bool,
+    #[serde(skip)]
+    kind: Option<Kind>,
+}
+
+/// Prints a line for each model that a server with this configuration would serve. A directory that cannot be read is reported,
+/// and the others are still listed.
+pub fn run(args: &ModelsArgs) -> Result<()> {
+    let settings = Settings {
+        models: args.models.clone(),
+        default_image_model: args.default_image_model.clone().map(|name| Unset(Some(name))),
+        default_text_model: args.default_text_model.clone().map(|name| Unset(Some(name))),
+        ..Settings::default()
+    };
+    let config = Config::load(settings, Origins::default(), args.config.as_deref())?;
+    let found = catalog::find(&config.models, &config.pinned_versions())?;
+    ensure!(
+        !found.is_empty(),
+        "{}: expected at least one model as <name>/<version>/model.onnx, found none",
+        config.models.display()
+    );
+    let mut models = Vec::new();
+    let mut failed = 0;
+    for found in &found {
+        match Bundle::open(&found.directory)
+            .map_err(anyhow::Error::from)
+            .and_then(|bundle| Model::new(found, bundle))
+        {
+            Ok(model) => models.push(model),
+            Err(error) => {
+                failed += 1;
+                eprintln!("classifyd: {error:#}");
+            }
+        }
+    }
+    mark_defaults(&mut models, &config);
+
+    let mut output = std::io::stdout().lock();
+    if args.json {
+        for model in &models {
+            writeln!(output, "{}", serde_json::to_string(model)?)?;
+        }
+    } else if !models.is_empty() {
+        writeln!(output, "{}", table(&models))?;
+    }
+    ensure!(failed == 0, "{failed} of {} models cannot be read", found.len());
+    Ok(())
+}
+
+impl Model {
+    fn new(found: &Found, bundle: Bundle) -> Result<Self> {
+        let (task, input_shape, max_length) = match &bundle.preprocessor {
+            Preprocessor::Image(image) => ("image-classification", Some(image.shape()), None),
+            Preprocessor::Text(text) => ("text-classification", None, Some(text.max_length())),
+        };
+        Ok(Self {
+            name: found.name.clone(),
+            version: found.version,
+            task,
+            problem_type: bundle.problem_type,
+            input_shape,
+            max_length,
+            graph_bytes: std::fs::metadata(bundle.model())?.len(),
+            default: false,
+            kind: Some(bundle.preprocessor.kind()),
+            measured: bundle.serving.measured,
+            labels: bundle.labels,
+        })
+    }
+
+    fn input(&self) -> String {
+        match (self.input_shape, self.max_length) {
+            (Some(shape), _) => shape.map(|side| side.to_string()).join(" x "),
+            (None, Some(tokens)) => format!("{tokens} tokens"),
+            (None, None) => String::new(),
+        }
+    }
+
+    fn accuracy(&self) -> String {
+        self.measured.as_ref().map_or("-".to_owned(), |measured| {
+            format!(
+                "{:.2} %, {} {}",
+                100.0 * measured.accuracy,
+                measured.dataset,
+                measured.split
+            )
+        })
+    }
+}
+
+/// The configured model of each kind, else the only one of it.
+fn mark_defaults(models: &mut [Model], config: &Config) {
+    for (kind, configured) in [
+        (Kind::Image, &config.default_image_model.0),
+        (Kind::Text, &config.default_text_model.0),
+    ] {
+        let alone = models.iter().filter(|model| model.kind == Some(kind)).count() == 1;
+        for model in models.iter_mut().filter(|model| model.kind == Some(kind)) {
+            model.default = configured.as_ref().map_or(alone, |name| *name == model.name);
+        }
+    }
+}
+
+fn table(models: &[Model]) -> String {
+    // `console` looks whether standard output is a terminal, and for NO_COLOR.
+    let bold = Style::new().bold();
+    let header = [
+        "name", "version", "task", "input", "labels", "graph", "accuracy", "default",
+    ];
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for model in models {
+        table.add_row([
+            model.name.clone(),
+            model.version.to_string(),
+            model.task.trim_end_matches("-classification").to_owned(),
+            model.input(),
+            model.labels.len().to_string(),
+            ByteSize(model.graph_bytes).display().si().to_string(),
+            model.accuracy(),
+            if model.default { "yes" } else { "" }.to_owned(),
+        ]);
+    }
+    for number in [1, 4, 5] {
+        if let Some(column) = table.column_mut(number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table
+        .lines()
+        .enumerate()
+        .map(|(at, line)| {
+            let line = line.trim_end();
+            if at == 0 {
+                bold.apply_to(line).to_string()
+            } else {
+                line.to_owned()
+            }
+        })
+        .collect();
+    lines.join("\n")
+}

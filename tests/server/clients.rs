@@ -1,0 +1,57 @@
+//! The programs of docs/clients.md, run as they stand there. That for Go is among the system tests, that for Rust is compiled
+//! with the documentation.
+
+use std::process::Command;
+
+use crate::documents::{API_KEY_SHA256, programs};
+use crate::harness::{Server, root, shipped_models};
+
+const DEFAULTS: [&str; 4] = [
+    "--default-image-model",
+    "images",
+    "--default-text-model",
+    "sentiment",
+];
+
+#[test]
+fn the_programs_of_the_document_print_what_it_says() {
+    let server = Server::start(&shipped_models(), &DEFAULTS);
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.toml");
+    let entry = format!("[[api_keys]]\nname = \"test\"\nsha256 = \"{API_KEY_SHA256}\"\n");
+    std::fs::write(&keys, entry).unwrap();
+    let options = [&DEFAULTS[..], &["--config", keys.to_str().unwrap()]].concat();
+    let locked = Server::start(&shipped_models(), &options);
+    let setup = Command::new(root().join("scripts/setup-clients.sh"))
+        .output()
+        .unwrap();
+    assert!(
+        setup.status.success(),
+        "{}",
+        String::from_utf8_lossy(&setup.stderr)
+    );
+    let packages = String::from_utf8(setup.stdout).unwrap();
+
+    let programs = programs("docs/clients.md", &["sh", "python", "javascript"]);
+    let languages: Vec<&str> = programs.iter().map(|program| program.language.as_str()).collect();
+    assert_eq!(
+        languages,
+        ["sh", "sh", "sh", "sh", "python", "python", "javascript"]
+    );
+    for program in programs {
+        let (extension, words) = match program.language.as_str() {
+            "sh" => (".sh", &["sh", "-eu"][..]),
+            "python" => (".py", &["python3"][..]),
+            _ => (".mjs", &["node"][..]),
+        };
+        let server = if program.has_key() { &locked } else { &server };
+        program.check(server.address, extension, |file| {
+            let mut command = Command::new(words[0]);
+            command
+                .args(&words[1..])
+                .arg(file)
+                .env("PYTHONPATH", packages.trim());
+            command
+        });
+    }
+}

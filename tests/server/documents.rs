@@ -1,0 +1,149 @@
+//! Programs that stand in documents, and what they print.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::busy::Busy;
+use crate::harness::root;
+
+/// The server's address in documents.
+const ADDRESS: &str = "127.0.0.1:8080";
+const API_KEY: &str = "key-of-a-test";
+/// As the configuration of a server has it.
+pub(crate) const API_KEY_SHA256: &str = "175b99ddc84d97d10b1a8550267e9b07f3e45a2da8c28bf3bd7947fc8768b08b";
+
+/// A fenced block and, from the one behind it, what it prints.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) language: String,
+    source: String,
+    output: String,
+}
+
+/// The programs in these languages.
+pub(crate) fn programs(document: &str, languages: &[&str]) -> Vec<Program> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let mut blocks: Vec<(String, String)> = Vec::new();
+    let mut open = false;
+    for line in text.lines() {
+        match (line.strip_prefix("```"), open) {
+            (Some(language), false) => {
+                blocks.push((language.to_owned(), String::new()));
+                open = true;
+            }
+            (Some(_), true) => open = false,
+            (None, true) => {
+                let (_, source) = blocks.last_mut().unwrap();
+                source.push_str(line);
+                source.push('\n');
+            }
+            (None, false) => {}
+        }
+    }
+    let program = |pair: &[(String, String)]| {
+        let ((language, source), (printed, output)) = (&pair[0], &pair[1]);
+        languages.contains(&language.as_str()).then(|| {
+            assert!(
+                ["json", "text"].contains(&printed.as_str()),
+                "{document}: no output behind: {source}"
+            );
+            Program {
+                language: language.clone(),
+                source: source.clone(),
+                output: output.clone(),
+            }
+        })
+    };
+    blocks.windows(2).filter_map(program).collect()
+}
+
+impl Program {
+    /// Whether it sends an API key.
+    pub(crate) fn has_key(&self) -> bool {
+        self.source.contains("CLASSIFYD_API_KEY")
+    }
+
+    /// Runs it with a server; `start` makes the command from a file that holds the program.
+    ///
+    /// A program that sends again when the server is busy finds it busy at first.
+    pub(crate) fn check(&self, server: SocketAddr, extension: &str, start: impl Fn(&str) -> Command) {
+        let retries = self.source.to_ascii_lowercase().contains("retry");
+        let proxy = Busy::before(server, usize::from(retries));
+        assert!(self.source.contains(ADDRESS), "no server in: {}", self.source);
+        let source = self.source.replace(ADDRESS, &proxy.address.to_string());
+        let file = tempfile::Builder::new().suffix(extension).tempfile().unwrap();
+        fs::write(file.path(), source).unwrap();
+
+        let output = start(file.path().to_str().unwrap())
+            .current_dir(root())
+            .env("CLASSIFYD_API_KEY", API_KEY)
+            .env("NO_PROXY", "127.0.0.1")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {printed}{errors}", self.source);
+        assert!(
+            same(&printed, &self.output),
+            "{}: expected {}, found {printed}{errors}",
+            self.source,
+            self.output
+        );
+
+        let requests = proxy.requests();
+        if self.has_key() {
+            for request in &requests {
+                assert_eq!(
+                    request.header("authorization"),
+                    Some(&*format!("Bearer {API_KEY}")),
+                    "{}",
+                    request.head
+                );
+            }
+        }
+        if retries {
+            let pause = requests[1].at - requests[0].at;
+            assert!(
+                pause >= Duration::from_millis(950),
+                "Retry-After is a second: {pause:?}"
+            );
+        }
+    }
+}
+
+/// The same words, and the same scores but for the last digits, which depend on the CPU.
+fn same(found: &str, expected: &str) -> bool {
+    let (found, expected) = (pieces(found.trim_end()), pieces(expected.trim_end()));
+    let close = |(found, expected): (&&str, &&str)| match (fraction(found), fraction(expected)) {
+        (Some(found), Some(expected)) => (found - expected).abs() < 2e-4,
+        _ => found == expected,
+    };
+    found.len() == expected.len() && found.iter().zip(&expected).all(close)
+}
+
+fn fraction(piece: &str) -> Option<f64> {
+    piece.contains('.').then(|| piece.parse().ok())?
+}
+
+fn pieces(text: &str) -> Vec<&str> {
+    text.split_inclusive(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .flat_map(|piece| {
+            let end = piece
+                .trim_end_matches(|letter: char| !letter.is_ascii_digit() && letter != '.')
+                .len();
+            let (number, rest) = piece.split_at(end);
+            [number, rest]
+        })
+        .collect()
+}
+
+#[test]
+fn scores_may_differ_in_their_last_digits_and_nothing_else() {
+    assert!(same("7 1.0000, 2 0.0000\n", "7 0.9999, 2 0.0001"));
+    assert!(!same("7 1.0000", "7 0.9900"));
+    assert!(!same("7 1.0000", "8 1.0000"));
+    assert!(!same("7 1.0000 more", "7 1.0000"));
+    assert!(!same("422 invalid.", "423 invalid."));
+}

@@ -1,0 +1,92 @@
+// Takes the pictures in docs/images/ in Chromium, of the server that CLASSIFYD_BINARY names: `make screenshots`.
+
+import { spawn } from "node:child_process";
+import { mkdir, readFile } from "node:fs/promises";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
+const images = path.join(root, "docs/images");
+await mkdir(images, { recursive: true });
+
+const binary = path.resolve(process.env.CLASSIFYD_BINARY);
+const server = spawn(binary, ["serve", "--config", "classifyd.toml", "--listen", "127.0.0.1:8080", "--log-format", "json"], {
+  cwd: root,
+  stdio: ["ignore", "ignore", "pipe"],
+});
+for await (const line of createInterface({ input: server.stderr })) {
+  if (line.includes('"ready"')) {
+    break;
+  }
+}
+server.stderr.resume();
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
+});
+
+const digit = await readFile(path.join(root, "models/digits/1/golden/7_0.png"));
+
+/** Something for the live panel to show. */
+async function load() {
+  for (let at = 0; at < 40; at++) {
+    await fetch("http://127.0.0.1:8080/v1/classify?model=digits", { method: "POST", headers: { "Content-Type": "image/png" }, body: digit });
+    await new Promise((resolve) => setTimeout(resolve, 40 + 30 * Math.sin(at)));
+  }
+}
+
+async function open(options) {
+  const page = await browser.newPage(options);
+  await page.goto("http://127.0.0.1:8080/");
+  await page.locator("#models .model").first().waitFor();
+  return page;
+}
+
+async function draw(page) {
+  const canvas = page.locator("#canvas");
+  await canvas.scrollIntoViewIfNeeded();
+  const box = await canvas.boundingBox();
+  const at = (x, y) => [box.x + box.width * x, box.y + box.height * y];
+  // Not quite straight, as a hand draws.
+  const [start, ...rest] = [[0.28, 0.27], [0.4, 0.25], [0.58, 0.24], [0.7, 0.25], [0.64, 0.4], [0.55, 0.58], [0.48, 0.82]];
+  await page.mouse.move(...at(...start));
+  await page.mouse.down();
+  for (const point of rest) {
+    await page.mouse.move(...at(...point), { steps: 6 });
+  }
+  await page.mouse.up();
+  await page.locator("#answer:not([hidden])").waitFor();
+}
+
+async function save(page, name) {
+  await page.evaluate(() => scrollTo(0, 0));
+  await page.screenshot({ path: path.join(images, name), fullPage: true });
+  await page.close();
+}
+
+for (const [colorScheme, name] of [["light", "playground.png"], ["dark", "playground-dark.png"]]) {
+  const page = await open({ viewport: { width: 1180, height: 800 }, colorScheme });
+  await draw(page);
+  for (let round = 0; round < 6; round++) {
+    await load();
+  }
+  await page.waitForTimeout(1500);
+  await save(page, name);
+}
+
+const phone = await open({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, colorScheme: "dark" });
+await phone.locator(".model", { has: phone.locator('input[value="images"]') }).click();
+await phone.getByRole("button", { name: "Example: horse" }).click();
+await phone.locator("#label", { hasText: "horse" }).waitFor();
+await phone.waitForTimeout(2500);
+await save(phone, "playground-phone.png");
+
+const docs = await browser.newPage({ viewport: { width: 1180, height: 900 } });
+await docs.goto("http://127.0.0.1:8080/docs");
+await docs.locator(".opblock").last().waitFor();
+await save(docs, "docs.png");
+
+await browser.close();
+server.kill("SIGINT");

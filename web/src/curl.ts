@@ -1,0 +1,24 @@
+// The curl line that does what the page just did.
+
+export interface CurlRequest {
+  url: string;
+  contentType: string;
+  /** A text that stands in the line, or the name of a file. */
+  body: { text: string } | { file: string };
+  withKey: boolean;
+}
+
+/** Quoted for a POSIX shell. */
+export function quote(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+export function curl(request: CurlRequest): string {
+  const options = [`-H ${quote(`Content-Type: ${request.contentType}`)}`];
+  if (request.withKey) {
+    options.push(`-H "Authorization: Bearer $CLASSIFYD_KEY"`);
+  }
+  // --data-raw, for --data would read a file where the text begins with @.
+  options.push("text" in request.body ? `--data-raw ${quote(request.body.text)}` : `--data-binary ${quote(`@${request.body.file}`)}`);
+  return `curl ${[...options, quote(request.url)].join(" \\\n  ")}`;
+}

@@ -1,0 +1,21 @@
+// The page at /docs: Swagger UI on the document of this server.
+
+interface SwaggerUIBundle {
+  (options: Record<string, unknown>): unknown;
+}
+
+declare const SwaggerUIBundle: SwaggerUIBundle;
+
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  // Would be asked for at another host.
+  validatorUrl: null,
+});
+
+// Swagger UI has a dark theme, but does not ask the system for it.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const setTheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", setTheme);
+setTheme();

@@ -1,0 +1,39 @@
+// Small helpers around the document.
+
+/** The element of this id, which is in the page. */
+export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
+  const element = document.getElementById(id);
+  if (!element) {
+    throw new Error(`no element #${id}`);
+  }
+  return element as T;
+}
+
+/** A new element with text or children in it. */
+export function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  className: string,
+  ...children: (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...children);
+  return element;
+}
+
+export function show(element: HTMLElement, visible: boolean): void {
+  element.hidden = !visible;
+}
+
+export function percent(score: number): string {
+  const value = score * 100;
+  // Rounded to 100 % it would say more than the model does.
+  if (value > 99.99 && value < 100) {
+    return "> 99.99 %";
+  }
+  return `${value === 100 ? "100" : value >= 99.9 || value < 10 ? value.toFixed(2) : value.toFixed(1)} %`;
+}
+
+export function milliseconds(value: number): string {
+  return `${value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)} ms`;
+}
