@@ -73,7 +73,12 @@ impl Program {
         let proxy = Busy::before(server, usize::from(retries));
         assert!(self.source.contains(ADDRESS), "no server in: {}", self.source);
         let source = self.source.replace(ADDRESS, &proxy.address.to_string());
-        let file = tempfile::Builder::new().suffix(extension).tempfile().unwrap();
+        // Go takes no file whose name begins with a dot, as such names do by default.
+        let file = tempfile::Builder::new()
+            .prefix("program")
+            .suffix(extension)
+            .tempfile()
+            .unwrap();
         fs::write(file.path(), source).unwrap();
 
         let output = start(file.path().to_str().unwrap())
