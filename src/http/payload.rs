@@ -400,14 +400,29 @@ fn priority(name: &str, content: Bytes) -> Result<RequestPriority, Error> {
 struct JsonPayload<'a> {
     #[serde(default)]
     model: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_number")]
     top_k: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_number")]
     timeout_ms: Option<u32>,
     #[serde(default)]
     priority: Option<RequestPriority>,
     #[serde(borrow)]
     inputs: JsonInputs<'a>,
+}
+
+/// An integer as JSON Schema understands it: 3.0 is one as well.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let is_whole = |value: &f64| value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(value);
+    match number.as_f64().filter(is_whole) {
+        Some(value) => Ok(Some(value as u32)),
+        None => Err(de::Error::invalid_value(
+            de::Unexpected::Other(&number.to_string()),
+            &"a whole number of at most 4294967295",
+        )),
+    }
 }
 
 fn read_json(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
@@ -784,6 +799,13 @@ mod tests {
                 r#"{"inputs": "a", "top_k": -1}"#.into(),
                 Code::InvalidRequest,
                 "top_k: invalid value",
+            ),
+            (
+                json,
+                None,
+                r#"{"inputs": "a", "timeout_ms": 1.5}"#.into(),
+                Code::InvalidRequest,
+                "timeout_ms: invalid value: 1.5, expected a whole number",
             ),
             (
                 json,
