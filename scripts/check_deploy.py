@@ -336,14 +336,11 @@ def check_compose_and_unit():
 
 def check_runbook():
     alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
-    operations = (ROOT / "docs/operations.md").read_text()
     for rule in (rule for group in alerts["groups"] for rule in group["rules"]):
         page, anchor = rule["annotations"]["runbook"].split("#")
         headings = [line[4:].lower() for line in (ROOT / page).read_text().splitlines() if line.startswith("### ")]
         if anchor not in headings:
             problem("alerts.yml", f"{rule['alert']}: {page} has no such heading as its runbook names")
-        if f"({pathlib.Path(page).name}#{anchor})" not in operations:
-            problem("docs/operations.md", f"no link to the runbook of {rule['alert']}")
 
 
 def main():
