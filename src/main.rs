@@ -68,7 +68,7 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
         return Ok(());
     }
     // Dropped last, so that no line is lost.
-    let (telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
+    let (telemetry, _guard) = telemetry::init(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpu::available())
         .enable_all()
