@@ -143,7 +143,9 @@ async fn models_come_and_go_and_a_version_is_taken_back_by_its_number() {
     fs::write(&config, "").unwrap();
     fs::remove_dir_all(models.path().join("one")).unwrap();
     server.signal("HUP");
-    server.wait_for_log(&["served no more", "\"one\""]).await;
+    server
+        .wait_for_log(&["served no more", "\"one\"", "\"version\":\"1\""])
+        .await;
     assert_eq!(server.label("", white_row(0)).await, "two-a");
     let gone = problem(server.send_png("?model=one", white_row(0)).send().await.unwrap()).await;
     assert_eq!(gone["code"], "model_not_found");
