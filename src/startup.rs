@@ -205,7 +205,8 @@ fn reload_on_hangup(
 fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
     let every = app.config.tls_reload.0;
     if let Some(tls) = tls.filter(|_| !every.is_zero()) {
-        tokio::spawn(tls.watch(every));
+        let successful = &app.metrics.reload_successful;
+        tokio::spawn(tls.watch(every, successful.with_label_values(&["certificates"])));
     }
     let app = Arc::clone(app);
     tokio::spawn(async move {
