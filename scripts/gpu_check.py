@@ -307,6 +307,7 @@ class Check:
                             "variant": variant,
                             "model": model,
                             "provider": models[model]["provider"],
+                            "nodes": models[model].get("nodes", {}),
                             "samples": len(samples),
                             "difference": worst,
                             "allowed": allowed,
@@ -641,11 +642,12 @@ def markdown(results):
         rows = []
         for one in results["agreement"]:
             if "error" in one:
-                rows.append([one["variant"], "all", f"not started: {one['error']}", "-", "-"])
+                rows.append([one["variant"], "all", "-", f"not started: {one['error']}", "-", "-"])
             else:
+                nodes = ", ".join(f"{place} {count}" for place, count in sorted(one["nodes"].items())) or "-"
                 off = "" if one["difference"] <= one["allowed"] else " **too much**"
-                rows.append([one["variant"], one["model"], str(one["samples"]), f"{one['difference']:.1e}{off}", f"{one['allowed']:g}"])
-        parts += ["### The same answers", "Largest difference of a score from the golden samples, and where a model has none, from the CPU.", table(["served with", "model", "samples", "difference", "allowed"], rows)]
+                rows.append([one["variant"], one["model"], nodes, str(one["samples"]), f"{one['difference']:.1e}{off}", f"{one['allowed']:g}"])
+        parts += ["### The same answers", "Largest difference of a score from the golden samples, and where a model has none, from the CPU.", table(["served with", "model", "nodes of its graph", "samples", "difference", "allowed"], rows)]
 
     if results.get("sweep"):
         rows, starts, ratios, errors = [], [], [], []
