@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Tests of setup_gpu.py, gpu_check.py and gpu-pack.sh that need no GPU, no network and no build."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -133,6 +134,11 @@ class Pieces(unittest.TestCase):
         self.assertAlmostEqual(gpu_check.difference({"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}), 0.25)
         self.assertEqual(gpu_check.difference({"a": 1.0}, {"b": 1.0}), float("inf"))
 
+    def test_outputs_are_compared_by_their_size(self):
+        self.assertAlmostEqual(gpu_check.off([10.0, -1.0], [10.0, -2.0]), 0.1)
+        for other in ([1.0], [float("nan"), 1.0]):
+            self.assertEqual(gpu_check.off([1.0, 1.0], other), float("inf"))
+
     def test_settings_are_toml(self):
         self.assertEqual(gpu_check.toml({"device": "cuda", "tf32": True, "max_batch": 8}), 'device = "cuda"\ntf32 = true\nmax_batch = 8\n')
 
@@ -224,6 +230,35 @@ class Pack(unittest.TestCase):
             self.assertEqual(said.returncode, 1)
             self.assertIn("piece.001", said.stderr)
             self.assertFalse(pathlib.Path(folder, "other").exists())
+
+
+@unittest.skipUnless(os.environ.get("CLASSIFYD_PROGRAMS"), "needs CLASSIFYD_PROGRAMS, the folder of classifyd and raw")
+class WithoutGpu(unittest.TestCase):
+    def check(self, folder, *options):
+        command = [sys.executable, SCRIPTS / "gpu_check.py", "--out", folder, "--programs", os.environ["CLASSIFYD_PROGRAMS"], *options]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def test_the_whole_check_runs_on_the_cpu(self):
+        with tempfile.TemporaryDirectory() as folder:
+            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 0.3 --batches 1,2 --connections 1,4".split()
+            said = self.check(folder, *options)
+            self.assertEqual(said.returncode, 0, said.stderr)
+            results = json.loads(pathlib.Path(folder, "results.json").read_text())
+            models = {one["model"]: one for one in results["agreement"]}
+            self.assertLessEqual({"digits", "fashion", "images", "sentiment"}, models.keys())
+            self.assertTrue(all(one["difference"] < 1e-3 and one["provider"] == "cpu" for one in models.values()), models)
+            self.assertEqual([run["batch"] for run in results["raw"][0]["runs"]], [1, 2])
+            [swept] = results["sweep"]
+            self.assertEqual([step["connections"] for step in swept["steps"]], [1, 4])
+            self.assertTrue(all(step["throughput"] > 0 and step["not_answered"] == 0 for step in swept["steps"]), swept)
+            self.assertIn("### Beside ONNX Runtime alone and PyTorch", said.stdout)
+
+    def test_a_gpu_that_is_not_there_is_told(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
+            said = self.check(folder, "--device-id", "97")
+            self.assertEqual(said.returncode, 1)
+            self.assertRegex(said.stderr, "nvidia-smi shows no GPU 97|expected ONNX Runtime")
+            self.assertEqual(self.check(folder, "--device", "cpu", "--write").returncode, 2)
 
 
 if __name__ == "__main__":
