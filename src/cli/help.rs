@@ -171,7 +171,7 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
                 "where that one listens",
             ),
         ],
-        "",
+        "Exit code 0 if it is, else 1.",
     ),
     (
         "api-key",
@@ -179,7 +179,13 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
             "classifyd api-key shop >> classifyd.toml",
             "the key appears on the terminal",
         )],
-        "",
+        "The entry for the configuration goes to standard output, the key to standard\n\
+         error: the configuration holds only its hash.",
+    ),
+    (
+        "openapi",
+        &[("classifyd openapi > openapi.json", "for a generator of clients")],
+        "A running server has it at /openapi.json, and as a page at /docs.",
     ),
     (
         "completions",

@@ -3,6 +3,8 @@ SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
+  // The schemas stand with the operations that use them; as a list of their own they are closed at first.
+  defaultModelsExpandDepth: 0,
   // Would be asked for at another host.
   validatorUrl: null
 });

@@ -130,8 +130,13 @@ test("a finger draws as well, on a phone, in the dark", () =>
       }
       await send("touchEnd");
       await answers(page, "7");
+      assert.match((await page.locator("#echo").textContent()) ?? "", /^7 · /, "the answer is also where the finger is");
+      assert.ok(await page.locator("#echo").isVisible());
       await page.locator("label", { hasText: /^Picture$/ }).click();
-      assert.ok(await page.getByText("Take a photo").isVisible(), "a phone has a camera");
+      assert.ok(await page.getByText("Take a photo", { exact: true }).isVisible(), "a phone has a camera");
+      const buffer = await golden("digits/1/golden/4_4.png");
+      await page.locator("#camera").setInputFiles({ name: "image.png", mimeType: "image/png", buffer });
+      await answers(page, "4");
     },
     { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, colorScheme: "dark" },
   ));
@@ -397,6 +402,7 @@ test("a server that asks for an API key gets it, and the page forgets it", async
     await drawSeven(page);
     await answers(page, "7");
     assert.equal(await field.isVisible(), false);
+    await page.locator("#live:not([hidden]) .tile").first().waitFor();
     assert.ok(!(await page.content()).includes(key), "the key stands nowhere in the page");
     assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
     await page.reload();
