@@ -54,6 +54,8 @@ pub struct Metrics {
     inference_failures: IntCounterVec,
     predictions: IntCounterVec,
     model_info: IntGaugeVec,
+    /// Whether the last reading on SIGHUP went well: 1 or 0; by what was read.
+    pub reload_successful: IntGaugeVec,
 }
 
 /// The metrics of one model, looked up once.
@@ -191,6 +193,11 @@ impl Metrics {
                 "Inputs for which this label had the highest score.",
                 &["model", "label"],
             )?,
+            reload_successful: gauge(
+                "classifyd_reload_successful",
+                "Whether the last reading on SIGHUP went well: 1 or 0.",
+                &["what"],
+            )?,
             model_info: gauge(
                 "classifyd_model_info",
                 "1 for each loaded model.",
@@ -229,11 +236,22 @@ impl Metrics {
         }
     }
 
-    /// Says that a model is loaded.
-    pub fn set_model_info(&self, name: &str, version: &str, provider: &str) {
+    /// Says that a model is served.
+    pub fn add_model(&self, name: &str, version: &str, provider: &str) {
         self.model_info
             .with_label_values(&[name, version, provider])
             .set(1);
+    }
+
+    /// Says that a version of a model is served no more. `name_stays`: another version is. What was counted stays.
+    pub fn remove_model(&self, name: &str, version: &str, provider: &str, name_stays: bool) {
+        // They fail only if there is no such series, which is what is wanted.
+        let _ = self.model_info.remove_label_values(&[name, version, provider]);
+        if !name_stays {
+            for gauge in [&self.queue_depth, &self.queue_limit, &self.lanes] {
+                let _ = gauge.remove_label_values(&[name]);
+            }
+        }
     }
 
     /// Takes over the state of a model's queue; called when the metrics are read.

@@ -168,6 +168,13 @@ impl Engine {
     }
 }
 
+/// A model that was replaced goes with the last request that uses it: its lanes finish what they have, and end.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
 fn thread_failed(name: &str, found: String) -> BundleError {
     BundleError {
         file: name.into(),

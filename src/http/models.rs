@@ -161,7 +161,11 @@ impl ModelDescription {
     (status = 200, description = "All loaded models.", body = Models)
 ))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<Models> {
-    let models = app.catalog.models().map(ModelDescription::new).collect();
+    let catalog = app.catalog.load();
+    let models = catalog
+        .models()
+        .map(|model| ModelDescription::new(model))
+        .collect();
     Json(Models { models })
 }
 
@@ -190,6 +194,7 @@ pub async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<ModelDescription>, Error> {
     app.catalog
+        .load()
         .get(&name)
         .map(|model| Json(ModelDescription::new(model)))
 }

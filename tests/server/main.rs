@@ -13,6 +13,7 @@ mod drain;
 mod harness;
 mod healthcheck;
 mod hostile;
+mod models_reload;
 mod observability;
 mod openapi;
 mod overload;
