@@ -52,6 +52,7 @@ pub struct Metrics {
     lanes_busy: IntGaugeVec,
     interrupted: IntCounterVec,
     inference_failures: IntCounterVec,
+    degraded: IntGaugeVec,
     predictions: IntCounterVec,
     model_info: IntGaugeVec,
 }
@@ -77,6 +78,8 @@ pub struct ModelMetrics {
     pub interrupted: IntCounter,
     /// Runs that failed.
     pub inference_failures: IntCounter,
+    /// Whether the latest runs failed, one after the other: 1 or 0.
+    pub degraded: IntGauge,
     /// Predictions of each label, in their order.
     pub predictions: Vec<IntCounter>,
 }
@@ -186,6 +189,11 @@ impl Metrics {
                 "Runs that failed.",
                 &["model"],
             )?,
+            degraded: gauge(
+                "classifyd_model_degraded",
+                "Whether the latest runs failed, one after the other: 1 or 0.",
+                &["model"],
+            )?,
             predictions: counter(
                 "classifyd_predictions_total",
                 "Inputs for which this label had the highest score.",
@@ -222,6 +230,7 @@ impl Metrics {
             lanes_busy: self.lanes_busy.with_label_values(&[name]),
             interrupted: self.interrupted.with_label_values(&[name]),
             inference_failures: self.inference_failures.with_label_values(&[name]),
+            degraded: self.degraded.with_label_values(&[name]),
             predictions: labels
                 .iter()
                 .map(|label| self.predictions.with_label_values(&[name, label]))
