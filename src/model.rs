@@ -64,6 +64,8 @@ pub struct Model {
     pub bundle: Bundle,
     /// Most inputs in one request, and in one batch.
     pub max_batch: u32,
+    /// Most that waits in its queue, by weight.
+    pub queue_capacity: u32,
     /// Longest time from a request's head to its answer.
     pub request_timeout: Duration,
     /// Its metrics.
@@ -167,6 +169,7 @@ impl Model {
             name: name.to_owned(),
             version: version.to_string(),
             max_batch: weights.max_weight(),
+            queue_capacity: limits.capacity,
             request_timeout,
             image_limits,
             weights,
@@ -178,7 +181,6 @@ impl Model {
             examples: Vec::new(),
         };
         model.examples = model.check_golden()?;
-        metrics.set_model_info(name, &model.version, model.placement().provider.name());
         Ok(model)
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use classifier::bundle::Serving;
 use classifier::runtime::library;
 use classifier::{Device, DeviceOptions, LoadError, Preprocessor};
@@ -80,7 +81,14 @@ pub async fn serve(
     let metrics = Metrics::new()?;
     let catalog = {
         let (config, metrics) = (config.clone(), metrics.clone());
-        let loading = tokio::task::spawn_blocking(move || load_models(&config, &metrics));
+        let loading = tokio::task::spawn_blocking(move || {
+            let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
+            tracing::info!(place, "ONNX Runtime loaded");
+            check_gpu_libraries(&config)?;
+            let catalog = load_models(&config, &metrics, &Catalog::default())?;
+            announce(&metrics, &Catalog::default(), &catalog);
+            Ok::<_, StartupError>(catalog)
+        });
         tokio::select! {
             loaded = loading => loaded??,
             // Loading may take minutes on a GPU; nothing is served yet, so nothing is lost.
@@ -91,7 +99,7 @@ pub async fn serve(
     let guard = Guard::new(&config, metrics.requests_by_key.clone());
     let app = Arc::new(App {
         draining: Draining::default(),
-        catalog,
+        catalog: ArcSwap::from_pointee(catalog),
         metrics,
         config,
         guard,
@@ -172,21 +180,28 @@ fn reload_on_hangup(
     tls: Option<&Arc<Tls>>,
     read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = Arc::clone(app);
-    reload::on_hangup("configuration", move || {
-        let config = read().map_err(|error| error.to_string())?;
-        // All of it or nothing.
-        Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
-        app.telemetry.reload(&config)?;
-        if let Some(guard) = &app.guard {
-            guard.set_keys(&config.api_keys);
+    let successful = &app.metrics.reload_successful;
+    reload::on_hangup("configuration", successful, {
+        let (app, read) = (Arc::clone(app), read.clone());
+        move || {
+            let config = read().map_err(|error| error.to_string())?;
+            // All of it or nothing.
+            Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
+            app.telemetry.reload(&config)?;
+            if let Some(guard) = &app.guard {
+                guard.set_keys(&config.api_keys);
+            }
+            Ok::<_, String>(())
         }
-        Ok::<_, String>(())
     })?;
     if let Some(tls) = tls.map(Arc::clone) {
-        reload::on_hangup("certificates", move || tls.reload())?;
+        reload::on_hangup("certificates", successful, move || tls.reload())?;
     }
-    Ok(())
+    let app = Arc::clone(app);
+    // Apart from the configuration: models take long to load, and one that fails must not keep a key from being withdrawn.
+    reload::on_hangup("models", &app.metrics.reload_successful.clone(), move || {
+        reload_models(&app, &read()?)
+    })
 }
 
 /// What is to be looked after from time to time.
@@ -227,14 +242,14 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
     };
     if !finished {
         tracing::warn!("requests are still in flight: they are failed with 503 draining");
-        for model in app.catalog.models() {
+        for model in app.catalog.load().models() {
             model.abort();
         }
         let _ = timeout(LAST_WORDS, finishing).await;
     }
     let lanes = {
         let app = Arc::clone(app);
-        tokio::task::spawn_blocking(move || app.catalog.join())
+        tokio::task::spawn_blocking(move || app.catalog.load().join())
     };
     if timeout(LAST_WORDS, lanes).await.is_err() {
         tracing::warn!("a lane is still in a run that cannot be interrupted");
@@ -242,15 +257,51 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
     tracing::info!("ended");
 }
 
-/// Loads ONNX Runtime and every model. Blocks.
-fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupError> {
-    let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
-    tracing::info!(place, "ONNX Runtime loaded");
-    check_gpu_libraries(config)?;
+/// Has the models served that are in the folder now. They are all loaded before any request meets them; if one cannot be, all
+/// stays as it was.
+fn reload_models(app: &App, config: &Config) -> Result<(), StartupError> {
+    let old = app.catalog.load_full();
+    let new = load_models(config, &app.metrics, &old)?;
+    let new = Arc::new(new);
+    app.catalog.store(Arc::clone(&new));
+    announce(&app.metrics, &old, &new);
+    Ok(())
+}
+
+/// Metrics and log lines of the models that come and go.
+fn announce(metrics: &Metrics, old: &Catalog, new: &Catalog) {
+    let same = |one: &Arc<Model>, catalog: &Catalog| {
+        catalog.get(&one.name).is_ok_and(|other| Arc::ptr_eq(one, other))
+    };
+    for model in old.models().filter(|model| !same(model, new)) {
+        let name_stays = new.get(&model.name).is_ok();
+        metrics.remove_model(
+            &model.name,
+            &model.version,
+            model.placement().provider.name(),
+            name_stays,
+        );
+        tracing::info!(
+            model = model.name,
+            version = model.version,
+            "model served no more"
+        );
+    }
+    for model in new.models().filter(|model| !same(model, old)) {
+        metrics.add_model(&model.name, &model.version, model.placement().provider.name());
+    }
+}
+
+/// Loads every model that is in the folder and not in `served` in that version. Blocks.
+fn load_models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<Catalog, StartupError> {
     let opened = catalog::open(&config.models, &config.pinned_versions()).map_err(StartupError::Bundles)?;
     check_tables(config, &opened)?;
     let mut models = Vec::new();
     for (Found { name, version, .. }, bundle) in opened {
+        if let Some(model) = served.served(&name, version) {
+            models.push(Arc::clone(model));
+            continue;
+        }
         let model = start_model(config, &name, version, bundle, metrics)?;
         let (plan, placement) = (model.plan(), model.placement());
         if let Some(reason) = &placement.fallback {
@@ -274,7 +325,7 @@ fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupErr
             reason = plan.reason,
             "model loaded"
         );
-        models.push(model);
+        models.push(Arc::new(model));
     }
     let defaults = Defaults {
         image: config.default_image_model.0.clone(),

@@ -3,24 +3,21 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::metrics::ModelMetrics;
-
 /// So many failed runs, one after the other, are no accident any more.
 pub(super) const DEGRADED_AFTER: u32 = 3;
 
 /// Counts the failed runs of all lanes of a model since the last that succeeded.
 #[derive(Debug)]
 pub(super) struct Health {
+    model: String,
     failures: AtomicU32,
-    metrics: ModelMetrics,
 }
 
 impl Health {
-    pub(super) fn new(metrics: &ModelMetrics) -> Self {
-        metrics.degraded.set(0);
+    pub(super) fn new(model: &str) -> Self {
         Self {
+            model: model.to_owned(),
             failures: AtomicU32::new(0),
-            metrics: metrics.clone(),
         }
     }
 
@@ -28,8 +25,7 @@ impl Health {
     pub(super) fn failed(&self, error: &dyn Display) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if failures == DEGRADED_AFTER {
-            self.metrics.degraded.set(1);
-            tracing::warn!(model = self.metrics.model, failures, %error, "the model is degraded: its runs fail one after the other");
+            tracing::warn!(model = self.model, failures, %error, "the model is degraded: its runs fail one after the other");
         }
     }
 
@@ -40,9 +36,8 @@ impl Health {
             return;
         }
         if self.failures.swap(0, Ordering::Relaxed) >= DEGRADED_AFTER {
-            self.metrics.degraded.set(0);
             tracing::info!(
-                model = self.metrics.model,
+                model = self.model,
                 "the model is no longer degraded: a run succeeded"
             );
         }

@@ -146,7 +146,7 @@ impl Engine {
             limits,
             metrics,
         } = lanes;
-        let health = Arc::new(Health::new(metrics));
+        let health = Arc::new(Health::new(name));
         let queue = JobQueue::new(limits);
         let callers_run = limits.caller_weight > 0;
         let start_lane = |index: usize| {
@@ -211,6 +211,13 @@ impl Engine {
                 tracing::error!("a lane ended with a panic");
             }
         }
+    }
+}
+
+/// A model that was replaced goes with the last request that uses it: its lanes finish what they have, and end.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 

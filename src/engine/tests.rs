@@ -262,7 +262,6 @@ async fn a_batch_that_does_not_fit_into_memory_is_run_in_halves() {
         "a new session after each that failed"
     );
     assert!(!fixture.engine.is_degraded(), "a run succeeded");
-    assert_eq!(fixture.metrics.degraded.get(), 0);
 }
 
 #[tokio::test]
@@ -313,10 +312,8 @@ async fn a_model_is_degraded_after_several_failed_runs_until_one_succeeds() {
         fixture.ask(INVALID).await.unwrap_err();
     }
     assert!(fixture.engine.is_degraded());
-    assert_eq!(fixture.metrics.degraded.get(), 1);
     fixture.ask(7.0).await.unwrap();
     assert!(!fixture.engine.is_degraded());
-    assert_eq!(fixture.metrics.degraded.get(), 0);
     fixture.ask(FAIL).await.unwrap_err();
     assert!(!fixture.engine.is_degraded(), "counted anew");
 }

@@ -299,17 +299,14 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     };
     let body_deadline = arrived + options.timeout(longest);
     let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
-    let model = match &payload.options.model {
-        Some(name) => app.catalog.get(name)?,
-        None => choose(&app.catalog, &payload)?,
-    };
+    let model = find(&app.catalog.load(), &payload)?;
     // The body may have asked for less time than the query, and the model may have a limit of its own.
     let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     let inputs = payload.inputs.len();
     let span = parts.extensions.get::<SpanRef>().cloned().unwrap_or_default();
-    let classified = run(model, payload, deadline, &span).await;
-    let (mut response, stages) = match classified.and_then(|classified| respond(model, classified, top_k)) {
+    let classified = run(&model, payload, deadline, &span).await;
+    let (mut response, stages) = match classified.and_then(|classified| respond(&model, classified, top_k)) {
         Ok((response, stages)) => (response, Some(stages)),
         Err(error) => {
             app.metrics
@@ -359,10 +356,13 @@ async fn run(
     model.classify(inputs, field, priority, deadline, span).await
 }
 
-/// The model for a request that names none: its first input decides.
-fn choose<'a>(catalog: &'a Catalog, payload: &Payload) -> Result<&'a Model, Error> {
+/// The model that a request names. Where it names none, its first input decides.
+fn find(catalog: &Catalog, payload: &Payload) -> Result<Arc<Model>, Error> {
+    if let Some(name) = &payload.options.model {
+        return catalog.get(name).map(Arc::clone);
+    }
     let kind = payload.inputs.first().map_or(Kind::Image, Input::kind);
-    catalog.for_kind(kind)?.ok_or_else(|| {
+    catalog.for_kind(kind)?.map(Arc::clone).ok_or_else(|| {
         let detail = format!(
             "found {kind}, which none of the loaded models takes ({})",
             catalog.names()

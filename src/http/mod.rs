@@ -16,6 +16,7 @@ pub mod tls;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::Request;
@@ -41,8 +42,8 @@ use crate::telemetry::Telemetry;
 pub struct App {
     /// The effective configuration.
     pub config: Config,
-    /// The models.
-    pub catalog: Catalog,
+    /// The models. Whoever has loaded them keeps them, whatever is stored meanwhile.
+    pub catalog: ArcSwap<Catalog>,
     /// The metrics.
     pub metrics: Metrics,
     /// Whether the server is on its way out.

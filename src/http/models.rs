@@ -56,11 +56,10 @@ pub struct ModelDescription {
     provider: &'static str,
     /// Which GPU, of a model that runs on one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, example = 0)]
+    #[schema(nullable = false)]
     device_id: Option<u32>,
     /// How many nodes of its graph run where, of a model on a GPU.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(example = json!({"cuda": 52, "cpu": 2}))]
     nodes: BTreeMap<String, usize>,
     /// Why it does not run on something better, where `device = "auto"` fell back.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,7 +178,11 @@ impl ModelDescription {
     (status = 200, description = "All loaded models.", body = Models)
 ))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<Models> {
-    let models = app.catalog.models().map(ModelDescription::new).collect();
+    let catalog = app.catalog.load();
+    let models = catalog
+        .models()
+        .map(|model| ModelDescription::new(model))
+        .collect();
     Json(Models { models })
 }
 
@@ -208,6 +211,7 @@ pub async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<ModelDescription>, Error> {
     app.catalog
+        .load()
         .get(&name)
         .map(|model| Json(ModelDescription::new(model)))
 }

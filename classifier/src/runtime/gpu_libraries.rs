@@ -51,7 +51,9 @@ pub(super) fn preload(
 
 /// What the loader said; the binding's own words leave it out.
 fn reason(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+    error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn preload_from(

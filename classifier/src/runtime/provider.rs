@@ -346,8 +346,7 @@ fn weights_hash(directory: &Path) -> io::Result<String> {
             hash.update(&buffer[..read]);
         }
     }
-    let hash = hash.finalize();
-    Ok(hash[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(&hash.finalize()[..8]))
 }
 
 /// The names of the GPUs of this machine, as NVIDIA's kernel driver lists them, as a part of a file's name.
@@ -377,7 +376,10 @@ fn gpu_names(folder: &Path) -> String {
 pub(super) fn explain(message: &str) -> String {
     let cure = CURES.iter().find(|(sign, _)| message.contains(sign));
     // The name of the machine is nothing for clients, who can read this in /v1/models.
-    let parts = message.trim().split(" ; ").filter(|part| !part.starts_with("hostname="));
+    let parts = message
+        .trim()
+        .split(" ; ")
+        .filter(|part| !part.starts_with("hostname="));
     let message = parts.collect::<Vec<_>>().join("; ");
     match cure {
         Some((_, cure)) => format!("{cure} (ONNX Runtime: {message})"),
@@ -471,6 +473,7 @@ mod tests {
 
     #[test]
     fn tensorrt_comes_before_cuda_and_cuda_before_the_cpu() {
+        use Provider::{Cpu, Cuda, Tensorrt};
         let attempts = |device, cache: Option<&str>| {
             let options = DeviceOptions {
                 device,
@@ -479,7 +482,6 @@ mod tests {
             };
             options.attempts()
         };
-        use Provider::{Cpu, Cuda, Tensorrt};
         assert_eq!(attempts(Device::Auto, Some("cache")), [Tensorrt, Cuda, Cpu]);
         assert_eq!(
             attempts(Device::Auto, None),
@@ -528,7 +530,10 @@ mod tests {
             let explained = explain(message);
             assert!(explained.contains(part), "{explained}");
             let words = message.split(" ; ").next().unwrap();
-            assert!(explained.contains(words), "with what the runtime said: {explained}");
+            assert!(
+                explained.contains(words),
+                "with what the runtime said: {explained}"
+            );
             assert!(!explained.contains("hostname"), "{explained}");
         }
     }

@@ -201,11 +201,15 @@ impl Session {
         let inputs = Inputs::new(bundle, given)?;
         let output = find_output(bundle, outputs)?;
         let mut nodes = log.nodes();
-        nodes.values_mut().for_each(|count| *count /= graphs.len().max(1));
+        for count in nodes.values_mut() {
+            // Of one of them, for they are the same graph.
+            *count /= graphs.len().max(1);
+        }
         if provider != Provider::Cpu && !nodes.contains_key(provider.name()) {
-            let found = match nodes.is_empty() {
-                true => "ONNX Runtime did not say where it placed its nodes".to_owned(),
-                false => format!("ONNX Runtime placed none of the graph's nodes there, but {nodes:?}"),
+            let found = if nodes.is_empty() {
+                "ONNX Runtime did not say where it placed the graph's nodes".to_owned()
+            } else {
+                format!("ONNX Runtime placed none of the graph's nodes there, but {nodes:?}")
             };
             return Err(options.device.error(provider, found).into());
         }
