@@ -316,8 +316,11 @@ impl Error {
 impl From<PoolError> for Error {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Full => Self::new(Code::QueueFull, "too many inputs wait to be decoded or tokenised"),
-            PoolError::Panicked => Self::internal("decoding or tokenising panicked"),
+            PoolError::Full => Self::new(
+                Code::QueueFull,
+                "too many inputs wait to be read, decoded or tokenised",
+            ),
+            PoolError::Panicked => Self::internal("reading, decoding or tokenising panicked"),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::batch::Limits;
 use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
-use crate::cpu;
+use crate::cpu::{self, Pool};
 use crate::engine::{LaneSettings, Placed, Weights};
 use crate::http::guard::Guard;
 use crate::http::server::{ConnectionLimits, Server};
@@ -100,6 +100,7 @@ pub async fn serve(
     let app = Arc::new(App {
         draining: Draining::default(),
         catalog: ArcSwap::from_pointee(catalog),
+        bodies: Pool::new(cpus, config.queue_capacity as usize),
         metrics,
         config,
         guard,

@@ -79,7 +79,7 @@ pub struct Scored<'a> {
 /// The body of a request in the JSON form.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct ClassifyRequest {
     /// Name of the model.
     #[schema(example = "digits")]
@@ -99,7 +99,7 @@ pub struct ClassifyRequest {
 /// One input, or a list of them.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub enum Inputs {
     /// One.
     One(JsonInput),
@@ -110,13 +110,13 @@ pub enum Inputs {
 /// At least one, and at most `max_inputs` of the model; all pictures or all texts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(min_items = 1)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct InputList(Vec<JsonInput>);
 
 /// A text, as a string or in an object, or a picture.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub enum JsonInput {
     /// A text.
     String(String),
@@ -129,7 +129,7 @@ pub enum JsonInput {
 /// A text.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct TextInput {
     /// The text.
     #[schema(example = "A wonderful film, I was moved to tears.")]
@@ -139,7 +139,7 @@ pub struct TextInput {
 /// A picture.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct ImageInput {
     /// The encoded picture in base64, bare or as a data: URI.
     #[schema(content_encoding = "base64")]
@@ -149,7 +149,7 @@ pub struct ImageInput {
 /// The body of a request in the multipart form.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_multipart reads")]
+#[allow(dead_code, reason = "documents what payload::multipart reads")]
 pub struct ClassifyForm {
     /// An encoded picture; may be repeated. A form holds pictures or texts, at least one.
     #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false)]
@@ -298,7 +298,15 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),
     };
     let body_deadline = arrived + options.timeout(longest);
-    let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
+    let payload = payload::read(
+        &parts.headers,
+        options,
+        body,
+        max_body,
+        body_deadline,
+        &app.bodies,
+    )
+    .await?;
     let model = find(&app.catalog.load(), &payload)?;
     // The body may have asked for less time than the query, and the model may have a limit of its own.
     let deadline = arrived + payload.options.timeout(model.request_timeout);
