@@ -62,6 +62,7 @@ pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Resu
             &bundle,
             &SessionOptions {
                 threads: Some(threads),
+                ..SessionOptions::default()
             },
         )?;
         for batch in BATCHES {

@@ -32,6 +32,7 @@ use utoipa_axum::routes;
 use self::guard::Guard;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::cpu::Pool;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
@@ -44,6 +45,8 @@ pub struct App {
     pub config: Config,
     /// The models. Whoever has loaded them keeps them, whatever is stored meanwhile.
     pub catalog: ArcSwap<Catalog>,
+    /// Where long bodies are read.
+    pub bodies: Pool,
     /// The metrics.
     pub metrics: Metrics,
     /// Whether the server is on its way out.
