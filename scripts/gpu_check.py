@@ -619,7 +619,7 @@ def pytorch(file, model, precision, device, device_id, seconds, batches):
                 run()
                 durations.append(time.perf_counter() - begun)
             median = statistics.median(durations)
-            runs.append({"batch": batch, "run_us": median * 1e6, "rows_per_second": batch / median})
+            runs.append({"batch": batch, "median_us": median * 1e6, "rows_per_second": batch / median})
         # What benches' raw gives ONNX Runtime, to see that this is the same network.
         check = network(torch.full((1, *shape), 0.5).to(place, kind, memory_format=torch.channels_last)).float().cpu()[0].tolist()
     print(json.dumps({"version": torch.__version__, "runs": runs, "output": check}))

@@ -71,7 +71,8 @@ struct Run {
     /// The first run, in which kernels are chosen and memory is taken, in milliseconds.
     first_ms: f64,
     /// Median of the others, from memory of the host to memory of the host, in microseconds.
-    run_us: f64,
+    #[serde(rename = "median_us")]
+    median: f64,
     rows_per_second: f64,
 }
 
@@ -116,13 +117,13 @@ fn main() -> Result<()> {
             let begin = Instant::now();
             run(&mut session, &input)?;
             let first_ms = begin.elapsed().as_secs_f64() * 1e3;
-            let run_us = median_us(time, || run(&mut session, &input).map(|_| ()))?;
+            let median = median_us(time, || run(&mut session, &input).map(|_| ()))?;
             report.runs.push(Run {
                 search: name(search.as_ref()),
                 batch,
                 first_ms,
-                run_us,
-                rows_per_second: batch as f64 / run_us * 1e6,
+                median,
+                rows_per_second: batch as f64 / median * 1e6,
             });
         }
         let filled = tensor(&session, &vec![FILL; row.len()], 1)?;
