@@ -20,6 +20,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
 import statistics
 import struct
@@ -32,8 +33,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/performance-gpu.md"
 PARTS = ("agreement", "raw", "pytorch", "sweep")
 BATCHES = (1, 8, 32, 64, 128, 256)
-# At 512, twice the largest batch waits.
-CONNECTIONS = (1, 8, 32, 64, 128, 256, 512)
+# With the most of them, two of the largest batches run and two wait.
+CONNECTIONS = (1, 8, 32, 64, 128, 256, 512, 1024)
 # Loading for a GPU takes longer than on a CPU, and TensorRT builds an engine for each shape.
 START_S = 900
 STOP_S = 60
@@ -69,7 +70,17 @@ def say(text):
 
 def first_line(text):
     """The line of an error that says something."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    return words(next((line.strip() for line in text.splitlines() if line.strip()), "no message"))
+
+
+def words(text):
+    """An error without the places that mean nothing elsewhere: folders of this machine, lines of a configuration made here,
+    of ONNX Runtime's source."""
+    text = " ".join(text.split()).replace(f"{ROOT}/", "")
+    text = re.sub(r"^(classifyd: )?\S+\.toml:\d+:\d+: \w+: ", "", text)
+    text = re.sub(r"^(Error: |model \S+: )", "", text)
+    text = re.sub(r"/onnxruntime_src/.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return text[:600]
 
 
 def bitmap(side):
@@ -174,7 +185,7 @@ class Server:
         if not lines:
             return "it ended without a word"
         text = "\n".join(line for line in lines if not line.startswith("{")) or lines[-1]
-        return " ".join(text.split())[:600]
+        return words(text)
 
     def __exit__(self, *_):
         self.end()
@@ -311,25 +322,26 @@ class Check:
         reference = self.reference()
         found = []
         for variant in self.variants:
-            allowed = VARIANTS[variant][2]
-            try:
-                with Server(self, f"agreement-{variant}", self.models, self.settings(variant)) as server:
-                    models = server.models()
-                    for model, samples in reference.items():
+            for model, samples in reference.items():
+                entry = {"variant": variant, "model": model}
+                found.append(entry)
+                # One by one: one that cannot be served must not hide the others.
+                try:
+                    with Server(self, f"agreement-{variant}-{model}", [model], self.settings(variant)) as server:
+                        described = server.models()[model]
                         worst = max(difference(server.scores(model, len(scores), file), scores) for file, scores in samples)
-                        found.append({
-                            "variant": variant,
-                            "model": model,
-                            "provider": models[model]["provider"],
-                            "nodes": models[model].get("nodes", {}),
-                            "samples": len(samples),
-                            "difference": worst,
-                            "allowed": allowed,
-                        })
-                        say(f"{variant} {model}: {worst:.2g} off in {len(samples)} samples, {allowed:g} allowed")
-            except NotStarted as reason:
-                say(f"{variant}: not started: {reason}")
-                found.append({"variant": variant, "error": str(reason)})
+                except NotStarted as reason:
+                    say(f"{variant} {model}: not started: {reason}")
+                    entry["error"] = str(reason)
+                    continue
+                entry.update({
+                    "provider": described["provider"],
+                    "nodes": described.get("nodes", {}),
+                    "samples": len(samples),
+                    "difference": worst,
+                    "allowed": VARIANTS[variant][2],
+                })
+                say(f"{variant} {model}: {worst:.2g} off in {len(samples)} samples, {entry['allowed']:g} allowed")
         return found
 
     def reference(self):
@@ -363,7 +375,7 @@ class Check:
                 command += ["--batches", ",".join(map(str, self.options.batches)), "--device-id", str(self.options.device_id)]
                 said = subprocess.run(command, capture_output=True, text=True, env=self.with_libraries)
                 if said.returncode:
-                    found.append({"variant": variant, "model": model, "error": first_line(said.stderr)[:600]})
+                    found.append({"variant": variant, "model": model, "error": first_line(said.stderr)})
                     say(f"{variant} {model}: {first_line(said.stderr)}")
                     continue
                 measured = json.loads(said.stdout)
@@ -418,8 +430,13 @@ class Check:
                 batch = self.best_batch(variant, model)
                 entry = {"variant": variant, "load": load, "model": model, "max_batch": batch}
                 found.append(entry)
+                settings = self.settings(variant, {"max_batch": batch})
                 try:
-                    with Server(self, name, [model], self.settings(variant, {"max_batch": batch})) as server:
+                    if "tensorrt_cache" in settings:
+                        # The first start builds the engines, the second takes them from the cache.
+                        with Server(self, f"{name}-first", [model], settings) as server:
+                            entry["first_ready_s"] = server.ready_s
+                    with Server(self, name, [model], settings) as server:
                         entry.update(self.load(server, model, self.input(load)))
                 except NotStarted as reason:
                     say(f"{variant} {load}: not started: {reason}")
@@ -493,7 +510,7 @@ class Check:
             ended = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
         seconds = time.monotonic() - begun
         if ended:
-            return {"error": " ".join(log.read_text().strip().splitlines()[-1:])[:600] or "no message"}
+            return {"error": first_line("\n".join(reversed(log.read_text().splitlines())))}
         figures = self.out / "trained.json"
         command = [str(self.trainer), "evaluate", str(target), "--json", str(figures), *data]
         said = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -518,7 +535,7 @@ class Check:
             if "error" in one:
                 # TensorRT is not on every machine, CUDA is what this is for.
                 if not one["variant"].startswith("tensorrt"):
-                    wrong.append(f"{one['variant']}: {one['error']}")
+                    wrong.append(f"{one['variant']} {one['model']}: {one['error']}")
             elif not one["difference"] <= one["allowed"]:
                 wrong.append(f"{one['variant']} {one['model']}: {one['difference']:.2g} off, {one['allowed']:g} allowed")
             elif one["provider"] != VARIANTS[one["variant"]][0]["device"]:
@@ -653,21 +670,22 @@ def markdown(results):
     parts = [f"{device}; {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}; ONNX Runtime {machine['onnxruntime']}; {machine['date']}. The load generator runs on the same cores."]
 
     if results.get("agreement"):
-        rows = []
+        rows, errors = [], {}
         for one in results["agreement"]:
             if "error" in one:
-                rows.append([one["variant"], "all", "-", f"not started: {one['error']}", "-", "-"])
+                errors.setdefault((one["variant"], one["error"]), []).append(one["model"])
             else:
                 nodes = ", ".join(f"{place} {count}" for place, count in sorted(one["nodes"].items())) or "-"
                 off = "" if one["difference"] <= one["allowed"] else " **too much**"
                 rows.append([one["variant"], one["model"], nodes, str(one["samples"]), f"{one['difference']:.1e}{off}", f"{one['allowed']:g}"])
         parts += ["### The same answers", "Largest difference of a score from the golden samples, and where a model has none, from the CPU.", table(["served with", "model", "nodes of its graph", "samples", "difference", "allowed"], rows)]
+        parts += [not_started(errors)] if errors else []
 
     if results.get("sweep"):
-        rows, starts, ratios, errors = [], [], [], []
+        rows, starts, ratios, errors = [], [], [], {}
         for one in results["sweep"]:
             if "error" in one:
-                errors.append(f"* {one['variant']}, {one['load']}: not started: {one['error']}")
+                errors.setdefault((one["variant"], one["error"]), []).append(one["load"])
                 continue
             for step in one["steps"]:
                 rows.append([
@@ -675,7 +693,7 @@ def markdown(results):
                     cell(step["batch"], 1), cell(step["gpu_load"]), cell(step["client_load"], 2), cell(step["not_answered"]),
                 ])
             peak = max((step["gpu_memory_mb"] or 0 for step in one["steps"]), default=0) or None
-            starts.append([one["variant"], one["load"], cell(one["lanes"]), cell(one["max_batch"]), cell(one["ready_s"], 1), cell(one["first_ms"], 1), cell(one["memory_mb"]), cell(peak)])
+            starts.append([one["variant"], one["load"], cell(one["lanes"]), cell(one["max_batch"]), cell(one.get("first_ready_s"), 1), cell(one["ready_s"], 1), cell(one["first_ms"], 1), cell(one["memory_mb"]), cell(peak)])
             ratios.append(ratio_row(results, one))
         if rows:
             parts += ["### Throughput and latency", table(["served with", "load", "connections", "answers/s", "p50 ms", "p99 ms", "inputs per batch", "GPU load %", "load generator, cores", "not answered"], rows)]
@@ -685,10 +703,10 @@ def markdown(results):
                 table(["served with", "load", "server", "ONNX Runtime", "batch", "ratio", "PyTorch", "batch", "ratio", "CPUs can decode"], ratios),
                 "### Start and memory",
                 "From the start of the process, loading, warm-up and golden samples included; GPU memory by nvidia-smi, more than before the start.",
-                table(["served with", "load", "lanes", "max_batch", "start to ready, s", "first answer, ms", "GPU memory when ready, MB", "at most under load, MB"], starts),
+                table(["served with", "load", "lanes", "max_batch", "first start, engines built, s", "start to ready, s", "first answer, ms", "GPU memory when ready, MB", "at most under load, MB"], starts),
             ]
         if errors:
-            parts.append("\n".join(dict.fromkeys(errors)))
+            parts.append(not_started(errors))
     notes = [f"* ONNX Runtime alone, {one['variant']}, {one['model']}: {one['error']}" for one in results.get("raw", []) if "error" in one]
     notes += [f"* PyTorch, {one['precision']}, {one['model']}: {one['error']}" for one in results.get("pytorch", []) if "error" in one]
     if notes:
@@ -703,6 +721,11 @@ def markdown(results):
             speed = f", {trained['samples_per_second']} samples/s in the last epoch" if trained["samples_per_second"] else ""
             parts.append(f"`{trained['command']}` took {trained['seconds']:.0f} s, export and evaluation of the export included{speed}: {trained['accuracy']:.2%} of the test pictures right; the model card says {trained['card']:.2%}.")
     return "\n\n".join(parts) + "\n"
+
+
+def not_started(errors):
+    """(variant, reason) -> what was to be served."""
+    return "\n".join(f"* {variant} ({'; '.join(served)}): not started: {reason}" for (variant, reason), served in errors.items())
 
 
 def ratio_row(results, one):
@@ -762,6 +785,9 @@ def main():
                 parser.error(f"{name}: expected one of {'; '.join(known)}, found {one}")
     if options.write and options.device == "cpu":
         parser.error("--write: expected figures of a GPU, found --device cpu")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Each connection is an open file, of the server and of the load generator.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 8192), hard))
     check = Check(options)
     if options.device == "cuda" and check.machine()["gpu"] is None:
         fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to try the check itself")

@@ -62,7 +62,7 @@ class Report(unittest.TestCase):
         self.assertIn("| cuda | images | 128 | 9200 | 1.50 | 3.25 | 12.0 | 80 | 0.50 | 0 |", text)
         # 9200.4 of 10000 and of 4000; four cores decode 80000 a second.
         self.assertIn("| cuda | images | 9200 | 10000 | 64 | 0.92 | 4000 | 32 | 2.30 | 80000 |", text)
-        self.assertIn("| cuda | images | 2 | 64 | 4.2 | 3.0 | 700 | 900 |", text)
+        self.assertIn("| cuda | images | 2 | 64 | - | 4.2 | 3.0 | 700 | 900 |", text)
 
     def test_what_was_not_measured_is_a_dash_and_never_a_figure(self):
         bare = step(1, 10.0, batch=None, client_load=None, gpu_load=None, gpu_memory_mb=None)
@@ -77,13 +77,13 @@ class Report(unittest.TestCase):
     def test_what_did_not_start_says_why(self):
         results = {
             "machine": MACHINE,
-            "agreement": [{"variant": "tensorrt", "error": "no libnvinfer"}],
+            "agreement": [{"variant": "tensorrt", "model": model, "error": "no libnvinfer"} for model in ("digits", "images")],
             "raw": [{"variant": "tensorrt", "model": "images", "error": "no library"}],
             "sweep": [{"variant": "tensorrt", "load": "images", "model": "images", "max_batch": 64, "error": "no libnvinfer"}],
         }
         text = gpu_check.markdown(results)
-        self.assertIn("| tensorrt | all | - | not started: no libnvinfer | - | - |", text)
-        self.assertIn("* tensorrt, images: not started: no libnvinfer", text)
+        self.assertIn("* tensorrt (digits; images): not started: no libnvinfer", text)
+        self.assertIn("* tensorrt (images): not started: no libnvinfer", text)
         self.assertIn("* ONNX Runtime alone, tensorrt, images: no library", text)
 
     def test_a_difference_that_is_too_large_shows_and_fails(self):
@@ -95,10 +95,10 @@ class Report(unittest.TestCase):
         check = mock.Mock(results={"agreement": [good]})
         self.assertEqual(gpu_check.Check.wrong(check), [])
         # Not a number is never right; neither is the CPU in a GPU's place.
-        for entry in (bad, {**good, "difference": float("nan")}, {**good, "provider": "cpu"}, {"variant": "cuda", "error": "no driver"}):
+        for entry in (bad, {**good, "difference": float("nan")}, {**good, "provider": "cpu"}, {"variant": "cuda", "model": "digits", "error": "no driver"}):
             check.results = {"agreement": [entry]}
             self.assertEqual(len(gpu_check.Check.wrong(check)), 1, entry)
-        check.results = {"agreement": [{"variant": "tensorrt", "error": "not on this machine"}], "train": {"error": "no data"}}
+        check.results = {"agreement": [{"variant": "tensorrt", "model": "digits", "error": "not on this machine"}], "train": {"error": "no data"}}
         self.assertEqual(gpu_check.Check.wrong(check), ["training: no data"])
 
     def test_training_is_told_beside_the_model_card(self):
@@ -133,6 +133,12 @@ class Pieces(unittest.TestCase):
     def test_scores_of_other_labels_are_infinitely_far(self):
         self.assertAlmostEqual(gpu_check.difference({"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}), 0.25)
         self.assertEqual(gpu_check.difference({"a": 1.0}, {"b": 1.0}), float("inf"))
+
+    def test_errors_lose_the_places_of_this_machine(self):
+        said = f"classifyd: {gpu_check.ROOT}/out/a.toml:7:1: device: model digits: CUDA on GPU 0 cannot be used: no driver"
+        self.assertEqual(gpu_check.words(said), "CUDA on GPU 0 cannot be used: no driver")
+        said = f"Error: /onnxruntime_src/a/b.cc:2043 onnxruntime::Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load {gpu_check.ROOT}/lib.so"
+        self.assertEqual(gpu_check.words(said), "Failed to load lib.so")
 
     def test_outputs_are_compared_by_their_size(self):
         self.assertAlmostEqual(gpu_check.off([10.0, -1.0], [10.0, -2.0]), 0.1)
