@@ -93,6 +93,7 @@ pack() {
     tar -C "$work" -cf - classifyd-gpu | gzip | split -b "${size}000000" -d -a 3 - "$pieces/piece."
     (cd "$pieces" && sha256sum piece.* >SHA256SUMS)
     cp "$self" "$pieces/gpu-pack.sh"
+    rm -rf "$work"
     ls -l "$pieces"
 }
 

@@ -41,11 +41,11 @@ class Report(unittest.TestCase):
     def test_it_compares_the_best_with_the_best(self):
         results = {
             "machine": MACHINE,
+            "decode_us": {"images": 50.0},
             "raw": [
                 {
                     "variant": "cuda",
                     "model": "images",
-                    "decode_us": 50.0,
                     "runs": [
                         {"batch": 1, "rows_per_second": 500.0},
                         {"batch": 64, "rows_per_second": 10000.0},
