@@ -258,7 +258,9 @@ class Check:
         self.results = json.loads(self.file.read_text()) if self.file.exists() else {}
         nvidia = self.library.parent / "nvidia"
         path = os.environ.get("LD_LIBRARY_PATH")
-        self.environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "RUST_BACKTRACE": "0"}
+        # Keys of the configuration in the environment are stronger than the files that are made here.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CLASSIFYD_") or name == "CLASSIFYD_CACHE"}
+        self.environment = {**kept, "ORT_DISABLE_TELEMETRY": "1", "RUST_BACKTRACE": "0"}
         # The server looks for these itself; ONNX Runtime alone does not.
         self.with_libraries = {**self.environment, "LD_LIBRARY_PATH": ":".join(filter(None, [str(nvidia), path]))}
 
