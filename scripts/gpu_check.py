@@ -109,8 +109,8 @@ class Gpu:
         rows = list(csv.reader(said.stdout.splitlines(), skipinitialspace=True))
         return rows[0] if said.returncode == 0 and rows and len(rows[0]) == len(fields) else None
 
-    def memory_mb(self):
-        said = self.query("memory.used")
+    def number(self, field):
+        said = self.query(field)
         return float(said[0]) if said and re.fullmatch(r"[0-9.]+", said[0]) else None
 
 
@@ -123,10 +123,11 @@ class Watch(threading.Thread):
 
     def run(self):
         while self.gpu.program and not self.ended.wait(0.5):
-            said = self.gpu.query("utilization.gpu", "memory.used")
-            if said and all(re.fullmatch(r"[0-9.]+", value) for value in said):
-                self.load.append(float(said[0]))
-                self.memory.append(float(said[1]))
+            for field, values in (("utilization.gpu", self.load), ("memory.used", self.memory)):
+                said = self.gpu.number(field)
+                # Not every card and driver tells its load.
+                if said is not None:
+                    values.append(said)
 
     def stop(self):
         self.ended.set()
@@ -154,7 +155,7 @@ class Server:
         self.command = [str(check.binary), "serve", "--config", str(config)]
 
     def __enter__(self):
-        self.memory_before = self.check.gpu.memory_mb()
+        self.memory_before = self.check.gpu.number("memory.used")
         begun = time.monotonic()
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(self.command, stderr=log, env=self.check.environment)
@@ -164,7 +165,7 @@ class Server:
             self.end()
             raise
         self.ready_s = time.monotonic() - begun
-        after = self.check.gpu.memory_mb()
+        after = self.check.gpu.number("memory.used")
         self.memory_mb = None if after is None or self.memory_before is None else after - self.memory_before
         return self
 
@@ -796,12 +797,12 @@ def main():
                 parser.error(f"{name}: expected one of {'; '.join(known)}, found {one}")
     if options.write and options.device == "cpu":
         parser.error("--write: expected figures of a GPU, found --device cpu")
+    if options.device == "cuda" and Gpu(options.device_id).query("name") is None:
+        fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to try the check itself")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Each connection is an open file, of the server and of the load generator.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 8192), hard))
     check = Check(options)
-    if options.device == "cuda" and check.machine()["gpu"] is None:
-        fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to try the check itself")
     check.run()
     text = markdown(check.results)
     (check.out / "report.md").write_text(text)

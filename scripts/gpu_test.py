@@ -263,7 +263,7 @@ class WithoutGpu(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
             said = self.check(folder, "--device-id", "97")
             self.assertEqual(said.returncode, 1)
-            self.assertRegex(said.stderr, "nvidia-smi shows no GPU 97|expected ONNX Runtime")
+            self.assertIn("nvidia-smi shows no GPU 97", said.stderr)
             self.assertEqual(self.check(folder, "--device", "cpu", "--write").returncode, 2)
 
 
