@@ -140,15 +140,16 @@ class NotStarted(Exception):
 
 
 class Server:
-    """classifyd with some models, until the end of the block."""
+    """classifyd with some models, until the end of the block. It refuses a model whose golden samples are off by more than
+    `allowed`, in place of what their file allows."""
 
-    def __init__(self, check, name, models, settings):
+    def __init__(self, check, name, models, settings, allowed):
         self.check, self.log = check, check.out / f"{name}.log"
         folder = check.out / "served" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for model in models:
-            (folder / model).symlink_to(check.models[model])
+            served(newest(check.models[model]), folder / model / "1", allowed)
         config = check.out / f"{name}.toml"
         base = {"listen": "127.0.0.1:0", "models": str(folder), "log_format": "json", "drain_delay": "0s", "queue_capacity": 4096}
         config.write_text(toml({**base, "onnxruntime": str(check.library), **settings}))
@@ -219,6 +220,22 @@ class Server:
         path = f"/v1/classify?model={model}&top_k={labels}"
         answer = self.ask("POST", path, file.read_bytes(), TYPES[file.suffix])
         return {entry["label"]: entry["score"] for entry in answer["results"][0]["top"]}
+
+
+def newest(model):
+    """The directory of a model's latest version."""
+    return max((path for path in model.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def served(model, target, allowed):
+    """Links to the files of a model directory, with another tolerance in its golden.json."""
+    target.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.name != "golden.json":
+            (target / file.name).symlink_to(file)
+            continue
+        golden = json.loads(file.read_text())
+        (target / file.name).write_text(json.dumps({**golden, "tolerance": allowed}))
 
 
 def difference(one, other):
@@ -330,7 +347,7 @@ class Check:
                 found.append(entry)
                 # One by one: one that cannot be served must not hide the others.
                 try:
-                    with Server(self, f"agreement-{variant}-{model}", [model], self.settings(variant)) as server:
+                    with Server(self, f"agreement-{variant}-{model}", [model], self.settings(variant), VARIANTS[variant][2]) as server:
                         described = server.models()[model]
                         worst = max(difference(server.scores(model, len(scores), file), scores) for file, scores in samples)
                 except NotStarted as reason:
@@ -351,18 +368,18 @@ class Check:
         """Model -> files with the scores that are right."""
         golden, others = {}, {}
         for name, folder in self.models.items():
-            newest = max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-            listed = newest / "golden.json"
+            version = newest(folder)
+            listed = version / "golden.json"
             if listed.exists():
-                labels = json.loads((newest / "config.json").read_text())["id2label"]
+                labels = json.loads((version / "config.json").read_text())["id2label"]
                 labels = [labels[str(index)] for index in range(len(labels))]
                 samples = json.loads(listed.read_text())["samples"]
-                golden[name] = [(newest / sample["file"], dict(zip(labels, sample["scores"]))) for sample in samples]
+                golden[name] = [(version / sample["file"], dict(zip(labels, sample["scores"]))) for sample in samples]
             else:
-                others[name] = len(json.loads((newest / "config.json").read_text())["id2label"])
+                others[name] = len(json.loads((version / "config.json").read_text())["id2label"])
         if others:
             files = [file for file in (ROOT / "benches/inputs/photo.jpg", self.small) if file.exists()]
-            with Server(self, "reference", others, self.settings("cpu")) as server:
+            with Server(self, "reference", others, self.settings("cpu"), VARIANTS["cpu"][2]) as server:
                 for name, labels in others.items():
                     golden[name] = [(file, server.scores(name, labels, file)) for file in files]
         return golden
@@ -370,7 +387,7 @@ class Check:
     # ONNX Runtime alone.
 
     def run_raw(self, load, options, batches, seconds):
-        model = self.models[self.loads[load][0]] / "1"
+        model = newest(self.models[self.loads[load][0]])
         command = [str(self.raw_program), str(model), str(self.input(load)), "--onnxruntime", str(self.library), *options]
         command += ["--device-id", str(self.options.device_id), "--batches", ",".join(map(str, batches)), "--seconds", str(seconds)]
         return subprocess.run(command, capture_output=True, text=True, env=self.with_libraries)
@@ -402,7 +419,7 @@ class Check:
         found = []
         for precision in dict.fromkeys(VARIANTS[variant][3] for variant in self.variants):
             for model in self.cheapest:
-                command = [self.options.python, __file__, "--pytorch", str(self.models[model] / "1/model.onnx"), model, precision, self.options.device]
+                command = [self.options.python, __file__, "--pytorch", str(newest(self.models[model]) / "model.onnx"), model, precision, self.options.device]
                 command += [str(self.options.device_id), str(self.options.seconds), ",".join(map(str, self.options.batches))]
                 said = subprocess.run(command, capture_output=True, text=True)
                 if said.returncode:
@@ -442,13 +459,13 @@ class Check:
                 batch = self.best_batch(variant, model)
                 entry = {"variant": variant, "load": load, "model": model, "max_batch": batch}
                 found.append(entry)
-                settings = self.settings(variant, {"max_batch": batch})
+                settings, allowed = self.settings(variant, {"max_batch": batch}), VARIANTS[variant][2]
                 try:
                     if "tensorrt_cache" in settings:
                         # The first start builds the engines, the second takes them from the cache.
-                        with Server(self, f"{name}-first", [model], settings) as server:
+                        with Server(self, f"{name}-first", [model], settings, allowed) as server:
                             entry["first_ready_s"] = server.ready_s
-                    with Server(self, name, [model], settings) as server:
+                    with Server(self, name, [model], settings, allowed) as server:
                         entry.update(self.load(server, model, self.input(load)))
                 except NotStarted as reason:
                     say(f"{variant} {load}: not started: {reason}")
