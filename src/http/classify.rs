@@ -152,19 +152,19 @@ pub struct ImageInput {
 #[allow(dead_code, reason = "documents what payload::multipart reads")]
 pub struct ClassifyForm {
     /// An encoded picture; may be repeated. A form holds pictures or texts, at least one.
-    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false)]
+    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false, example = json!([]))]
     image: Option<Vec<Vec<u8>>>,
     /// A text in UTF-8; may be repeated.
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = json!(["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."]))]
     text: Option<Vec<String>>,
     /// Name of the model.
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = "sentiment")]
     model: Option<String>,
     /// How many labels to list for each input, best first.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 1)]
     top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 500)]
     timeout_ms: Option<u32>,
     /// Who goes first when requests wait.
     #[schema(nullable = false)]
@@ -244,7 +244,15 @@ impl IntoResponses for ClassifyProblems {
         (Picture = "image/gif"),
         (Picture = "image/bmp"),
         (String = "text/plain", example = "A wonderful film, I was moved to tears."),
-        (ClassifyForm = "multipart/form-data"),
+        (ClassifyForm = "multipart/form-data",
+            example = json!({
+                "model": "sentiment",
+                "text": ["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."],
+                "top_k": 1,
+            }),
+            // The default as well, but Swagger UI wants to be told.
+            encoding(("text" = (explode = true)))
+        ),
         (ClassifyRequest = "application/json", examples(
             ("text" = (summary = "A text", value = json!({"inputs": "A wonderful film, I was moved to tears."}))),
             ("texts" = (summary = "Two texts", value = json!({

@@ -14,15 +14,15 @@ use crate::error::Error;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
+// Without examples: Swagger UI would send them along with those of the body, which say other things.
 pub struct Options {
     /// Name of the model. May be left out where one loaded model takes this kind of input, or a default is configured.
-    #[param(example = "digits")]
     pub model: Option<String>,
     /// How many labels to list for each input, best first. Default: 5.
-    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 3)]
+    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64)]
     pub top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
-    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 500)]
+    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64)]
     pub timeout_ms: Option<u32>,
     /// Who goes first when requests wait. Default: normal.
     #[param(inline)]
