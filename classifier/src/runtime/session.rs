@@ -222,6 +222,11 @@ impl Session {
                 provider,
                 device_id: (provider != Provider::Cpu).then_some(options.device.device_id),
                 nodes,
+                reduced_precision: match provider {
+                    Provider::Cpu => false,
+                    Provider::Cuda => options.device.tf32,
+                    Provider::Tensorrt => true,
+                },
                 fallback: None,
             },
         })
