@@ -258,7 +258,7 @@ class WithoutGpu(unittest.TestCase):
 
     def test_the_whole_check_runs_on_the_cpu(self):
         with tempfile.TemporaryDirectory() as folder:
-            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 0.3 --batches 1,2 --connections 1,4".split()
+            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 1 --batches 1,2 --connections 1,4".split()
             said = self.check(folder, *options)
             self.assertEqual(said.returncode, 0, said.stderr)
             results = json.loads(pathlib.Path(folder, "results.json").read_text())
