@@ -140,16 +140,15 @@ class NotStarted(Exception):
 
 
 class Server:
-    """classifyd with some models, until the end of the block. It refuses a model whose golden samples are off by more than
-    `allowed`, in place of what their file allows."""
+    """classifyd with some models, until the end of the block."""
 
-    def __init__(self, check, name, models, settings, allowed):
+    def __init__(self, check, name, models, settings):
         self.check, self.log = check, check.out / f"{name}.log"
         folder = check.out / "served" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for model in models:
-            served(newest(check.models[model]), folder / model / "1", allowed)
+            (folder / model).symlink_to(check.models[model])
         config = check.out / f"{name}.toml"
         base = {"listen": "127.0.0.1:0", "models": str(folder), "log_format": "json", "drain_delay": "0s", "queue_capacity": 4096}
         config.write_text(toml({**base, "onnxruntime": str(check.library), **settings}))
@@ -225,17 +224,6 @@ class Server:
 def newest(model):
     """The directory of a model's latest version."""
     return max((path for path in model.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-
-
-def served(model, target, allowed):
-    """Links to the files of a model directory, with another tolerance in its golden.json."""
-    target.mkdir(parents=True)
-    for file in model.iterdir():
-        if file.name != "golden.json":
-            (target / file.name).symlink_to(file)
-            continue
-        golden = json.loads(file.read_text())
-        (target / file.name).write_text(json.dumps({**golden, "tolerance": allowed}))
 
 
 def difference(one, other):
@@ -347,7 +335,7 @@ class Check:
                 found.append(entry)
                 # One by one: one that cannot be served must not hide the others.
                 try:
-                    with Server(self, f"agreement-{variant}-{model}", [model], self.settings(variant), VARIANTS[variant][2]) as server:
+                    with Server(self, f"agreement-{variant}-{model}", [model], self.settings(variant)) as server:
                         described = server.models()[model]
                         worst = max(difference(server.scores(model, len(scores), file), scores) for file, scores in samples)
                 except NotStarted as reason:
@@ -379,7 +367,7 @@ class Check:
                 others[name] = len(json.loads((version / "config.json").read_text())["id2label"])
         if others:
             files = [file for file in (ROOT / "benches/inputs/photo.jpg", self.small) if file.exists()]
-            with Server(self, "reference", others, self.settings("cpu"), VARIANTS["cpu"][2]) as server:
+            with Server(self, "reference", others, self.settings("cpu")) as server:
                 for name, labels in others.items():
                     golden[name] = [(file, server.scores(name, labels, file)) for file in files]
         return golden
@@ -459,13 +447,13 @@ class Check:
                 batch = self.best_batch(variant, model)
                 entry = {"variant": variant, "load": load, "model": model, "max_batch": batch}
                 found.append(entry)
-                settings, allowed = self.settings(variant, {"max_batch": batch}), VARIANTS[variant][2]
+                settings = self.settings(variant, {"max_batch": batch})
                 try:
                     if "tensorrt_cache" in settings:
                         # The first start builds the engines, the second takes them from the cache.
-                        with Server(self, f"{name}-first", [model], settings, allowed) as server:
+                        with Server(self, f"{name}-first", [model], settings) as server:
                             entry["first_ready_s"] = server.ready_s
-                    with Server(self, name, [model], settings, allowed) as server:
+                    with Server(self, name, [model], settings) as server:
                         entry.update(self.load(server, model, self.input(load)))
                 except NotStarted as reason:
                     say(f"{variant} {load}: not started: {reason}")

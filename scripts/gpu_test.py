@@ -140,17 +140,11 @@ class Pieces(unittest.TestCase):
         said = f"Error: /onnxruntime_src/a/b.cc:2043 onnxruntime::Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load {gpu_check.ROOT}/lib.so"
         self.assertEqual(gpu_check.words(said), "Failed to load lib.so")
 
-    def test_a_model_is_served_with_the_tolerance_of_the_variant(self):
+    def test_the_latest_version_is_the_highest_number(self):
         with tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
-            for version in ("2", "10"):
-                (folder / "model" / version).mkdir(parents=True)
-                (folder / "model" / version / "golden.json").write_text('{"tolerance": 0.001, "samples": []}')
-                (folder / "model" / version / "model.onnx").write_text(version)
-            gpu_check.served(gpu_check.newest(folder / "model"), folder / "served/model/1", 0.01)
-            self.assertEqual((folder / "served/model/1/model.onnx").read_text(), "10")
-            self.assertEqual(json.loads((folder / "served/model/1/golden.json").read_text()), {"tolerance": 0.01, "samples": []})
-            self.assertIn("0.001", (folder / "model/10/golden.json").read_text())
+            for version in ("2", "10", "notes"):
+                pathlib.Path(folder, version).mkdir()
+            self.assertEqual(gpu_check.newest(pathlib.Path(folder)).name, "10")
 
     def test_outputs_are_compared_by_their_size(self):
         self.assertAlmostEqual(gpu_check.off([10.0, -1.0], [10.0, -2.0]), 0.1)
@@ -258,7 +252,7 @@ class WithoutGpu(unittest.TestCase):
 
     def test_the_whole_check_runs_on_the_cpu(self):
         with tempfile.TemporaryDirectory() as folder:
-            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 0.3 --batches 1,2 --connections 1,4".split()
+            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 1 --batches 1,2 --connections 1,4".split()
             said = self.check(folder, *options)
             self.assertEqual(said.returncode, 0, said.stderr)
             results = json.loads(pathlib.Path(folder, "results.json").read_text())

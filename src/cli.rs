@@ -32,6 +32,8 @@ pub enum Command {
     Models(ModelsArgs),
     /// Prove model directories: load each, run its golden samples.
     Check(CheckArgs),
+    /// Load every model as `serve` would, and leave the engines of TensorRT in their cache.
+    Warm(Box<WarmArgs>),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
     /// Ask a running server whether it is ready.
@@ -60,6 +62,17 @@ pub struct ServeArgs {
     /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
     pub print_config: bool,
+    /// Every key of the configuration.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Options of `warm`: those of `serve`, so that what is built is what it needs.
+#[derive(Debug, Args)]
+pub struct WarmArgs {
+    /// File with the same keys as the options below, in TOML. Options and environment are stronger.
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Every key of the configuration.
     #[command(flatten)]
     pub settings: Settings,
