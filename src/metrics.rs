@@ -53,6 +53,8 @@ pub struct Metrics {
     interrupted: IntCounterVec,
     inference_failures: IntCounterVec,
     degraded: IntGaugeVec,
+    gpu_memory: IntGaugeVec,
+    gpu_memory_used: IntGaugeVec,
     predictions: IntCounterVec,
     model_info: IntGaugeVec,
     /// Whether the last reading on SIGHUP went well: 1 or 0; by what was read.
@@ -194,6 +196,12 @@ impl Metrics {
                 "Whether the latest runs failed, one after the other: 1 or 0.",
                 &["model"],
             )?,
+            gpu_memory: gauge("classifyd_gpu_memory_bytes", "Memory of each GPU.", &["gpu"])?,
+            gpu_memory_used: gauge(
+                "classifyd_gpu_memory_used_bytes",
+                "Memory of each GPU that is in use, by whatever program.",
+                &["gpu"],
+            )?,
             predictions: counter(
                 "classifyd_predictions_total",
                 "Inputs for which this label had the highest score.",
@@ -267,6 +275,17 @@ impl Metrics {
         set(&self.queue_limit, i64::from(limit));
         set(&self.lanes, lanes as i64);
         set(&self.degraded, i64::from(degraded));
+    }
+
+    /// The memory of a GPU, as the driver counts them.
+    pub fn set_gpu_memory(&self, gpu: u32, used: u64, total: u64) {
+        let gpu = gpu.to_string();
+        let set = |gauge: &IntGaugeVec, bytes: u64| {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            gauge.with_label_values(&[&gpu]).set(bytes);
+        };
+        set(&self.gpu_memory, total);
+        set(&self.gpu_memory_used, used);
     }
 
     /// Takes over the state of the server; called when the metrics are read.
