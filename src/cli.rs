@@ -3,7 +3,6 @@
 mod help;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::Settings;
+use crate::config::{Address, Settings};
 
 /// Serves ONNX classifiers over HTTP: pictures and texts in, labels with scores out.
 #[derive(Debug, Parser)]
@@ -183,7 +182,7 @@ pub struct HealthcheckArgs {
     pub config: Option<PathBuf>,
     /// Address and port that the server listens on, if not the configured ones.
     #[arg(long, env = "CLASSIFYD_LISTEN", value_name = "ADDRESS")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Address>,
     /// Ask only whether the process is alive (/livez), not whether it takes traffic (/readyz).
     #[arg(long)]
     pub live: bool,

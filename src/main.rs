@@ -71,7 +71,7 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
         return Ok(());
     }
     // Dropped last, so that no line is lost.
-    let (telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
+    let (telemetry, _guard) = telemetry::init(&config)?;
     let runtime = runtime()?;
     let result = runtime.block_on(startup::serve(config, telemetry, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.

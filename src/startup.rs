@@ -117,12 +117,12 @@ pub async fn serve(
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
         header_timeout: config.header_timeout.0,
-        max_header_size: usize::try_from(config.max_header_size.as_u64()).unwrap_or(usize::MAX),
+        max_header_size: usize::try_from(config.max_header_size.0.as_u64()).unwrap_or(usize::MAX),
     };
     let connections = &app.metrics.connections;
     let admin_address = match config.admin_listen.0 {
         Some(address) => {
-            let (listener, address) = bind(address).await?;
+            let (listener, address) = bind(address.0).await?;
             let limits = ConnectionLimits {
                 max_connections: ADMIN_CONNECTIONS,
                 ..limits
@@ -139,7 +139,7 @@ pub async fn serve(
         }
         None => None,
     };
-    let (listener, address) = bind(config.listen).await?;
+    let (listener, address) = bind(config.listen.0).await?;
     app.metrics.connection_limit.set(config.max_connections as i64);
     let server = Server::new(
         http::router(Arc::clone(&app)),
@@ -208,7 +208,8 @@ fn reload_on_hangup(
 fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
     let every = app.config.tls_reload.0;
     if let Some(tls) = tls.filter(|_| !every.is_zero()) {
-        tokio::spawn(tls.watch(every));
+        let successful = &app.metrics.reload_successful;
+        tokio::spawn(tls.watch(every, successful.with_label_values(&["certificates"])));
     }
     let app = Arc::clone(app);
     tokio::spawn(async move {
