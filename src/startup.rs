@@ -28,7 +28,7 @@ use crate::shutdown::{Cause, Draining, Signals};
 use crate::telemetry::Telemetry;
 
 /// Inputs of a batch where neither the configuration nor the model says: on the CPU, and on a GPU, which needs more of them to
-/// have work for all its units, and is as fast with few as with many up to then.
+/// have work for all its units. How many is best for a model, `make gpu-check` measures.
 const DEFAULT_MAX_BATCH: u32 = 32;
 const DEFAULT_GPU_MAX_BATCH: u32 = 128;
 

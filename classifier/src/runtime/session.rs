@@ -289,9 +289,10 @@ impl Session {
 
 /// The sizes of batches for which a session of its own is made; `[None]`: one for all.
 ///
-/// A convolution through CUDA plans anew whenever its input has another shape than the time before, which takes far longer than
-/// the run. So each session keeps to one size, and smaller batches are filled up. Steps of four: the GPU runs small batches in
-/// about the time of one row, and each size costs the memory of the weights.
+/// A convolution through CUDA plans anew whenever its input has another shape than the time before. So each session keeps to one
+/// size, and smaller batches are filled up. Others have reported, for ONNX Runtime 1.27, six times the time for twenty runs of two
+/// shapes in turn (1.27 s) against the same sorted by shape (0.21 s); here it was not measured, for want of a GPU. Steps of four,
+/// because each size costs the memory of the weights, and a GPU has units to spare for small batches.
 fn fixed_sizes(provider: Provider, bundle: &Bundle, max_batch: u32) -> Vec<Option<usize>> {
     let is_image = matches!(bundle.preprocessor, Preprocessor::Image(_));
     // One alone, as vision transformers begin with, is planned in no time. A graph that cannot be read fails when it is loaded.
