@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks what is in deploy/, the Dockerfile and docker-compose.yml, without an engine and without a cluster.
+# Checks what is in deploy/, the Dockerfile, docker-compose.yml and the shell scripts, without an engine and without a cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +15,9 @@ fi
 
 echo "Dockerfile"
 "$venv/bin/hadolint" --failure-threshold style Dockerfile
+
+echo "shell scripts"
+"$venv/bin/shellcheck" .ci/run benches/peers/run.sh deploy/container/make-root.sh scripts/*.sh
 
 echo "docker-compose.yml"
 "$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml

@@ -73,6 +73,18 @@ const KEYS: &[(&str, Lines)] = &[
             ("threads", "N"),
         ],
     ),
+    (
+        "GPU",
+        &[
+            ("device", "DEVICE"),
+            ("device_id", "N"),
+            ("fp16", "BOOL"),
+            ("tf32", "BOOL"),
+            ("gpu_memory_limit", "SIZE"),
+            ("tensorrt_cache", "DIR"),
+            ("gpu_libraries", "DIR"),
+        ],
+    ),
     ("Shutdown", &[("drain_delay", "DURATION"), ("grace", "DURATION")]),
     (
         "Log and traces",

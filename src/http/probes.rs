@@ -63,11 +63,12 @@ pub(super) fn not_running(model: &str) -> Error {
 ))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
     for model in app.catalog.load().models() {
-        app.metrics.set_queue(
+        app.metrics.set_model(
             &model.name,
             model.queue_depth(),
             model.queue_capacity,
             model.lanes(),
+            model.is_degraded(),
         );
     }
     app.metrics

@@ -8,6 +8,7 @@ mod busy;
 mod clients;
 mod commands;
 mod connections;
+mod devices;
 mod documents;
 mod drain;
 mod harness;
