@@ -109,8 +109,8 @@ class Gpu:
         rows = list(csv.reader(said.stdout.splitlines(), skipinitialspace=True))
         return rows[0] if said.returncode == 0 and rows and len(rows[0]) == len(fields) else None
 
-    def memory_mb(self):
-        said = self.query("memory.used")
+    def number(self, field):
+        said = self.query(field)
         return float(said[0]) if said and re.fullmatch(r"[0-9.]+", said[0]) else None
 
 
@@ -123,10 +123,11 @@ class Watch(threading.Thread):
 
     def run(self):
         while self.gpu.program and not self.ended.wait(0.5):
-            said = self.gpu.query("utilization.gpu", "memory.used")
-            if said and all(re.fullmatch(r"[0-9.]+", value) for value in said):
-                self.load.append(float(said[0]))
-                self.memory.append(float(said[1]))
+            for field, values in (("utilization.gpu", self.load), ("memory.used", self.memory)):
+                said = self.gpu.number(field)
+                # Not every card and driver tells its load.
+                if said is not None:
+                    values.append(said)
 
     def stop(self):
         self.ended.set()
@@ -154,7 +155,7 @@ class Server:
         self.command = [str(check.binary), "serve", "--config", str(config)]
 
     def __enter__(self):
-        self.memory_before = self.check.gpu.memory_mb()
+        self.memory_before = self.check.gpu.number("memory.used")
         begun = time.monotonic()
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(self.command, stderr=log, env=self.check.environment)
@@ -164,7 +165,7 @@ class Server:
             self.end()
             raise
         self.ready_s = time.monotonic() - begun
-        after = self.check.gpu.memory_mb()
+        after = self.check.gpu.number("memory.used")
         self.memory_mb = None if after is None or self.memory_before is None else after - self.memory_before
         return self
 
@@ -178,6 +179,14 @@ class Server:
                 raise NotStarted(self.reason())
             time.sleep(0.02)
         raise NotStarted(f"not ready after {START_S} s")
+
+    def warm_s(self):
+        """Seconds from when ONNX Runtime was there to when the last model was loaded, warm and proven."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        at = {line["message"]: datetime.datetime.fromisoformat(line["timestamp"].rstrip("Z")) for line in lines}
+        if not {"ONNX Runtime loaded", "model loaded"} <= at.keys():
+            return None
+        return (at["model loaded"] - at["ONNX Runtime loaded"]).total_seconds()
 
     def reason(self):
         """Why it ended: its last line that is no plain information."""
@@ -218,6 +227,11 @@ class Server:
         path = f"/v1/classify?model={model}&top_k={labels}"
         answer = self.ask("POST", path, file.read_bytes(), TYPES[file.suffix])
         return {entry["label"]: entry["score"] for entry in answer["results"][0]["top"]}
+
+
+def newest(model):
+    """The directory of a model's latest version."""
+    return max((path for path in model.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def difference(one, other):
@@ -350,15 +364,15 @@ class Check:
         """Model -> files with the scores that are right."""
         golden, others = {}, {}
         for name, folder in self.models.items():
-            newest = max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-            listed = newest / "golden.json"
+            version = newest(folder)
+            listed = version / "golden.json"
             if listed.exists():
-                labels = json.loads((newest / "config.json").read_text())["id2label"]
+                labels = json.loads((version / "config.json").read_text())["id2label"]
                 labels = [labels[str(index)] for index in range(len(labels))]
                 samples = json.loads(listed.read_text())["samples"]
-                golden[name] = [(newest / sample["file"], dict(zip(labels, sample["scores"]))) for sample in samples]
+                golden[name] = [(version / sample["file"], dict(zip(labels, sample["scores"]))) for sample in samples]
             else:
-                others[name] = len(json.loads((newest / "config.json").read_text())["id2label"])
+                others[name] = len(json.loads((version / "config.json").read_text())["id2label"])
         if others:
             files = [file for file in (ROOT / "benches/inputs/photo.jpg", self.small) if file.exists()]
             with Server(self, "reference", others, self.settings("cpu")) as server:
@@ -369,7 +383,7 @@ class Check:
     # ONNX Runtime alone.
 
     def run_raw(self, load, options, batches, seconds):
-        model = self.models[self.loads[load][0]] / "1"
+        model = newest(self.models[self.loads[load][0]])
         command = [str(self.raw_program), str(model), str(self.input(load)), "--onnxruntime", str(self.library), *options]
         command += ["--device-id", str(self.options.device_id), "--batches", ",".join(map(str, batches)), "--seconds", str(seconds)]
         return subprocess.run(command, capture_output=True, text=True, env=self.with_libraries)
@@ -401,7 +415,7 @@ class Check:
         found = []
         for precision in dict.fromkeys(VARIANTS[variant][3] for variant in self.variants):
             for model in self.cheapest:
-                command = [self.options.python, __file__, "--pytorch", str(self.models[model] / "1/model.onnx"), model, precision, self.options.device]
+                command = [self.options.python, __file__, "--pytorch", str(newest(self.models[model]) / "model.onnx"), model, precision, self.options.device]
                 command += [str(self.options.device_id), str(self.options.seconds), ",".join(map(str, self.options.batches))]
                 said = subprocess.run(command, capture_output=True, text=True)
                 if said.returncode:
@@ -494,6 +508,7 @@ class Check:
             "provider": described["provider"],
             "lanes": described["lanes"],
             "ready_s": server.ready_s,
+            "warm_s": server.warm_s(),
             "first_ms": first_ms,
             "memory_mb": server.memory_mb,
             "steps": steps,
@@ -704,7 +719,7 @@ def markdown(results):
                     cell(step["batch"], 1), cell(step["gpu_load"]), cell(step["client_load"], 2), cell(step["not_answered"]),
                 ])
             peak = max((step["gpu_memory_mb"] or 0 for step in one["steps"]), default=0) or None
-            starts.append([one["variant"], one["load"], cell(one["lanes"]), cell(one["max_batch"]), cell(one.get("first_ready_s"), 1), cell(one["ready_s"], 1), cell(one["first_ms"], 1), cell(one["memory_mb"]), cell(peak)])
+            starts.append([one["variant"], one["load"], cell(one["lanes"]), cell(one["max_batch"]), cell(one.get("first_ready_s"), 1), cell(one["ready_s"], 1), cell(one["warm_s"], 1), cell(one["first_ms"], 1), cell(one["memory_mb"]), cell(peak)])
             ratios.append(ratio_row(results, one))
         if rows:
             parts += ["### Throughput and latency", table(["served with", "load", "connections", "answers/s", "p50 ms", "p99 ms", "inputs per batch", "GPU load %", "load generator, cores", "not answered"], rows)]
@@ -713,8 +728,8 @@ def markdown(results):
                 f"Inputs per second: the server's best, ONNX Runtime alone from host memory to host memory at its best batch and the better of two ways to choose convolutions, and PyTorch in eager mode with the same weights. `CPUs can decode` is what all cores could decode if they did nothing else. The goal is {GOAL:g} of ONNX Runtime alone.",
                 table(["served with", "load", "server", "ONNX Runtime", "batch", "ratio", "PyTorch", "batch", "ratio", "CPUs can decode"], ratios),
                 "### Start and memory",
-                "From the start of the process, loading, warm-up and golden samples included; GPU memory by nvidia-smi, more than before the start.",
-                table(["served with", "load", "lanes", "max_batch", "first start, engines built, s", "start to ready, s", "first answer, ms", "GPU memory when ready, MB", "at most under load, MB"], starts),
+                "From the start of the process until it says that it is ready; GPU memory by nvidia-smi, more than before the start.",
+                table(["served with", "load", "lanes", "max_batch", "first start, engines built, s", "start to ready, s", "of it loading, warm-up, proof, s", "first answer, ms", "GPU memory when ready, MB", "at most under load, MB"], starts),
             ]
         if errors:
             parts.append(not_started(errors))
@@ -796,12 +811,12 @@ def main():
                 parser.error(f"{name}: expected one of {'; '.join(known)}, found {one}")
     if options.write and options.device == "cpu":
         parser.error("--write: expected figures of a GPU, found --device cpu")
+    if options.device == "cuda" and Gpu(options.device_id).query("name") is None:
+        fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to try the check itself")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Each connection is an open file, of the server and of the load generator.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 8192), hard))
     check = Check(options)
-    if options.device == "cuda" and check.machine()["gpu"] is None:
-        fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to try the check itself")
     check.run()
     text = markdown(check.results)
     (check.out / "report.md").write_text(text)

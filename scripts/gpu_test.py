@@ -34,7 +34,7 @@ def step(connections, throughput, **more):
 
 def sweep(variant="cuda", load="images", model="images", steps=()):
     entry = {"variant": variant, "load": load, "model": model, "max_batch": 64, "provider": "cuda", "lanes": 2}
-    return {**entry, "ready_s": 4.2, "first_ms": 3.0, "memory_mb": 700.0, "steps": list(steps)}
+    return {**entry, "ready_s": 4.2, "warm_s": 3.5, "first_ms": 3.0, "memory_mb": 700.0, "steps": list(steps)}
 
 
 class Report(unittest.TestCase):
@@ -62,7 +62,7 @@ class Report(unittest.TestCase):
         self.assertIn("| cuda | images | 128 | 9200 | 1.50 | 3.25 | 12.0 | 80 | 0.50 | 0 |", text)
         # 9200.4 of 10000 and of 4000; four cores decode 80000 a second.
         self.assertIn("| cuda | images | 9200 | 10000 | 64 | 0.92 | 4000 | 32 | 2.30 | 80000 |", text)
-        self.assertIn("| cuda | images | 2 | 64 | - | 4.2 | 3.0 | 700 | 900 |", text)
+        self.assertIn("| cuda | images | 2 | 64 | - | 4.2 | 3.5 | 3.0 | 700 | 900 |", text)
 
     def test_what_was_not_measured_is_a_dash_and_never_a_figure(self):
         bare = step(1, 10.0, batch=None, client_load=None, gpu_load=None, gpu_memory_mb=None)
@@ -70,7 +70,7 @@ class Report(unittest.TestCase):
         self.assertIn("no GPU;", text)
         self.assertIn("| cuda | images | 1 | 10 | 1.50 | 3.25 | - | - | - | 0 |", text)
         self.assertIn("| cuda | images | 10 | - | - | - | - | - | - | - |", text)
-        self.assertIn("| 4.2 | 3.0 | - | - |", text)
+        self.assertIn("| 4.2 | 3.5 | 3.0 | - | - |", text)
         self.assertNotIn("### Training", text)
         self.assertNotIn("### The same answers", text)
 
@@ -139,6 +139,12 @@ class Pieces(unittest.TestCase):
         self.assertEqual(gpu_check.words(said), "CUDA on GPU 0 cannot be used: no driver")
         said = f"Error: /onnxruntime_src/a/b.cc:2043 onnxruntime::Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load {gpu_check.ROOT}/lib.so"
         self.assertEqual(gpu_check.words(said), "Failed to load lib.so")
+
+    def test_the_latest_version_is_the_highest_number(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for version in ("2", "10", "notes"):
+                pathlib.Path(folder, version).mkdir()
+            self.assertEqual(gpu_check.newest(pathlib.Path(folder)).name, "10")
 
     def test_outputs_are_compared_by_their_size(self):
         self.assertAlmostEqual(gpu_check.off([10.0, -1.0], [10.0, -2.0]), 0.1)
@@ -246,7 +252,7 @@ class WithoutGpu(unittest.TestCase):
 
     def test_the_whole_check_runs_on_the_cpu(self):
         with tempfile.TemporaryDirectory() as folder:
-            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 0.3 --batches 1,2 --connections 1,4".split()
+            options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 1 --batches 1,2 --connections 1,4".split()
             said = self.check(folder, *options)
             self.assertEqual(said.returncode, 0, said.stderr)
             results = json.loads(pathlib.Path(folder, "results.json").read_text())
@@ -256,6 +262,7 @@ class WithoutGpu(unittest.TestCase):
             self.assertEqual([run["batch"] for run in results["raw"][0]["runs"]], [1, 2])
             [swept] = results["sweep"]
             self.assertEqual([step["connections"] for step in swept["steps"]], [1, 4])
+            self.assertTrue(0 < swept["warm_s"] < swept["ready_s"], swept)
             self.assertTrue(all(step["throughput"] > 0 and step["not_answered"] == 0 for step in swept["steps"]), swept)
             self.assertIn("### Beside ONNX Runtime alone and PyTorch", said.stdout)
 
@@ -263,7 +270,7 @@ class WithoutGpu(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
             said = self.check(folder, "--device-id", "97")
             self.assertEqual(said.returncode, 1)
-            self.assertRegex(said.stderr, "nvidia-smi shows no GPU 97|expected ONNX Runtime")
+            self.assertIn("nvidia-smi shows no GPU 97", said.stderr)
             self.assertEqual(self.check(folder, "--device", "cpu", "--write").returncode, 2)
 
 
