@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import re
 import shutil
 import subprocess
 import sys
@@ -374,6 +375,22 @@ def check_gpu_image():
         problem("docker-compose.yml", "classifyd-gpu: expected the target gpu and a device with the capability gpu")
 
 
+def check_docker_context():
+    """That the image's build sees each file that the sources take into the binary."""
+    source = ".dockerignore"
+    allowed = [line[1:] for line in (ROOT / source).read_text().splitlines() if line.startswith("!")]
+    for file in [*(ROOT / "src").rglob("*.rs"), *(ROOT / "classifier/src").rglob("*.rs")]:
+        # Tests and what they compile are not in the image.
+        if file.stem == "tests":
+            continue
+        for line in file.read_text().splitlines():
+            found = re.search(r'include_(?:str|bytes)!\("([^"]+)"\)', line)
+            if found and not line.startswith("#[doc"):
+                path = (file.parent / found[1]).resolve().relative_to(ROOT.resolve())
+                if not any(path.is_relative_to(prefix) for prefix in allowed):
+                    problem(source, f"{path}, which {file.relative_to(ROOT)} includes, is left out")
+
+
 def check_runbook():
     alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
     for rule in (rule for group in alerts["groups"] for rule in group["rules"]):
@@ -391,6 +408,7 @@ def main():
     check_kserve()
     check_compose_and_unit()
     check_gpu_image()
+    check_docker_context()
     check_runbook()
     if problems:
         sys.exit("\n".join(problems))

@@ -36,6 +36,8 @@ pub struct Metrics {
     pub http_in_flight: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
+    /// Connections beyond what one client may have.
+    pub connections_refused: IntCounter,
     /// Most open connections.
     pub connection_limit: IntGauge,
     /// Requests with an API key, by its name and status.
@@ -110,6 +112,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let connections_refused = IntCounter::new(
+            "classifyd_connections_refused_total",
+            "Connections closed at once, because their client had as many as it may.",
+        )?;
+        registry.register(Box::new(connections_refused.clone()))?;
         let log_lines_dropped = IntCounter::new(
             "classifyd_log_lines_dropped_total",
             "Log lines lost because their reader was too slow.",
@@ -161,6 +168,7 @@ impl Metrics {
                 "HTTP requests that have no answer yet.",
             )?,
             connections: single("classifyd_connections", "Open connections.")?,
+            connections_refused,
             connection_limit: single("classifyd_connections_limit", "Most open connections.")?,
             ready: single("classifyd_ready", "Whether /readyz says so: 1 or 0.")?,
             log_lines_dropped,

@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::config::{Config, ConfigError};
 use crate::cpu::{self, Pool};
 use crate::http::guard::Guard;
+use crate::http::per_client::PerClient;
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
@@ -128,12 +129,17 @@ pub async fn serve(
     };
     let (listener, address) = bind(config.listen.0).await?;
     app.metrics.connection_limit.set(config.max_connections as i64);
-    let server = Server::new(
+    let mut server = Server::new(
         http::router(Arc::clone(&app)),
         limits,
         tls.clone(),
         connections.clone(),
     );
+    if let Some(limit) = config.max_connections_per_client.0 {
+        let refused = app.metrics.connections_refused.clone();
+        let proxies = config.trusted_proxies.0.clone();
+        server = server.with_limit_per_client(PerClient::new(limit, proxies, refused));
+    }
     keep_up(&app, tls);
     tracing::info!(
         %address,

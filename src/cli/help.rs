@@ -34,6 +34,7 @@ const KEYS: &[(&str, Lines)] = &[
             ("header_timeout", "DURATION"),
             ("max_header_size", "SIZE"),
             ("max_connections", "N"),
+            ("max_connections_per_client", "N"),
         ],
     ),
     (

@@ -122,6 +122,8 @@ settings! {
     max_header_size: Size = Size(ByteSize::kib(64)), "CLASSIFYD_MAX_HEADER_SIZE";
     /// Most open connections; others wait in the listener's backlog.
     max_connections: usize = 10_000, "CLASSIFYD_MAX_CONNECTIONS";
+    /// Most open connections of one client address; those beyond it are closed at once. Not for `trusted_proxies`.
+    max_connections_per_client: Unset<usize> = Unset(None), "CLASSIFYD_MAX_CONNECTIONS_PER_CLIENT";
     /// File of the certificate chain in PEM: serve HTTPS. Needs `tls_key`.
     tls_certificate: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_CERTIFICATE";
     /// File of the certificate's private key in PEM.
@@ -261,6 +263,8 @@ impl Config {
         at_least_one("max_image_side", Some(u64::from(self.max_image_side)))?;
         at_least_one("max_image_pixels", Some(self.max_image_pixels))?;
         at_least_one("max_connections", Some(self.max_connections as u64))?;
+        let per_client = self.max_connections_per_client.0;
+        at_least_one("max_connections_per_client", per_client.map(|limit| limit as u64))?;
         at_least_one("queue_capacity", Some(u64::from(self.queue_capacity)))?;
         at_least_one("max_batch", self.max_batch.0.map(u64::from))?;
         at_least_one("max_batch_tokens", self.max_batch_tokens.0.map(u64::from))?;
