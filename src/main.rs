@@ -11,6 +11,11 @@ use classifyd::{
     api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry, warm,
 };
 
+/// A request allocates some dozens of times, on several threads: a sixth of its CPU time with glibc's allocator, see
+/// docs/performance.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let matches = cli::command()
         .try_get_matches()
