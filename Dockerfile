@@ -38,7 +38,7 @@ LABEL org.opencontainers.image.title="classifyd" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=onnxruntime-gpu /src/.onnxruntime-gpu/ /usr/lib/onnxruntime/
 COPY --from=files /image/usr/bin/classifyd /usr/bin/
-COPY --from=files /image/etc/classifyd/ /etc/classifyd/
+COPY deploy/container/classifyd-gpu.toml /etc/classifyd/classifyd.toml
 COPY --from=files /image/models/ /models/
 # ONNX Runtime's library reports to its makers by itself, from when it is loaded, unless it is told not to.
 ENV ORT_DISABLE_TELEMETRY=1 \

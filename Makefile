@@ -9,13 +9,16 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-trainer serve test test-system test-accuracy check-deploy train bench fmt fmt-check lint licenses deny openapi web test-web test-openapi screenshots clean
+.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench fmt fmt-check lint licenses deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Fetch ONNX Runtime into .onnxruntime/
 	@scripts/setup-onnxruntime.sh
+
+setup-gpu: ## Fetch ONNX Runtime for CUDA 13, find or fetch CUDA and cuDNN
+	@scripts/setup_gpu.py
 
 setup-trainer: ## Fetch libtorch for the trainer into the user's cache
 	@scripts/setup-libtorch.sh >/dev/null
@@ -36,6 +39,8 @@ TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
 	cargo test -p classifyd --features otlp --test otlp
+	cargo build --quiet -p classifyd -p benches
+	CLASSIFYD_PROGRAMS=$(or $(CARGO_TARGET_DIR),target)/debug scripts/gpu_test.py
 	$(TRAINER) cargo test -p trainer
 	$(TRAINER) scripts/test-accuracy-over-http.sh digits
 
@@ -80,6 +85,15 @@ benches/.venv/ready: benches/requirements.txt
 bench: setup benches/.venv/ready ## Compare with the floors, on an idle machine; PEERS=all for the peers as well
 	cargo build --release -p classifyd -p benches
 	target/release/compare --write $(if $(PEERS),--peers $(PEERS))
+
+gpu-check: setup-gpu benches/.venv/ready ## On a machine with a GPU: compare answers, measure, write docs/performance-gpu.md
+	cargo build --release -p classifyd -p benches
+	scripts/gpu_check.py --write $(GPU_CHECK)
+
+gpu-pack: setup-gpu benches/.venv/ready ## Put what the check needs into pieces, in target/gpu-pieces, for a machine without a network
+	cargo build --release -p classifyd -p benches
+	rm -rf target/gpu-pieces
+	scripts/gpu-pack.sh pack $(GPU_PACK) target/gpu-pieces
 
 fmt: ## Format the code
 	cargo fmt --all

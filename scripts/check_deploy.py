@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -186,7 +187,22 @@ def check_together(source, documents):
             problem(source, "replicas: an apply would undo what the HorizontalPodAutoscaler decided")
 
 
-def check(source, text, together=True):
+def check_gpu(source, documents, wanted):
+    """A GPU is asked for where the server is told to use one, and nowhere else."""
+    [deployment] = by_kind(documents, "Deployment")
+    [config_map] = by_kind(documents, "ConfigMap")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+    config = tomllib.loads(config_map["data"]["classifyd.toml"])
+    device = environment.get("CLASSIFYD_DEVICE", config.get("device", "cpu"))
+    gpus = int(container["resources"]["limits"].get("nvidia.com/gpu", 0))
+    image_has_cuda = container["image"].endswith("-gpu")
+    if (device != "cpu", gpus > 0, image_has_cuda) != (wanted, wanted, wanted):
+        kind = "a GPU" if wanted else "no GPU"
+        problem(source, f"expected {kind}, found device {device}, {gpus} of nvidia.com/gpu and the image {container['image']}")
+
+
+def check(source, text, together=True, gpu=False):
     documents = [document for document in yaml.safe_load_all(text) if document]
     if not documents:
         problem(source, "no resource")
@@ -194,6 +210,7 @@ def check(source, text, together=True):
         check_schema(source, document)
     if together and not problems:
         check_together(source, documents)
+        check_gpu(source, documents, gpu)
     print(f"{source}: {len(documents)} resources")
 
 
@@ -233,8 +250,9 @@ def check_chart():
             for error in report["errors"]:
                 problem(source, error)
             manifests = chart.render(chart.merge_values(values), name="release", namespace="serving")
-            check(source, "\n---\n".join(text for path, text in manifests.items() if path.endswith(".yaml")))
-        for values in ({"imgae": {}}, {"shutdown": {"grace": "25s"}}):
+            text = "\n---\n".join(text for path, text in manifests.items() if path.endswith(".yaml"))
+            check(source, text, gpu=values.get("gpu", {}).get("enabled", False))
+        for values in ({"imgae": {}}, {"shutdown": {"grace": "25s"}}, {"gpu": {"device": "cpu"}}):
             try:
                 chart.validate_schema(values)
             except helm_python.HelmError:
@@ -255,7 +273,7 @@ def check_overlays():
         if rendered.returncode or rendered.stderr:
             problem(folder, rendered.stderr)
         else:
-            check(f"kustomize, {folder}", rendered.stdout)
+            check(f"kustomize, {folder}", rendered.stdout, gpu=folder.endswith("/gpu"))
 
 
 def check_compose_and_unit():
@@ -272,6 +290,28 @@ def check_compose_and_unit():
     [stop] = [line.split("=")[1] for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
     if float(stop) < defaults:
         problem("classifyd.service", f"TimeoutStopSec: expected at least {defaults} s, found {stop}")
+
+
+def check_gpu_image():
+    """The CUDA of the image is the one that ONNX Runtime's library wants, and its configuration uses it."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    setup = (ROOT / "scripts/setup-onnxruntime.sh").read_text()
+    pinned = (ROOT / "scripts/cuda-requirements.txt").read_text()
+    version = re.search(r"^version=(.+)$", setup, re.MULTILINE)[1]
+    if f"/libonnxruntime.so.{version}\n" not in dockerfile:
+        problem("Dockerfile", f"CLASSIFYD_ONNXRUNTIME: expected libonnxruntime.so.{version}, which setup-onnxruntime.sh fetches")
+    cuda = re.search(r"^nvidia-cuda-runtime==([0-9]+\.[0-9]+)\.", pinned, re.MULTILINE)[1]
+    tag = re.search(r"^ARG CUDA=(.+)$", dockerfile, re.MULTILINE)[1]
+    if not tag.startswith(f"{cuda}.") or "-cudnn-runtime-" not in tag:
+        problem("Dockerfile", f"CUDA: expected a tag of CUDA {cuda} with cuDNN, found {tag}")
+    [copied] = re.findall(r"^COPY (\S+) /etc/classifyd/classifyd.toml$", dockerfile, re.MULTILINE)
+    device = tomllib.loads((ROOT / copied).read_text()).get("device")
+    if device != "cuda":
+        problem(copied, f"device: expected cuda, found {device}")
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["classifyd-gpu"]
+    devices = service["deploy"]["resources"]["reservations"]["devices"]
+    if service["build"]["target"] != "gpu" or not any("gpu" in device["capabilities"] for device in devices):
+        problem("docker-compose.yml", "classifyd-gpu: expected the target gpu and a device with the capability gpu")
 
 
 def check_runbook():
@@ -294,6 +334,7 @@ def main():
     for file in sorted((DEPLOY / "kserve").glob("*.yaml")):
         check(f"KServe, {file.name}", file.read_text(), together=False)
     check_compose_and_unit()
+    check_gpu_image()
     check_runbook()
     if problems:
         sys.exit("\n".join(problems))

@@ -3,6 +3,9 @@
 #
 #     LIBTORCH=$(scripts/setup-libtorch.sh) cargo build --release -p trainer
 #
+# With the argument `gpu` it is a libtorch with CUDA: that of an installed PyTorch, if $PYTHON (python3) has the same version
+# with CUDA 13, else the whole wheel with NVIDIA's libraries (2.4 GB to fetch, 3.8 GB kept).
+#
 # It comes out of the Python wheel `torch` (pip checks the pinned sha256 sums) into a cache outside the clone, so that
 # clones share it: $CLASSIFYD_CACHE, else $XDG_CACHE_HOME/classifyd, else ~/.cache/classifyd. About 530 MB to fetch,
 # 500 MB kept. Does nothing where it is there already.
@@ -17,6 +20,8 @@ fail() {
     exit 1
 }
 
+kind=${1:-cpu}
+python=${PYTHON:-python3}
 [ "$(uname -s)" = Linux ] || fail "only Linux is supported, this is $(uname -s)"
 arch=$(uname -m)
 case $arch in
@@ -32,6 +37,26 @@ aarch64)
     ;;
 *) fail "libtorch $torch comes for x86_64 and aarch64, this machine is $arch" ;;
 esac
+case $kind-$arch in
+cpu-* | gpu-x86_64) ;;
+gpu-*) fail "gpu: expected a machine of x86_64, found $arch" ;;
+*) fail "expected cpu or gpu, found $kind" ;;
+esac
+
+if [ "$kind" = gpu ]; then
+    # Found without importing it, which takes seconds.
+    installed=$("$python" -c '
+import importlib.util
+found = importlib.util.find_spec("torch")
+print(found.submodule_search_locations[0] if found else "")' 2>/dev/null) || installed=
+    if [ -n "$installed" ] && [ -f "$installed/lib/libtorch_cuda.so" ] && [ -d "$installed/include" ]; then
+        if grep -q "^__version__ = '$torch+cu13" "$installed/version.py"; then
+            printf '%s\n' "$installed"
+            exit 0
+        fi
+        echo "setup-libtorch: $installed is another version than $torch for CUDA 13: not taken" >&2
+    fi
+fi
 
 if [ -n "${CLASSIFYD_CACHE:-}" ]; then
     cache=$CLASSIFYD_CACHE
@@ -43,21 +68,39 @@ else
 fi
 mkdir -p "$cache" || fail "cannot create $cache: set CLASSIFYD_CACHE to a directory that can be written"
 cache=$(cd "$cache" && pwd)
-target=$cache/libtorch-$torch-cpu
+target=$cache/libtorch-$torch-$kind
+# The wheel keeps it in a folder beside NVIDIA's, where its parts look for them.
+[ "$kind" = cpu ] && libtorch=$target || libtorch=$target/torch
 
 # The target is renamed into place when it is complete, so its presence is enough.
 if [ -d "$target" ]; then
-    printf '%s\n' "$target"
+    printf '%s\n' "$libtorch"
     exit 0
 fi
 
 command -v python3 >/dev/null || fail "python3 is missing: install Python 3.8 or later"
 python3 -m pip --version >/dev/null 2>&1 || fail "python3 has no pip: install it (Debian: apt-get install python3-pip)"
+requirements="$(cd "$(dirname "$0")" && pwd)/cuda-requirements.txt"
 
 work=$(mktemp -d "$cache/libtorch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+if [ "$kind" = gpu ]; then
+    echo "torch==$torch --hash=sha256:$torch_sha" | cat - "$requirements" >"$work/requirements.txt"
+    echo "setup-libtorch: fetching libtorch $torch with CUDA (about 2.4 GB) into $cache" >&2
+    platforms=$(python3 -c 'print(*(f"--platform manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)), "--platform manylinux2014_x86_64")')
+    # shellcheck disable=SC2086 # a list of words
+    TMPDIR=$work python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --only-binary=:all: \
+        --python-version 3.11 --implementation cp --abi cp311 $platforms --no-compile \
+        --require-hashes --requirement "$work/requirements.txt" --target "$work/packages" >&2 ||
+        fail "pip could not fetch torch $torch and NVIDIA's libraries (its message is above)"
+    [ -f "$work/packages/torch/lib/libtorch_cuda.so" ] || fail "not in the wheels: libtorch_cuda.so"
+    mv -T "$work/packages" "$target" 2>/dev/null || [ -d "$target" ] || fail "cannot move the unpacked files to $target"
+    printf '%s\n' "$libtorch"
+    exit 0
+fi
 
 cat >"$work/requirements.txt" <<REQUIREMENTS
 torch==$torch --hash=sha256:$torch_sha
@@ -121,4 +164,4 @@ printf '%s\n' "$torch" >"$work/libtorch/build-version"
 
 # Another run may have been faster: its result is as good.
 mv -T "$work/libtorch" "$target" 2>/dev/null || [ -d "$target" ] || fail "cannot move the unpacked files to $target"
-printf '%s\n' "$target"
+printf '%s\n' "$libtorch"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Puts the ONNX Runtime library, out of its PyPI wheel, into .onnxruntime/ of the repository, or with the argument `gpu` the
 # one for CUDA 13 with its provider libraries into .onnxruntime-gpu/. Does nothing when it is there.
+# usage: setup-onnxruntime.sh [cpu|gpu [WHEEL]], the wheel's file where there is no network
 set -eu
 
 version=1.31.1
@@ -13,6 +14,7 @@ fail() {
 }
 
 machine=$(uname -m)
+wheel=${2:-}
 case "${1:-cpu}" in
     cpu)
         package=onnxruntime
@@ -38,17 +40,25 @@ case "${1:-cpu}" in
 esac
 
 [ -f "$folder/$library" ] && exit 0
-python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip is needed to fetch ONNX Runtime, and was not found"
+if [ -n "$wheel" ]; then
+    [ -f "$wheel" ] || fail "$wheel: expected the wheel of $package $version, found no file"
+else
+    python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip is needed to fetch ONNX Runtime, and was not found"
+fi
 
 mkdir -p "$folder"
 work=$(mktemp -d "$folder/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-echo "fetching $package $version for $machine" >&2
-# The wheel is named in full, so that any Python fetches the same file.
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-    --python-version 3.11 --implementation cp --abi cp311 --platform "manylinux_2_28_$machine" \
-    --dest "$work" "$package==$version" || fail "pip could not download $package $version"
+if [ -n "$wheel" ]; then
+    cp "$wheel" "$work/"
+else
+    echo "fetching $package $version for $machine" >&2
+    # The wheel is named in full, so that any Python fetches the same file.
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --python-version 3.11 --implementation cp --abi cp311 --platform "manylinux_2_28_$machine" \
+        --dest "$work" "$package==$version" || fail "pip could not download $package $version"
+fi
 
 # shellcheck disable=SC2086 # a list of words
 python3 - "$work" "$sha256" $libraries <<'PYTHON' || fail "the wheel is not the one that is expected"

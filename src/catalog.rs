@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use classifier::{Bundle, BundleError, Kind};
 
@@ -116,10 +117,10 @@ pub fn open(models: &Path, pinned: &Pinned) -> Result<Vec<(Found, Bundle)>, Vec<
     }
 }
 
-/// The models that are served.
-#[derive(Debug)]
+/// The models that are served. It never changes: where models come and go, another takes its place.
+#[derive(Debug, Default)]
 pub struct Catalog {
-    models: BTreeMap<String, Model>,
+    models: BTreeMap<String, Arc<Model>>,
     defaults: Defaults,
 }
 
@@ -144,8 +145,8 @@ impl Defaults {
 impl Catalog {
     /// A catalog of these models. A default must be one of them, and take what it is the default for; where it does not, the
     /// error is the key and what is wrong with it.
-    pub fn new(models: Vec<Model>, defaults: Defaults) -> Result<Self, (&'static str, String)> {
-        let models: BTreeMap<String, Model> = models
+    pub fn new(models: Vec<Arc<Model>>, defaults: Defaults) -> Result<Self, (&'static str, String)> {
+        let models: BTreeMap<String, Arc<Model>> = models
             .into_iter()
             .map(|model| (model.name.clone(), model))
             .collect();
@@ -158,7 +159,7 @@ impl Catalog {
                 continue;
             };
             if catalog.models.get(name).is_none_or(|model| model.kind() != kind) {
-                let taking: Vec<&Model> = catalog.taking(kind).collect();
+                let taking: Vec<&Arc<Model>> = catalog.taking(kind).collect();
                 let expected = format!(
                     "expected one of the loaded models that take {kind} ({})",
                     names(&taking)
@@ -170,12 +171,12 @@ impl Catalog {
     }
 
     /// All models, sorted by name.
-    pub fn models(&self) -> impl Iterator<Item = &Model> {
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values()
     }
 
     /// The model of this name.
-    pub fn get(&self, name: &str) -> Result<&Model, Error> {
+    pub fn get(&self, name: &str) -> Result<&Arc<Model>, Error> {
         self.models.get(name).ok_or_else(|| {
             Error::new(
                 Code::ModelNotFound,
@@ -186,11 +187,11 @@ impl Catalog {
 
     /// The model that a request without a name means: the default for its kind of input, or the only one that takes it. None
     /// where no model takes it.
-    pub fn for_kind(&self, kind: Kind) -> Result<Option<&Model>, Error> {
+    pub fn for_kind(&self, kind: Kind) -> Result<Option<&Arc<Model>>, Error> {
         if let Some(name) = self.defaults.of(kind) {
             return self.get(name).map(Some);
         }
-        let taking: Vec<&Model> = self.taking(kind).collect();
+        let taking: Vec<&Arc<Model>> = self.taking(kind).collect();
         if let [] | [_] = taking.as_slice() {
             return Ok(taking.first().copied());
         }
@@ -203,13 +204,19 @@ impl Catalog {
         ))
     }
 
-    fn taking(&self, kind: Kind) -> impl Iterator<Item = &Model> {
+    fn taking(&self, kind: Kind) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values().filter(move |model| model.kind() == kind)
     }
 
     /// Names of all models.
     pub fn names(&self) -> String {
         names(&self.models().collect::<Vec<_>>())
+    }
+
+    /// The model of this name, if it is served in this version.
+    pub fn served(&self, name: &str, version: u64) -> Option<&Arc<Model>> {
+        let model = self.models.get(name)?;
+        (model.version == version.to_string()).then_some(model)
     }
 
     /// Takes no more requests, and waits until the lanes of all models have finished those that they have.
@@ -220,7 +227,7 @@ impl Catalog {
     }
 }
 
-fn names(models: &[&Model]) -> String {
+fn names(models: &[&Arc<Model>]) -> String {
     models
         .iter()
         .map(|model| model.name.as_str())

@@ -47,12 +47,13 @@ fn check(directory: &Path) -> Result<String, classifier::Error> {
     let bundle = Bundle::open(directory)?;
     let labels = bundle.labels.len();
     let input = match &bundle.preprocessor {
-        Preprocessor::Image(preprocessor) => format!("input {:?}", preprocessor.shape()),
-        Preprocessor::Text(tokenizer) => format!("texts of up to {} tokens", tokenizer.max_length()),
+        Preprocessor::Image(preprocessor) => preprocessor.shape().map(|side| side.to_string()).join("x"),
+        Preprocessor::Text(tokenizer) => format!("{} tokens", tokenizer.max_length()),
     };
     let mut classifier = Classifier::new(bundle, &SessionOptions::default())?;
     let golden = match classifier.check_golden()? {
         (0, _) => "no golden samples".to_owned(),
+        (samples, 0.0) => format!("{samples} golden samples reproduced exactly"),
         (samples, difference) => format!("{samples} golden samples reproduced to {difference:.1e}"),
     };
     Ok(format!("{input}, {labels} labels, {golden}"))

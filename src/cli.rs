@@ -13,7 +13,7 @@ use clap_complete::Shell;
 
 use crate::config::Settings;
 
-/// Serves ONNX classifiers over HTTP: POST an image or a text, get labels with scores.
+/// Serves ONNX classifiers over HTTP: pictures and texts in, labels with scores out.
 #[derive(Debug, Parser)]
 #[command(name = "classifyd", version, propagate_version = true)]
 pub struct Cli {
@@ -35,9 +35,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
-    /// Ask a running server whether it is ready: exit code 0 if it is, else 1.
+    /// Ask a running server whether it is ready.
     Healthcheck(HealthcheckArgs),
-    /// Make an API key: its entry for the configuration on standard output, the key itself on standard error.
+    /// Make an API key for a client.
     ApiKey(ApiKeyArgs),
     /// Print the OpenAPI document.
     Openapi(OpenapiArgs),

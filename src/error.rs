@@ -293,6 +293,11 @@ impl From<batch::Error<LaneError>> for Error {
                     "no lane of the model is running; one is started again when its session can be loaded",
                 )
             }
+            // Alone as well, for batches that do not fit are run in parts.
+            batch::Error::Inner(LaneError::Run(RunError::OutOfMemory(_))) => Self::new(
+                Code::ModelUnavailable,
+                "the memory of the model's device does not hold this request; send fewer inputs in one, or try again later",
+            ),
             batch::Error::Expired => Self::deadline(),
             batch::Error::Inner(error) => Self::internal(error),
         }
@@ -311,8 +316,11 @@ impl Error {
 impl From<PoolError> for Error {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Full => Self::new(Code::QueueFull, "too many inputs wait to be decoded or tokenised"),
-            PoolError::Panicked => Self::internal("decoding or tokenising panicked"),
+            PoolError::Full => Self::new(
+                Code::QueueFull,
+                "too many inputs wait to be read, decoded or tokenised",
+            ),
+            PoolError::Panicked => Self::internal("reading, decoding or tokenising panicked"),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | what the operator says |
 //! | [`startup`], [`shutdown`] | the order in which things come and go |
-//! | [`catalog`], [`model`] | which models there are, and one of them running |
+//! | [`catalog`], [`model`] | which models there are now, and one of them running |
 //! | [`batch`] | the tower layer; knows neither HTTP nor models |
 //! | [`engine`] | threads that own sessions |
 //! | [`cpu`] | how many CPUs there are, and the pool for decoding |

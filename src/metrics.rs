@@ -52,8 +52,11 @@ pub struct Metrics {
     lanes_busy: IntGaugeVec,
     interrupted: IntCounterVec,
     inference_failures: IntCounterVec,
+    degraded: IntGaugeVec,
     predictions: IntCounterVec,
     model_info: IntGaugeVec,
+    /// Whether the last reading on SIGHUP went well: 1 or 0; by what was read.
+    pub reload_successful: IntGaugeVec,
 }
 
 /// The metrics of one model, looked up once.
@@ -186,10 +189,20 @@ impl Metrics {
                 "Runs that failed.",
                 &["model"],
             )?,
+            degraded: gauge(
+                "classifyd_model_degraded",
+                "Whether the latest runs failed, one after the other: 1 or 0.",
+                &["model"],
+            )?,
             predictions: counter(
                 "classifyd_predictions_total",
                 "Inputs for which this label had the highest score.",
                 &["model", "label"],
+            )?,
+            reload_successful: gauge(
+                "classifyd_reload_successful",
+                "Whether the last reading on SIGHUP went well: 1 or 0.",
+                &["what"],
             )?,
             model_info: gauge(
                 "classifyd_model_info",
@@ -229,19 +242,31 @@ impl Metrics {
         }
     }
 
-    /// Says that a model is loaded.
-    pub fn set_model_info(&self, name: &str, version: &str, provider: &str) {
+    /// Says that a model is served.
+    pub fn add_model(&self, name: &str, version: &str, provider: &str) {
         self.model_info
             .with_label_values(&[name, version, provider])
             .set(1);
     }
 
-    /// Takes over the state of a model's queue; called when the metrics are read.
-    pub fn set_queue(&self, name: &str, depth: u32, limit: u32, lanes: usize) {
+    /// Says that a version of a model is served no more. `name_stays`: another version is. What was counted stays.
+    pub fn remove_model(&self, name: &str, version: &str, provider: &str, name_stays: bool) {
+        // They fail only if there is no such series, which is what is wanted.
+        let _ = self.model_info.remove_label_values(&[name, version, provider]);
+        if !name_stays {
+            for gauge in [&self.queue_depth, &self.queue_limit, &self.lanes, &self.degraded] {
+                let _ = gauge.remove_label_values(&[name]);
+            }
+        }
+    }
+
+    /// Takes over the state of a model; called when the metrics are read.
+    pub fn set_model(&self, name: &str, depth: u32, limit: u32, lanes: usize, degraded: bool) {
         let set = |gauge: &IntGaugeVec, value: i64| gauge.with_label_values(&[name]).set(value);
         set(&self.queue_depth, i64::from(depth));
         set(&self.queue_limit, i64::from(limit));
         set(&self.lanes, lanes as i64);
+        set(&self.degraded, i64::from(degraded));
     }
 
     /// Takes over the state of the server; called when the metrics are read.

@@ -8,14 +8,15 @@ use classifier::golden::GoldenSample;
 use classifier::image::{self, Header};
 use classifier::text::{TextError, Tokens};
 use classifier::{
-    Bundle, BundleError, ImageError, Kind, Limits as ImageLimits, Prepared, Preprocessor, Row, golden, output,
+    Bundle, BundleError, ImageError, Kind, Limits as ImageLimits, Placement, Prepared, Preprocessor, Row,
+    golden, output,
 };
 use futures_util::future::try_join_all;
 use tower::Service;
 
 use crate::batch::{self, Answer, Limits, Priority, Submission};
 use crate::cpu::{self, Pool};
-use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Plan, Weights};
+use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Placed, Plan, Weights};
 use crate::error::Error;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::telemetry::access::Stages;
@@ -63,6 +64,8 @@ pub struct Model {
     pub bundle: Bundle,
     /// Most inputs in one request, and in one batch.
     pub max_batch: u32,
+    /// Most that waits in its queue, by weight.
+    pub queue_capacity: u32,
     /// Longest time from a request's head to its answer.
     pub request_timeout: Duration,
     /// Its metrics.
@@ -150,6 +153,7 @@ impl Model {
         version: u64,
         bundle: Bundle,
         settings: &ModelSettings,
+        placed: Placed,
         metrics: &Metrics,
     ) -> Result<Self, classifier::Error> {
         let model_metrics = metrics.model(name, &bundle.labels);
@@ -160,11 +164,12 @@ impl Model {
             image_limits,
             request_timeout,
         } = *settings;
-        let engine = Engine::start(name, &bundle, lanes, limits, weights, &model_metrics)?;
+        let engine = Engine::start(name, &bundle, lanes, limits, weights, placed, &model_metrics)?;
         let mut model = Self {
             name: name.to_owned(),
             version: version.to_string(),
             max_batch: weights.max_weight(),
+            queue_capacity: limits.capacity,
             request_timeout,
             image_limits,
             weights,
@@ -176,7 +181,6 @@ impl Model {
             examples: Vec::new(),
         };
         model.examples = model.check_golden()?;
-        metrics.set_model_info(name, &model.version, model.provider());
         Ok(model)
     }
 
@@ -186,8 +190,13 @@ impl Model {
     }
 
     /// Where its graph runs.
-    pub fn provider(&self) -> &'static str {
-        "cpu"
+    pub fn placement(&self) -> &Placement {
+        self.engine.placement()
+    }
+
+    /// Whether its latest runs failed, one after the other.
+    pub fn is_degraded(&self) -> bool {
+        self.engine.is_degraded()
     }
 
     /// Its lanes.

@@ -105,7 +105,7 @@ impl Model {
 
     fn input(&self) -> String {
         match (self.input_shape, self.max_length) {
-            (Some(shape), _) => shape.map(|side| side.to_string()).join(" x "),
+            (Some(shape), _) => shape.map(|side| side.to_string()).join("x"),
             (None, Some(tokens)) => format!("{tokens} tokens"),
             (None, None) => String::new(),
         }
@@ -113,12 +113,14 @@ impl Model {
 
     fn accuracy(&self) -> String {
         self.measured.as_ref().map_or("-".to_owned(), |measured| {
-            format!(
-                "{:.2} %, {} {}",
-                100.0 * measured.accuracy,
-                measured.dataset,
-                measured.split
-            )
+            // Of a test set, unless it says otherwise.
+            let split = if measured.split == "test" {
+                String::new()
+            } else {
+                format!(" {}", measured.split)
+            };
+            let percent = 100.0 * measured.accuracy;
+            format!("{percent:.2} % {}{split}", measured.dataset)
         })
     }
 }
@@ -139,16 +141,13 @@ fn mark_defaults(models: &mut [Model], config: &Config) {
 fn table(models: &[Model]) -> String {
     // `console` looks whether standard output is a terminal, and for NO_COLOR.
     let bold = Style::new().bold();
-    let header = [
-        "name", "version", "task", "input", "labels", "graph", "accuracy", "default",
-    ];
+    let header = ["model", "task", "input", "labels", "size", "accuracy", "default"];
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);
     for model in models {
         table.add_row([
-            model.name.clone(),
-            model.version.to_string(),
+            format!("{}/{}", model.name, model.version),
             model.task.trim_end_matches("-classification").to_owned(),
             model.input(),
             model.labels.len().to_string(),
@@ -157,7 +156,7 @@ fn table(models: &[Model]) -> String {
             if model.default { "yes" } else { "" }.to_owned(),
         ]);
     }
-    for number in [1, 4, 5] {
+    for number in [3, 4] {
         if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(CellAlignment::Right);
         }

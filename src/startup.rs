@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use classifier::Preprocessor;
+use arc_swap::ArcSwap;
+use classifier::bundle::Serving;
 use classifier::runtime::library;
+use classifier::{Device, DeviceOptions, LoadError, Preprocessor};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::batch::Limits;
 use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
-use crate::cpu;
-use crate::engine::{LaneSettings, Weights};
+use crate::cpu::{self, Pool};
+use crate::engine::{LaneSettings, Placed, Weights};
 use crate::http::guard::Guard;
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::tls::{Tls, TlsError, TlsFiles};
@@ -23,8 +25,10 @@ use crate::reload;
 use crate::shutdown::{Cause, Draining, Signals};
 use crate::telemetry::Telemetry;
 
-/// Inputs of a batch where neither the configuration nor the model says.
+/// Inputs of a batch where neither the configuration nor the model says: on the CPU, and on a GPU, which needs more of them to
+/// have work for all its units, and is as fast with few as with many up to then.
 const DEFAULT_MAX_BATCH: u32 = 32;
+const DEFAULT_GPU_MAX_BATCH: u32 = 128;
 
 /// Most connections for probes and metrics on a listener of their own.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -77,7 +81,14 @@ pub async fn serve(
     let metrics = Metrics::new()?;
     let catalog = {
         let (config, metrics) = (config.clone(), metrics.clone());
-        let loading = tokio::task::spawn_blocking(move || load_models(&config, &metrics));
+        let loading = tokio::task::spawn_blocking(move || {
+            let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
+            tracing::info!(place, "ONNX Runtime loaded");
+            check_gpu_libraries(&config)?;
+            let catalog = load_models(&config, &metrics, &Catalog::default())?;
+            announce(&metrics, &Catalog::default(), &catalog);
+            Ok::<_, StartupError>(catalog)
+        });
         tokio::select! {
             loaded = loading => loaded??,
             // Loading may take minutes on a GPU; nothing is served yet, so nothing is lost.
@@ -88,7 +99,8 @@ pub async fn serve(
     let guard = Guard::new(&config, metrics.requests_by_key.clone());
     let app = Arc::new(App {
         draining: Draining::default(),
-        catalog,
+        catalog: ArcSwap::from_pointee(catalog),
+        bodies: Pool::new(cpus, config.queue_capacity as usize),
         metrics,
         config,
         guard,
@@ -169,21 +181,28 @@ fn reload_on_hangup(
     tls: Option<&Arc<Tls>>,
     read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = Arc::clone(app);
-    reload::on_hangup("configuration", move || {
-        let config = read().map_err(|error| error.to_string())?;
-        // All of it or nothing.
-        Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
-        app.telemetry.reload(&config)?;
-        if let Some(guard) = &app.guard {
-            guard.set_keys(&config.api_keys);
+    let successful = &app.metrics.reload_successful;
+    reload::on_hangup("configuration", successful, {
+        let (app, read) = (Arc::clone(app), read.clone());
+        move || {
+            let config = read().map_err(|error| error.to_string())?;
+            // All of it or nothing.
+            Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
+            app.telemetry.reload(&config)?;
+            if let Some(guard) = &app.guard {
+                guard.set_keys(&config.api_keys);
+            }
+            Ok::<_, String>(())
         }
-        Ok::<_, String>(())
     })?;
     if let Some(tls) = tls.map(Arc::clone) {
-        reload::on_hangup("certificates", move || tls.reload())?;
+        reload::on_hangup("certificates", successful, move || tls.reload())?;
     }
-    Ok(())
+    let app = Arc::clone(app);
+    // Apart from the configuration: models take long to load, and one that fails must not keep a key from being withdrawn.
+    reload::on_hangup("models", &app.metrics.reload_successful.clone(), move || {
+        reload_models(&app, &read()?)
+    })
 }
 
 /// What is to be looked after from time to time.
@@ -224,14 +243,14 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
     };
     if !finished {
         tracing::warn!("requests are still in flight: they are failed with 503 draining");
-        for model in app.catalog.models() {
+        for model in app.catalog.load().models() {
             model.abort();
         }
         let _ = timeout(LAST_WORDS, finishing).await;
     }
     let lanes = {
         let app = Arc::clone(app);
-        tokio::task::spawn_blocking(move || app.catalog.join())
+        tokio::task::spawn_blocking(move || app.catalog.load().join())
     };
     if timeout(LAST_WORDS, lanes).await.is_err() {
         tracing::warn!("a lane is still in a run that cannot be interrupted");
@@ -239,20 +258,67 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
     tracing::info!("ended");
 }
 
-/// Loads ONNX Runtime and every model. Blocks.
-fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupError> {
-    let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
-    tracing::info!(place, "ONNX Runtime loaded");
+/// Has the models served that are in the folder now. They are all loaded before any request meets them; if one cannot be, all
+/// stays as it was.
+fn reload_models(app: &App, config: &Config) -> Result<(), StartupError> {
+    let old = app.catalog.load_full();
+    let new = load_models(config, &app.metrics, &old)?;
+    let new = Arc::new(new);
+    app.catalog.store(Arc::clone(&new));
+    announce(&app.metrics, &old, &new);
+    Ok(())
+}
+
+/// Metrics and log lines of the models that come and go.
+fn announce(metrics: &Metrics, old: &Catalog, new: &Catalog) {
+    let same = |one: &Arc<Model>, catalog: &Catalog| {
+        catalog.get(&one.name).is_ok_and(|other| Arc::ptr_eq(one, other))
+    };
+    for model in old.models().filter(|model| !same(model, new)) {
+        let name_stays = new.get(&model.name).is_ok();
+        metrics.remove_model(
+            &model.name,
+            &model.version,
+            model.placement().provider.name(),
+            name_stays,
+        );
+        tracing::info!(
+            model = model.name,
+            version = model.version,
+            "model served no more"
+        );
+    }
+    for model in new.models().filter(|model| !same(model, old)) {
+        metrics.add_model(&model.name, &model.version, model.placement().provider.name());
+    }
+}
+
+/// Loads every model that is in the folder and not in `served` in that version. Blocks.
+fn load_models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<Catalog, StartupError> {
     let opened = catalog::open(&config.models, &config.pinned_versions()).map_err(StartupError::Bundles)?;
     check_tables(config, &opened)?;
     let mut models = Vec::new();
     for (Found { name, version, .. }, bundle) in opened {
-        let settings = model_settings(config, &name, &bundle)?;
-        let model = Model::start(&name, version, bundle, &settings, metrics)?;
-        let plan = model.plan();
+        if let Some(model) = served.served(&name, version) {
+            models.push(Arc::clone(model));
+            continue;
+        }
+        let model = start_model(config, &name, version, bundle, metrics)?;
+        let (plan, placement) = (model.plan(), model.placement());
+        if let Some(reason) = &placement.fallback {
+            tracing::warn!(
+                model = name,
+                provider = placement.provider.name(),
+                reason,
+                "device = \"auto\" fell back"
+            );
+        }
         tracing::info!(
             model = name,
             version,
+            provider = placement.provider.name(),
+            device_id = placement.device_id,
+            nodes = (!placement.nodes.is_empty()).then(|| tracing::field::debug(&placement.nodes)),
             labels = model.bundle.labels.len(),
             max_batch = model.max_batch,
             lanes = plan.lanes,
@@ -260,13 +326,85 @@ fn load_models(config: &Config, metrics: &Metrics) -> Result<Catalog, StartupErr
             reason = plan.reason,
             "model loaded"
         );
-        models.push(model);
+        models.push(Arc::new(model));
     }
     let defaults = Defaults {
         image: config.default_image_model.0.clone(),
         text: config.default_text_model.0.clone(),
     };
     Catalog::new(models, defaults).map_err(|(key, message)| config.mistake(key, &message).into())
+}
+
+/// A folder that is not there would be without effect.
+fn check_gpu_libraries(config: &Config) -> Result<(), ConfigError> {
+    match &config.gpu_libraries.0 {
+        Some(folder) if !folder.is_dir() => {
+            let message = format!(
+                "expected a folder of libraries, found none at {}",
+                folder.display()
+            );
+            Err(config.mistake("gpu_libraries", &message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Finds the device of a model, starts its lanes and has it prove itself.
+fn start_model(
+    config: &Config,
+    name: &str,
+    version: u64,
+    bundle: classifier::Bundle,
+    metrics: &Metrics,
+) -> Result<Model, StartupError> {
+    let placed = Placed::find(&bundle, device_options(config, name, &bundle)?);
+    let placed = placed.map_err(|error| match error {
+        LoadError::Device(error) => {
+            let message = format!("model {name}: {error}");
+            StartupError::Config(config.mistake(&config.key_for(name, "device"), &message))
+        }
+        LoadError::Bundle(error) => classifier::Error::from(error).into(),
+    })?;
+    let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
+    Ok(Model::start(name, version, bundle, &settings, placed, metrics)?)
+}
+
+/// Where a model is to run: what the configuration says, else what its `serving.toml` says, else the CPU.
+fn device_options(
+    config: &Config,
+    name: &str,
+    bundle: &classifier::Bundle,
+) -> Result<DeviceOptions, ConfigError> {
+    let (own, serving) = (config.of_model(name), &bundle.serving);
+    let device = own.device.or(serving.lanes.device).unwrap_or_default();
+    // The model's own fp16 only allows it, where there is a TensorRT.
+    if own.fp16 == Some(true) && matches!(device, Device::Cpu | Device::Cuda) {
+        let message = format!(
+            "expected device = \"tensorrt\" or \"auto\" for 16-bit floats, found {device}, which runs the graph of {name} in the \
+             precision that it was exported in"
+        );
+        return Err(config.mistake(&config.key_for(name, "fp16"), &message));
+    }
+    Ok(DeviceOptions {
+        device,
+        device_id: own.device_id,
+        fp16: own.fp16.or(serving.lanes.fp16).unwrap_or(false),
+        tf32: own.tf32.or(serving.lanes.tf32).unwrap_or(false),
+        memory_limit: own.gpu_memory_limit.map(|limit| limit.as_u64()),
+        tensorrt_cache: own.tensorrt_cache.clone(),
+        libraries: config.gpu_libraries.0.clone(),
+        max_batch: max_batch(&own, serving, true),
+    })
+}
+
+/// Most inputs in a batch.
+fn max_batch(own: &ModelConfig, serving: &Serving, on_gpu: bool) -> u32 {
+    let default = if on_gpu {
+        DEFAULT_GPU_MAX_BATCH.min(own.queue_capacity)
+    } else {
+        DEFAULT_MAX_BATCH
+    };
+    own.max_batch.or(serving.batch.max_size).unwrap_or(default)
 }
 
 /// A table for a model that is not there would be without effect.
@@ -288,11 +426,13 @@ fn model_settings(
     config: &Config,
     name: &str,
     bundle: &classifier::Bundle,
+    on_gpu: bool,
 ) -> Result<ModelSettings, ConfigError> {
     let serving = &bundle.serving;
+    let own = config.of_model(name);
+    let max_weight = max_batch(&own, serving, on_gpu);
     let ModelConfig {
         queue_capacity,
-        max_batch,
         max_batch_tokens,
         max_wait,
         lanes,
@@ -300,9 +440,9 @@ fn model_settings(
         request_timeout,
         max_image_side,
         max_image_pixels,
-    } = config.of_model(name);
+        ..
+    } = own;
     let mistake = |key: &str, message: String| config.mistake(&config.key_for(name, key), &message);
-    let max_weight = max_batch.or(serving.batch.max_size).unwrap_or(DEFAULT_MAX_BATCH);
     if max_weight > queue_capacity {
         let batch = format!(
             "the largest batch of {} ({max_weight})",

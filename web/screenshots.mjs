@@ -16,10 +16,15 @@ const server = spawn(binary, ["serve", "--config", "classifyd.toml", "--listen",
   cwd: root,
   stdio: ["ignore", "ignore", "pipe"],
 });
+const lines = [];
 for await (const line of createInterface({ input: server.stderr })) {
+  lines.push(line);
   if (line.includes('"ready"')) {
     break;
   }
+}
+if (!lines.at(-1)?.includes('"ready"')) {
+  throw new Error(`the server did not become ready:\n${lines.join("\n")}`);
 }
 server.stderr.resume();
 const browser = await chromium.launch({
@@ -27,13 +32,15 @@ const browser = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
 });
 
-const digit = await readFile(path.join(root, "models/digits/1/golden/7_0.png"));
-
-/** Something for the live panel to show. */
+/** Something for the live panel to show: for half a minute, clients that come and go. */
 async function load() {
-  for (let at = 0; at < 40; at++) {
-    await fetch("http://127.0.0.1:8080/v1/classify?model=digits", { method: "POST", headers: { "Content-Type": "image/png" }, body: digit });
-    await new Promise((resolve) => setTimeout(resolve, 40 + 30 * Math.sin(at)));
+  const url = "http://127.0.0.1:8080/v1/classify?model=images";
+  const request = { method: "POST", headers: { "Content-Type": "image/png" }, body: await readFile(path.join(root, "models/images/1/golden/ship_1.png")) };
+  const ends = Date.now() + 30_000;
+  for (let at = 0; Date.now() < ends; at++) {
+    const clients = Math.round(4 + 3 * Math.sin(at / 40));
+    await Promise.all(Array.from({ length: clients }, async () => (await fetch(url, request)).arrayBuffer()));
+    await new Promise((resolve) => setTimeout(resolve, 60));
   }
 }
 
@@ -60,30 +67,29 @@ async function draw(page) {
   await page.locator("#answer:not([hidden])").waitFor();
 }
 
-async function save(page, name) {
-  await page.evaluate(() => scrollTo(0, 0));
-  await page.screenshot({ path: path.join(images, name), fullPage: true });
+async function save(page, name, options) {
+  await page.screenshot({ path: path.join(images, name), ...options });
   await page.close();
 }
 
 for (const [colorScheme, name] of [["light", "playground.png"], ["dark", "playground-dark.png"]]) {
   const page = await open({ viewport: { width: 1180, height: 800 }, colorScheme });
+  await load();
   await draw(page);
-  for (let round = 0; round < 6; round++) {
-    await load();
-  }
   await page.waitForTimeout(1500);
-  await save(page, name);
+  await page.evaluate(() => scrollTo(0, 0));
+  await save(page, name, { fullPage: true });
 }
 
-const phone = await open({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, colorScheme: "dark" });
+const phone = await open({ viewport: { width: 390, height: 780 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true });
 await phone.locator(".model", { has: phone.locator('input[value="images"]') }).click();
 await phone.getByRole("button", { name: "Example: horse" }).click();
 await phone.locator("#label", { hasText: "horse" }).waitFor();
-await phone.waitForTimeout(2500);
+await phone.locator("#input").evaluate((input) => scrollTo(0, input.getBoundingClientRect().top + scrollY - 16));
+await phone.waitForTimeout(500);
 await save(phone, "playground-phone.png");
 
-const docs = await browser.newPage({ viewport: { width: 1180, height: 900 } });
+const docs = await browser.newPage({ viewport: { width: 1180, height: 780 } });
 await docs.goto("http://127.0.0.1:8080/docs");
 await docs.locator(".opblock").last().waitFor();
 await save(docs, "docs.png");

@@ -62,6 +62,7 @@ pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Resu
             &bundle,
             &SessionOptions {
                 threads: Some(threads),
+                ..SessionOptions::default()
             },
         )?;
         for batch in BATCHES {
@@ -87,7 +88,8 @@ fn decode(bundle: &Bundle, input: &[u8], limits: &Limits) -> Result<Row> {
     Ok(bundle.preprocessor.prepare(input, limits)?.row)
 }
 
-fn median_us(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+/// The median of the times that `work` takes, repeated for `time` and at least three times, in microseconds.
+pub fn median_us(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     // The first calls fill caches and arenas.
     for _ in 0..3 {
         work()?;

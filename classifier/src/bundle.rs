@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{self, Layout, PreprocessorConfig};
 use crate::input::Preprocessor;
 use crate::output::Activation;
+use crate::runtime::provider::Device;
 use crate::text::{self, TextServing, Tokenizer};
 
 /// Name of the graph's file.
@@ -129,6 +130,15 @@ pub struct Lanes {
     /// Threads of each session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// CPU or GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    /// Whether TensorRT, where it is used, may run layers in 16-bit floats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fp16: Option<bool>,
+    /// Whether CUDA, where it is used, may round what it multiplies to 10 bits of mantissa.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf32: Option<bool>,
 }
 
 /// `[measured]` of `serving.toml`: written by the trainer from the exported files, shown by the server.

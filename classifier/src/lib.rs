@@ -33,7 +33,8 @@ pub use image::{ImageError, Limits};
 pub use input::{Kind, Prepared, Preprocessor, Row, WrongKind};
 pub use output::{Prediction, Score};
 pub use runtime::library::LibraryError;
-pub use runtime::session::{RunError, Session, SessionOptions};
+pub use runtime::provider::{Device, DeviceError, DeviceOptions, Placement, Provider};
+pub use runtime::session::{LoadError, RunError, Session, SessionOptions};
 pub use text::TextError;
 
 /// Whatever can go wrong between a directory and a prediction.
@@ -45,6 +46,9 @@ pub enum Error {
     /// The model directory is not what it should be.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The device cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The picture cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -60,6 +64,15 @@ pub enum Error {
     /// The classifier does not reproduce its trainer's scores.
     #[error(transparent)]
     Golden(#[from] GoldenError),
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Bundle(error) => Self::Bundle(error),
+            LoadError::Device(error) => Self::Device(error),
+        }
+    }
 }
 
 /// Opens the model directory at `directory` on the CPU with one thread.
@@ -81,7 +94,7 @@ pub struct Classifier {
 
 impl Classifier {
     /// Loads the graph of `bundle`. ONNX Runtime must have been loaded before, see [`runtime::library::load`].
-    pub fn new(bundle: Bundle, options: &SessionOptions) -> Result<Self, BundleError> {
+    pub fn new(bundle: Bundle, options: &SessionOptions) -> Result<Self, LoadError> {
         let session = Session::load(&bundle, options)?;
         Ok(Self {
             bundle,

@@ -73,6 +73,18 @@ const KEYS: &[(&str, Lines)] = &[
             ("threads", "N"),
         ],
     ),
+    (
+        "GPU",
+        &[
+            ("device", "DEVICE"),
+            ("device_id", "N"),
+            ("fp16", "BOOL"),
+            ("tf32", "BOOL"),
+            ("gpu_memory_limit", "SIZE"),
+            ("tensorrt_cache", "DIR"),
+            ("gpu_libraries", "DIR"),
+        ],
+    ),
     ("Shutdown", &[("drain_delay", "DURATION"), ("grace", "DURATION")]),
     (
         "Log and traces",
@@ -171,7 +183,7 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
                 "where that one listens",
             ),
         ],
-        "",
+        "Exit code 0 if it is, else 1.",
     ),
     (
         "api-key",
@@ -179,7 +191,13 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
             "classifyd api-key shop >> classifyd.toml",
             "the key appears on the terminal",
         )],
-        "",
+        "The entry for the configuration goes to standard output, the key to standard\n\
+         error: the configuration holds only its hash.",
+    ),
+    (
+        "openapi",
+        &[("classifyd openapi > openapi.json", "for a generator of clients")],
+        "A running server has it at /openapi.json, and as a page at /docs.",
     ),
     (
         "completions",

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgMatches, Args};
+use classifier::Device;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +146,20 @@ settings! {
     lanes: Unset<usize> = Unset(None), "CLASSIFYD_LANES";
     /// Threads of each session. Default: the model's own, else 1, or for long runs a shared pool.
     threads: Unset<usize> = Unset(None), "CLASSIFYD_THREADS";
+    /// Where models run: cpu, cuda, tensorrt, or auto, the best that can be had. Default: the model's own, else cpu.
+    device: Unset<Device> = Unset(None), "CLASSIFYD_DEVICE";
+    /// Which GPU, counted from 0.
+    device_id: u32 = 0, "CLASSIFYD_DEVICE_ID";
+    /// TensorRT: true lets layers run in 16-bit floats. Default: the model's own, else false.
+    fp16: Unset<bool> = Unset(None), "CLASSIFYD_FP16";
+    /// CUDA: true rounds what is multiplied to 10 bits of mantissa. Default: the model's own, else false.
+    tf32: Unset<bool> = Unset(None), "CLASSIFYD_TF32";
+    /// Most GPU memory in the arena of each session, and for `TensorRT` to work in. Default: no limit.
+    gpu_memory_limit: Unset<ByteSize> = Unset(None), "CLASSIFYD_GPU_MEMORY_LIMIT";
+    /// Folder that keeps the engines of `TensorRT`. Without it they are built at each start.
+    tensorrt_cache: Unset<PathBuf> = Unset(None), "CLASSIFYD_TENSORRT_CACHE";
+    /// Folder of the CUDA, cuDNN and `TensorRT` libraries. Default: nvidia beside the ONNX Runtime library; then the system's.
+    gpu_libraries: Unset<PathBuf> = Unset(None), "CLASSIFYD_GPU_LIBRARIES";
     /// On SIGTERM: how long to go on as before while /readyz says 503, so that load balancers notice.
     drain_delay: HumanDuration = HumanDuration(Duration::from_secs(5)), "CLASSIFYD_DRAIN_DELAY";
     /// After that: how long requests in flight may take before they are failed.
@@ -197,6 +212,12 @@ impl Config {
             max_wait: own.max_wait.unwrap_or(self.max_wait).0,
             lanes: own.lanes.or(self.lanes.0),
             threads: own.threads.or(self.threads.0),
+            device: own.device.or(self.device.0),
+            device_id: own.device_id.unwrap_or(self.device_id),
+            fp16: own.fp16.or(self.fp16.0),
+            tf32: own.tf32.or(self.tf32.0),
+            gpu_memory_limit: own.gpu_memory_limit.or(self.gpu_memory_limit.0),
+            tensorrt_cache: own.tensorrt_cache.or_else(|| self.tensorrt_cache.0.clone()),
             request_timeout: own.request_timeout.unwrap_or(self.request_timeout).0,
             max_image_side: own.max_image_side.unwrap_or(self.max_image_side),
             max_image_pixels: own.max_image_pixels.unwrap_or(self.max_image_pixels),
@@ -243,6 +264,10 @@ impl Config {
         at_least_one("max_batch_tokens", self.max_batch_tokens.0.map(u64::from))?;
         at_least_one("lanes", self.lanes.0.map(|lanes| lanes as u64))?;
         at_least_one("threads", self.threads.0.map(|threads| threads as u64))?;
+        at_least_one(
+            "gpu_memory_limit",
+            self.gpu_memory_limit.0.map(|limit| limit.as_u64()),
+        )?;
         not_zero("request_timeout", self.request_timeout)?;
         not_zero("header_timeout", self.header_timeout)?;
         // Less would refuse what browsers send.

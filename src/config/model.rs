@@ -1,7 +1,10 @@
 //! What holds for a single model.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
+use classifier::Device;
 use serde::{Deserialize, Serialize};
 
 use super::HumanDuration;
@@ -31,6 +34,24 @@ pub struct ModelTable {
     /// As the key for all models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// As the key for all models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    /// As the key for all models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<u32>,
+    /// As the key for all models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fp16: Option<bool>,
+    /// As the key for all models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf32: Option<bool>,
+    /// As the key for all models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_limit: Option<ByteSize>,
+    /// As the key for all models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensorrt_cache: Option<PathBuf>,
     /// As the key for all models. The body of a request must arrive within that one all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_timeout: Option<HumanDuration>,
@@ -44,7 +65,7 @@ pub struct ModelTable {
 
 impl ModelTable {
     /// The keys that count something, of which there must be one.
-    pub(super) fn counts(&self) -> [(&'static str, Option<u64>); 8] {
+    pub(super) fn counts(&self) -> [(&'static str, Option<u64>); 9] {
         let count = |value: Option<usize>| value.map(|value| value as u64);
         [
             ("version", self.version),
@@ -53,6 +74,10 @@ impl ModelTable {
             ("max_batch_tokens", self.max_batch_tokens.map(u64::from)),
             ("lanes", count(self.lanes)),
             ("threads", count(self.threads)),
+            (
+                "gpu_memory_limit",
+                self.gpu_memory_limit.map(|limit| limit.as_u64()),
+            ),
             ("max_image_side", self.max_image_side.map(u64::from)),
             ("max_image_pixels", self.max_image_pixels),
         ]
@@ -60,7 +85,7 @@ impl ModelTable {
 }
 
 /// What holds for one model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelConfig {
     /// Most inputs that wait.
     pub queue_capacity: u32,
@@ -74,6 +99,18 @@ pub struct ModelConfig {
     pub lanes: Option<usize>,
     /// Threads of each session.
     pub threads: Option<usize>,
+    /// CPU or GPU.
+    pub device: Option<Device>,
+    /// Which GPU.
+    pub device_id: u32,
+    /// 16-bit floats.
+    pub fp16: Option<bool>,
+    /// Rounded products.
+    pub tf32: Option<bool>,
+    /// Most memory of a session.
+    pub gpu_memory_limit: Option<ByteSize>,
+    /// Folder for engines.
+    pub tensorrt_cache: Option<PathBuf>,
     /// Longest time to an answer.
     pub request_timeout: Duration,
     /// Most pixels along one side.

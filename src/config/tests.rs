@@ -109,6 +109,14 @@ fn wrong_values_are_refused_with_what_was_expected() {
             ":3:10: api_keys[0].sha256: expected the 64 hexadecimal digits",
         ),
         ("log_format = \"xml\"", "pretty"),
+        (
+            "device = \"gpu\"",
+            ":1:10: device: unknown variant `gpu`, expected one of `cpu`, `cuda`",
+        ),
+        (
+            "gpu_memory_limit = \"0 GiB\"",
+            ":1:1: gpu_memory_limit: expected at least 1, found 0",
+        ),
     ] {
         let error = load(file, Settings::default()).unwrap_err();
         assert!(error.contains(part), "{file}: {error}");
@@ -122,8 +130,8 @@ fn what_is_printed_gives_the_same_configuration() {
         grace: Some(HumanDuration(Duration::from_millis(1500))),
         ..Settings::default()
     };
-    let file =
-        "max_wait = \"2ms\"\n[model.\"a b\"]\nlanes = 2\nrequest_timeout = \"1s\"\n[model.c]\nversion = 3";
+    let file = "max_wait = \"2ms\"\ndevice = \"auto\"\ngpu_memory_limit = \"2 GiB\"\n[model.\"a b\"]\nlanes = 2\n\
+         request_timeout = \"1s\"\ndevice = \"tensorrt\"\nfp16 = true\ngpu_memory_limit = \"1 GiB\"\n[model.c]\nversion = 3";
     let config = load(file, flags).unwrap();
     let printed = config.to_toml().unwrap();
     let again = load(&printed, Settings::default()).unwrap();
@@ -212,6 +220,12 @@ fn the_example_has_every_key_with_its_variable_and_its_flag() {
         max_wait: Some(HumanDuration(Duration::ZERO)),
         lanes: Some(1),
         threads: Some(1),
+        device: Some(Device::Cpu),
+        device_id: Some(1),
+        fp16: Some(true),
+        tf32: Some(true),
+        gpu_memory_limit: Some(ByteSize::gib(1)),
+        tensorrt_cache: Some(PathBuf::new()),
         request_timeout: Some(HumanDuration(Duration::ZERO)),
         max_image_side: Some(1),
         max_image_pixels: Some(1),

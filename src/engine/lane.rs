@@ -3,15 +3,16 @@
 use std::any::Any;
 use std::future::{Ready, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use classifier::{BundleError, Row, RunError, Session};
+use classifier::{LoadError, Row, RunError, Session};
 use futures_util::future::Either;
 use tower::Service;
 
 use super::JobQueue;
+use super::health::Health;
 use crate::batch::Batch;
 use crate::metrics::ModelMetrics;
 use crate::telemetry::spans::{BatchSpan, SpanRef};
@@ -75,7 +76,20 @@ pub(super) struct Lane<B, L> {
     load: L,
     labels: usize,
     metrics: ModelMetrics,
+    health: Arc<Health>,
+    tight: Option<Tight>,
 }
+
+/// How many rows fit into memory, as far as is known: a run with twice as many did not.
+#[derive(Debug)]
+struct Tight {
+    rows: usize,
+    /// Runs since then that fitted.
+    runs: u32,
+}
+
+/// After so many runs a lane that had too little memory tries full batches again: others may have given theirs back.
+const TIGHT_FOR: u32 = 100;
 
 // Nothing in it is ever pinned.
 impl<B, L> Unpin for Lane<B, L> {}
@@ -83,19 +97,21 @@ impl<B, L> Unpin for Lane<B, L> {}
 impl<B, L> Lane<B, L>
 where
     B: Backend,
-    L: Fn() -> Result<B, BundleError>,
+    L: Fn() -> Result<B, LoadError>,
 {
-    pub(super) fn new(labels: usize, metrics: ModelMetrics, load: L) -> Self {
+    pub(super) fn new(labels: usize, metrics: ModelMetrics, health: Arc<Health>, load: L) -> Self {
         Self {
             backend: None,
             load,
             labels,
             metrics,
+            health,
+            tight: None,
         }
     }
 
     /// The backend, loaded if there is none.
-    fn backend(&mut self) -> Result<&mut B, BundleError> {
+    fn backend(&mut self) -> Result<&mut B, LoadError> {
         let backend = match self.backend.take() {
             Some(backend) => backend,
             None => (self.load)()?,
@@ -103,20 +119,50 @@ where
         Ok(self.backend.insert(backend))
     }
 
-    fn run_batch(&mut self, batch: &Batch<Job>) -> Result<Vec<Result<Vec<f32>, LaneError>>, LaneError> {
-        let watch = |interrupt: Interrupt| batch.on_abandoned(interrupt);
-        let jobs = &batch.inputs;
-        match self.run(jobs, &watch) {
+    /// Runs jobs together. Where one input is at fault, each runs alone, so that only the guilty one fails; where all do not fit
+    /// into memory, each half runs for itself.
+    fn run_jobs(
+        &mut self,
+        jobs: &[Job],
+        watch: &dyn Fn(Interrupt),
+    ) -> Result<Vec<Result<Vec<f32>, LaneError>>, LaneError> {
+        if jobs.len() > 1 && self.tight.as_ref().is_some_and(|tight| rows(jobs) > tight.rows) {
+            return Ok(self.run_halves(jobs, watch));
+        }
+        match self.run(jobs, watch) {
             Ok(outputs) => Ok(self.split(jobs, &outputs)),
-            // One input is at fault: each job alone, so that only the guilty one fails.
             Err(LaneError::Run(RunError::InvalidInput(_) | RunError::RowLength { .. })) if jobs.len() > 1 => {
                 Ok(jobs
                     .iter()
-                    .map(|job| self.run(std::slice::from_ref(job), &watch))
+                    .map(|job| self.run(std::slice::from_ref(job), watch))
                     .collect())
+            }
+            Err(LaneError::Run(RunError::OutOfMemory(_))) if jobs.len() > 1 => {
+                self.tight = Some(Tight {
+                    rows: rows(jobs) / 2,
+                    runs: 0,
+                });
+                Ok(self.run_halves(jobs, watch))
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn run_halves(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Vec<Result<Vec<f32>, LaneError>> {
+        let (first, second) = jobs.split_at(jobs.len() / 2);
+        let mut results = Vec::with_capacity(jobs.len());
+        for half in [first, second] {
+            // The failed run before it has taken the backend along.
+            let ran = match self.backend() {
+                Ok(_) => self.run_jobs(half, watch),
+                Err(error) => Err(LaneError::Lost(error.to_string())),
+            };
+            match ran {
+                Ok(of_half) => results.extend(of_half),
+                Err(error) => results.extend(half.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        results
     }
 
     fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, LaneError> {
@@ -127,11 +173,17 @@ where
             .map_err(|panic| LaneError::Panicked(panic_message(panic.as_ref())))
             .and_then(|result| result.map_err(LaneError::Run));
         match &result {
-            Ok(_) => {}
+            Ok(_) => {
+                self.health.succeeded();
+                if let Some(tight) = &mut self.tight {
+                    tight.runs += 1;
+                    self.tight = self.tight.take().filter(|tight| tight.runs < TIGHT_FOR);
+                }
+            }
             Err(LaneError::Run(RunError::Interrupted)) => self.metrics.interrupted.inc(),
             Err(error) => {
                 self.metrics.inference_failures.inc();
-                tracing::error!(model = self.metrics.model, %error, rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>(), "a run failed");
+                tracing::error!(model = self.metrics.model, %error, rows = rows(jobs), "a run failed");
                 let input_at_fault = matches!(
                     error,
                     LaneError::Run(RunError::InvalidInput(_) | RunError::RowLength { .. })
@@ -139,6 +191,7 @@ where
                 if !input_at_fault {
                     // What a failed run leaves behind in a session is unknown.
                     self.backend = None;
+                    self.health.failed(error);
                 }
             }
         }
@@ -162,7 +215,7 @@ where
 impl<B, L> Service<Batch<Job>> for Lane<B, L>
 where
     B: Backend,
-    L: Fn() -> Result<B, BundleError>,
+    L: Fn() -> Result<B, LoadError>,
 {
     type Response = Vec<Result<Outputs, LaneError>>;
     type Error = LaneError;
@@ -170,16 +223,19 @@ where
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LaneError>> {
         let loaded = self.backend().map(|_| ());
-        Poll::Ready(loaded.map_err(|error| LaneError::Lost(error.to_string())))
+        Poll::Ready(loaded.map_err(|error| {
+            self.health.failed(&error);
+            LaneError::Lost(error.to_string())
+        }))
     }
 
     /// Blocks: a lane has its thread for itself, or that of a caller to whom it was lent.
     fn call(&mut self, batch: Batch<Job>) -> Self::Future {
-        let rows: usize = batch.inputs.iter().map(|job| job.rows.len()).sum();
+        let rows = rows(&batch.inputs);
         self.metrics.batch_size.observe(rows as f64);
         self.metrics.lanes_busy.inc();
         let span = BatchSpan::start(&self.metrics.model, batch.inputs.iter().map(|job| &job.span));
-        let result = self.run_batch(&batch);
+        let result = self.run_jobs(&batch.inputs, &|interrupt| batch.on_abandoned(interrupt));
         let (batch_rows, batch) = (rows as u32, span.reference());
         span.finish(batch_rows, result.as_ref().err().map(|error| error as _));
         self.metrics.lanes_busy.dec();
@@ -190,6 +246,10 @@ where
         };
         ready(result.map(|results| results.into_iter().map(|values| values.map(outputs)).collect()))
     }
+}
+
+fn rows(jobs: &[Job]) -> usize {
+    jobs.iter().map(|job| job.rows.len()).sum()
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
@@ -208,15 +268,15 @@ pub(super) fn drive<B, L>(
     callers_run: bool,
     runtime: &tokio::runtime::Handle,
     warm: impl Fn(&mut B) -> Result<(), RunError>,
-    ready: &mpsc::Sender<Result<(), BundleError>>,
+    ready: &mpsc::Sender<Result<(), LoadError>>,
 ) where
     B: Backend + Send + 'static,
-    L: Fn() -> Result<B, BundleError> + Send + 'static,
+    L: Fn() -> Result<B, LoadError> + Send + 'static,
 {
     let mut lane = new_lane();
     let warmed = lane
         .backend()
-        .and_then(|backend| warm(backend).map_err(super::graph_failed));
+        .and_then(|backend| Ok(warm(backend).map_err(super::graph_failed)?));
     let failed = warmed.is_err();
     let mut ready = Some((ready, warmed));
     let mut delay = RELOAD_DELAYS.0;

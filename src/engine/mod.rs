@@ -3,7 +3,9 @@
 //! A lane's thread is where the batch is formed, run and answered, so a batch costs no hop between threads beyond the
 //! one from the request to the lane and back.
 
+mod health;
 mod lane;
+mod placed;
 mod plan;
 mod solo;
 #[cfg(test)]
@@ -16,10 +18,14 @@ use std::time::{Duration, Instant};
 
 use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
-use classifier::{Bundle, BundleError, Preprocessor, Row, RunError, Session, SessionOptions};
+use classifier::{
+    Bundle, BundleError, LoadError, Placement, Preprocessor, Row, RunError, Session, SessionOptions,
+};
 
+use self::health::Health;
 pub use self::lane::{Backend, Interrupt, Job, LaneError, Outputs};
 use self::lane::{Lane, drive};
+pub use self::placed::Placed;
 use self::plan::CALLER_RUN;
 pub use self::plan::{LaneSettings, Plan, RunTimes};
 use self::solo::{Shared, Solo};
@@ -37,6 +43,8 @@ pub type JobService = BatchService<Job, Outputs, LaneError>;
 pub struct Engine {
     queue: JobQueue,
     plan: Plan,
+    placement: Placement,
+    health: Arc<Health>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -50,11 +58,19 @@ impl Engine {
         settings: LaneSettings,
         limits: Limits,
         weights: Weights,
+        placed: Placed,
         metrics: &ModelMetrics,
-    ) -> Result<Self, BundleError> {
-        let mut warm_up = WarmUp::new(bundle, weights);
+    ) -> Result<Self, LoadError> {
+        let on_gpu = placed.is_on_gpu();
+        let mut warm_up = WarmUp::new(bundle, weights, on_gpu);
         let cpus = crate::cpu::available();
+        let Placed {
+            device,
+            placement,
+            session,
+        } = placed;
         let plan = match settings {
+            _ if on_gpu => Plan::on_gpu(settings),
             LaneSettings {
                 lanes: Some(lanes),
                 threads: Some(threads),
@@ -71,15 +87,30 @@ impl Engine {
             ..limits
         };
         if !plan.batches_pay {
-            warm_up.batches.iter_mut().for_each(|rows| rows.truncate(1));
+            warm_up.batches.iter_mut().for_each(|batch| batch.rows = 1);
         }
-        let labels = bundle.labels.len();
+        let lanes = LaneStart {
+            name,
+            labels: bundle.labels.len(),
+            plan,
+            placement,
+            limits,
+            metrics,
+        };
         let bundle = bundle.clone();
-        let load = move |threads| Session::load(&bundle, &SessionOptions { threads });
-        if plan.threads.is_some() {
-            let threads = plan.threads;
-            let warm = move |session: &mut Session| warm_up.run(session);
-            return Self::start_with(name, labels, plan, limits, metrics, move || load(threads), warm);
+        let load = move |threads| {
+            let device = device.clone();
+            Session::load(&bundle, &SessionOptions { threads, device })
+        };
+        if lanes.plan.threads.is_some() {
+            let threads = lanes.plan.threads;
+            // The first lane goes on with the session that the device was found with.
+            let found = Arc::new(Mutex::new(session));
+            let load = move || match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(session) => Ok(session),
+                None => load(threads),
+            };
+            return Self::start_with(lanes, load, move |session| warm_up.run(session));
         }
         let shared = Arc::new(Shared::default());
         let load = move || {
@@ -98,29 +129,30 @@ impl Engine {
             }
             warm_up.run(&mut solo.own)
         };
-        Self::start_with(name, labels, plan, limits, metrics, load, warm)
+        Self::start_with(lanes, load, warm)
     }
 
-    fn start_with<B, L, W>(
-        name: &str,
-        labels: usize,
-        plan: Plan,
-        limits: Limits,
-        metrics: &ModelMetrics,
-        load: L,
-        warm: W,
-    ) -> Result<Self, BundleError>
+    fn start_with<B, L, W>(lanes: LaneStart<'_>, load: L, warm: W) -> Result<Self, LoadError>
     where
         B: Backend + Send + 'static,
-        L: Fn() -> Result<B, BundleError> + Clone + Send + 'static,
+        L: Fn() -> Result<B, LoadError> + Clone + Send + 'static,
         W: Fn(&mut B) -> Result<(), RunError> + Clone + Send + 'static,
     {
+        let LaneStart {
+            name,
+            labels,
+            plan,
+            placement,
+            limits,
+            metrics,
+        } = lanes;
+        let health = Arc::new(Health::new(name));
         let queue = JobQueue::new(limits);
         let callers_run = limits.caller_weight > 0;
         let start_lane = |index: usize| {
             let (ready, started) = mpsc::channel();
-            let (metrics, load) = (metrics.clone(), load.clone());
-            let new_lane = move || Lane::new(labels, metrics.clone(), load.clone());
+            let (metrics, load, health) = (metrics.clone(), load.clone(), Arc::clone(&health));
+            let new_lane = move || Lane::new(labels, metrics.clone(), Arc::clone(&health), load.clone());
             let (queue, warm, tokio) = (queue.clone(), warm.clone(), tokio::runtime::Handle::current());
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
@@ -132,11 +164,15 @@ impl Engine {
                 .map_err(|_| thread_failed(name, "its lane ended while it started".into()))??;
             Ok(thread)
         };
-        let started = (0..plan.lanes).map(start_lane).collect::<Result<Vec<_>, _>>();
+        let started = (0..plan.lanes)
+            .map(start_lane)
+            .collect::<Result<Vec<_>, LoadError>>();
         let threads = started.inspect_err(|_| queue.close())?;
         Ok(Self {
             queue,
             plan,
+            placement,
+            health,
             threads: Mutex::new(threads),
         })
     }
@@ -156,6 +192,16 @@ impl Engine {
         &self.plan
     }
 
+    /// Where the sessions run.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Whether the latest runs failed, one after the other.
+    pub fn is_degraded(&self) -> bool {
+        self.health.is_degraded()
+    }
+
     /// Takes no more jobs, and waits until the lanes have finished those that they have.
     pub fn join(&self) {
         self.queue.close();
@@ -168,6 +214,23 @@ impl Engine {
     }
 }
 
+/// A model that was replaced goes with the last request that uses it: its lanes finish what they have, and end.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// What lanes are started with, beside their backend.
+struct LaneStart<'a> {
+    name: &'a str,
+    labels: usize,
+    plan: Plan,
+    placement: Placement,
+    limits: Limits,
+    metrics: &'a ModelMetrics,
+}
+
 fn thread_failed(name: &str, found: String) -> BundleError {
     BundleError {
         file: name.into(),
@@ -177,54 +240,82 @@ fn thread_failed(name: &str, found: String) -> BundleError {
     }
 }
 
+/// A batch of equal rows without content.
+#[derive(Clone)]
+struct Blank {
+    row: Row,
+    rows: usize,
+}
+
+impl Blank {
+    fn run(&self, session: &mut Session) -> Result<(), RunError> {
+        let rows = std::iter::repeat_n(&self.row, self.rows);
+        session.run(rows, |_| {}).map(|_| ())
+    }
+}
+
 /// Batches of blank rows, so that the first request meets allocated memory.
 #[derive(Clone)]
 struct WarmUp {
-    batches: Vec<Vec<Row>>,
+    batches: Vec<Blank>,
     /// Weight of the first of them, the heaviest.
     heaviest: u32,
     /// A few rows of the kind that most requests have.
-    typical: Vec<Row>,
+    typical: Blank,
 }
 
 impl WarmUp {
-    /// The largest batch and the smallest of every length. The largest has no more rows than a run keeps memory for.
-    fn new(bundle: &Bundle, weights: Weights) -> Self {
-        let (batches, heaviest, typical) = match &bundle.preprocessor {
+    /// The largest batch and the smallest of every length. On the CPU the largest has no more rows than a run keeps memory for; a
+    /// GPU must hold a full one.
+    fn new(bundle: &Bundle, weights: Weights, on_gpu: bool) -> Self {
+        match &bundle.preprocessor {
             Preprocessor::Image(preprocessor) => {
                 let length: usize = preprocessor.shape().iter().product();
-                let blank = Row::Image(vec![0.0; length]);
+                let full = weights.max_weight() as usize;
                 let kept = OUTLIER_BYTES / (size_of::<f32>() * length).max(1);
-                let largest = vec![blank.clone(); kept.clamp(1, weights.max_weight() as usize)];
-                let typical = largest.iter().take(MEASURED_BATCH).cloned().collect();
-                let weight = largest.len() as u32;
-                (vec![largest, vec![blank]], weight, typical)
+                let largest = if on_gpu { full } else { kept.clamp(1, full) };
+                let row = Row::Image(vec![0.0; length]);
+                let batch = |rows| Blank {
+                    row: row.clone(),
+                    rows,
+                };
+                Self {
+                    heaviest: largest as u32,
+                    typical: batch(largest.min(MEASURED_BATCH)),
+                    batches: vec![batch(largest), batch(1)],
+                }
             }
             Preprocessor::Text(tokenizer) => {
-                let rows = |length, count| vec![Row::Text(tokenizer.blank(length)); count];
+                let batch = |length, rows| Blank {
+                    row: Row::Text(tokenizer.blank(length)),
+                    rows,
+                };
                 let fitting = |length| weights.most_rows(length) as usize;
                 let buckets = tokenizer.buckets();
                 let longest = tokenizer.max_length();
-                let mut batches = vec![rows(longest, fitting(longest))];
-                batches.extend(buckets.iter().map(|&length| rows(length, 1)));
-                let heaviest = batches[0].len() as u32 * weights.of(longest);
+                let mut batches = vec![batch(longest, fitting(longest))];
+                batches.extend(buckets.iter().map(|&length| batch(length, 1)));
                 let middle = buckets[buckets.len() / 2];
-                (
+                Self {
+                    heaviest: batches[0].rows as u32 * weights.of(longest),
+                    typical: batch(middle, fitting(middle).min(MEASURED_BATCH)),
                     batches,
-                    heaviest,
-                    rows(middle, fitting(middle).min(MEASURED_BATCH)),
-                )
+                }
             }
-        };
-        Self {
-            batches,
-            heaviest,
-            typical,
         }
     }
 
     fn run(&self, session: &mut Session) -> Result<(), RunError> {
-        self.batches.iter().try_for_each(|rows| run_blank(session, rows))
+        let sizes = session.batch_sizes();
+        if sizes.is_empty() {
+            return self.batches.iter().try_for_each(|batch| batch.run(session));
+        }
+        let row = self.typical.row.clone();
+        let mut batch = Blank { row, rows: 0 };
+        sizes.into_iter().try_for_each(|rows| {
+            batch.rows = rows;
+            batch.run(session)
+        })
     }
 }
 
@@ -234,30 +325,30 @@ const MEASURED_BATCH: usize = 4;
 const MEASURED_RUNS: usize = 5;
 const MEASURED_FOR: Duration = Duration::from_millis(60);
 
-fn run_blank(session: &mut Session, rows: &[Row]) -> Result<(), RunError> {
-    session.run(rows.iter(), |_| {}).map(|_| ())
-}
-
 /// Times runs on one thread.
-fn measure(bundle: &Bundle, warm_up: &WarmUp) -> Result<RunTimes, BundleError> {
-    let mut session = Session::load(bundle, &SessionOptions { threads: Some(1) })?;
-    let mut median = |rows: &[Row]| {
+fn measure(bundle: &Bundle, warm_up: &WarmUp) -> Result<RunTimes, LoadError> {
+    let mut session = Session::load(bundle, &SessionOptions::default())?;
+    let mut median = |batch: &Blank| {
         // The first run allocates.
-        run_blank(&mut session, rows).map_err(graph_failed)?;
+        batch.run(&mut session).map_err(graph_failed)?;
         let begun = Instant::now();
         let mut times = Vec::new();
         while times.is_empty() || times.len() < MEASURED_RUNS && begun.elapsed() < MEASURED_FOR {
             let started = Instant::now();
-            run_blank(&mut session, rows).map_err(graph_failed)?;
+            batch.run(&mut session).map_err(graph_failed)?;
             times.push(started.elapsed());
         }
         times.sort();
         Ok::<_, BundleError>(times[times.len() / 2])
     };
     let typical = &warm_up.typical;
+    let alone = Blank {
+        row: typical.row.clone(),
+        rows: 1,
+    };
     let mut times = RunTimes {
-        single: median(&typical[..1])?,
-        in_batch: median(typical)? / typical.len() as u32,
+        single: median(&alone)?,
+        in_batch: median(typical)? / typical.rows as u32,
         of_a_unit: None,
     };
     if times.single <= CALLER_RUN && is_steady(&bundle.model()).unwrap_or(false) {
@@ -271,7 +362,13 @@ fn graph_failed(error: RunError) -> BundleError {
     BundleError {
         file: classifier::bundle::MODEL.into(),
         key: None,
-        expected: "a graph that runs".into(),
+        expected: match error {
+            RunError::OutOfMemory(_) => {
+                "a graph whose largest batch fits into memory, or a smaller max_batch"
+            }
+            _ => "a graph that runs",
+        }
+        .into(),
         found: error.to_string(),
     }
 }

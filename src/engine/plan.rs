@@ -51,6 +51,9 @@ const LONG_RUN: Duration = Duration::from_millis(2);
 /// lanes alone, at 8 connections: 1.3 times the throughput for runs of 90 us, and 0.75 of the latency at one connection.
 pub(super) const CALLER_RUN: Duration = Duration::from_millis(2);
 
+/// The least with which the device need not wait for the next batch. Each further one costs the memory of the weights.
+const GPU_LANES: usize = 2;
+
 impl Plan {
     /// What was asked for.
     pub fn configured(lanes: usize, threads: usize) -> Self {
@@ -60,6 +63,25 @@ impl Plan {
             batches_pay: true,
             caller_weight: 0,
             reason: "configured".to_owned(),
+        }
+    }
+
+    /// On a GPU: two lanes, and nothing on callers' tasks, because a run waits for the device and not for the CPU.
+    pub fn on_gpu(settings: LaneSettings) -> Self {
+        let lanes = settings.lanes.unwrap_or(GPU_LANES);
+        let reason = match settings.lanes {
+            Some(_) => "configured; on a GPU batches pay",
+            None => {
+                "on a GPU batches pay, and of two lanes one lays out and copies its batch while that of the other runs"
+            }
+        };
+        Self {
+            lanes,
+            // The graph's few nodes on the CPU are not worth more.
+            threads: Some(settings.threads.unwrap_or(1)),
+            batches_pay: true,
+            caller_weight: 0,
+            reason: reason.to_owned(),
         }
     }
 
@@ -175,6 +197,19 @@ mod tests {
             pays(90, 90),
             "a batch saves wake-ups, which count beside a short run"
         );
+    }
+
+    #[test]
+    fn a_gpu_gets_two_lanes_and_whole_batches() {
+        let plan = Plan::on_gpu(LaneSettings::default());
+        assert_eq!((plan.lanes, plan.threads), (2, Some(1)));
+        assert_eq!((plan.batches_pay, plan.caller_weight), (true, 0));
+        let settings = LaneSettings {
+            lanes: Some(1),
+            threads: Some(4),
+        };
+        let plan = Plan::on_gpu(settings);
+        assert_eq!((plan.lanes, plan.threads), (1, Some(4)));
     }
 
     #[test]

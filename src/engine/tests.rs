@@ -13,9 +13,11 @@ use crate::batch::{Error, Priority, Submission};
 use crate::metrics::Metrics;
 use crate::telemetry::spans::SpanRef;
 
-/// One output a row: its first number. The first number also says what goes wrong.
+/// One output a row: its first number. The first number also says what goes wrong. It has memory for so many rows.
 struct Faulty {
     generation: usize,
+    memory: Arc<AtomicUsize>,
+    runs: Arc<Mutex<Vec<usize>>>,
 }
 
 const PANIC: f32 = -1.0;
@@ -23,6 +25,7 @@ const FAIL: f32 = -2.0;
 const INVALID: f32 = -3.0;
 const HANG: f32 = -4.0;
 const GENERATION: f32 = -5.0;
+const OUT_OF_MEMORY: f32 = -6.0;
 
 impl Backend for Faulty {
     fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError> {
@@ -32,6 +35,10 @@ impl Backend for Faulty {
         };
         let firsts: Vec<f32> = jobs.iter().flat_map(|job| &job.rows).map(first).collect();
         assert!(!firsts.contains(&PANIC), "asked to panic");
+        self.runs.lock().unwrap().push(firsts.len());
+        if firsts.len() > self.memory.load(Ordering::SeqCst) || firsts.contains(&OUT_OF_MEMORY) {
+            return Err(RunError::OutOfMemory("asked to need more".into()));
+        }
         if firsts.contains(&FAIL) {
             return Err(RunError::Failed("asked to fail".into()));
         }
@@ -61,15 +68,24 @@ impl Backend for Faulty {
 struct Fixture {
     engine: Engine,
     loads: Arc<AtomicUsize>,
+    /// Rows for which there is memory.
+    memory: Arc<AtomicUsize>,
+    /// Rows of each run.
+    runs: Arc<Mutex<Vec<usize>>>,
     metrics: ModelMetrics,
 }
 
 fn start(max_weight: u32) -> Fixture {
     let loads = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&loads);
+    let memory = Arc::new(AtomicUsize::new(usize::MAX));
+    let runs = Arc::new(Mutex::new(Vec::new()));
+    let (counter, its_memory, its_runs) = (Arc::clone(&loads), Arc::clone(&memory), Arc::clone(&runs));
     let load = move || {
-        let generation = counter.fetch_add(1, Ordering::SeqCst) + 1;
-        Ok(Faulty { generation })
+        Ok(Faulty {
+            generation: counter.fetch_add(1, Ordering::SeqCst) + 1,
+            memory: Arc::clone(&its_memory),
+            runs: Arc::clone(&its_runs),
+        })
     };
     let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
     let limits = Limits {
@@ -80,16 +96,42 @@ fn start(max_weight: u32) -> Fixture {
         caller_weight: 0,
     };
     let warm = |_: &mut Faulty| Ok(());
-    let engine =
-        Engine::start_with("faulty", 1, Plan::configured(1, 1), limits, &metrics, load, warm).unwrap();
+    let engine = Engine::start_with(lane(limits, &metrics), load, warm).unwrap();
     Fixture {
         engine,
         loads,
+        memory,
+        runs,
+        metrics,
+    }
+}
+
+fn lane(limits: Limits, metrics: &ModelMetrics) -> LaneStart<'_> {
+    LaneStart {
+        name: "faulty",
+        labels: 1,
+        plan: Plan::configured(1, 1),
+        placement: Placement::cpu(),
+        limits,
         metrics,
     }
 }
 
 impl Fixture {
+    /// So many requests that meet in one batch, numbered from 1.
+    async fn ask_together(&self, count: usize) -> Vec<Result<Vec<f32>, Error<LaneError>>> {
+        // The hanging run holds the lane until the others wait together.
+        let hang = self.ask_for(HANG, Duration::from_millis(50));
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let numbers = 1..=count;
+            futures_util::future::join_all(numbers.map(|number| self.ask(number as f32))).await
+        };
+        let (_, answers) = tokio::join!(hang, others);
+        self.runs.lock().unwrap().remove(0);
+        answers
+    }
+
     async fn ask(&self, first: f32) -> Result<Vec<f32>, Error<LaneError>> {
         self.ask_for(first, Duration::from_secs(10)).await
     }
@@ -199,8 +241,79 @@ async fn a_lane_that_cannot_load_is_an_error_of_the_start() {
         max_wait: Duration::ZERO,
         caller_weight: 0,
     };
-    let load = || -> Result<Faulty, BundleError> { Err(thread_failed("faulty", "no such file".into())) };
+    let load = || -> Result<Faulty, LoadError> { Err(thread_failed("faulty", "no such file".into()).into()) };
     let warm = |_: &mut Faulty| Ok(());
-    let started = Engine::start_with("faulty", 1, Plan::configured(1, 1), limits, &metrics, load, warm);
-    assert_eq!(started.unwrap_err().found, "no such file");
+    let error = Engine::start_with(lane(limits, &metrics), load, warm).unwrap_err();
+    assert!(error.to_string().ends_with("found no such file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_fit_into_memory_is_run_in_halves() {
+    let fixture = start(8);
+    fixture.memory.store(2, Ordering::SeqCst);
+    let answers = fixture.ask_together(8).await;
+    for (number, answer) in (1..).zip(answers) {
+        assert_eq!(answer.unwrap(), [number as f32], "no request is hurt");
+    }
+    assert_eq!(*fixture.runs.lock().unwrap(), [8, 4, 2, 2, 2, 2]);
+    assert_eq!(
+        fixture.loads.load(Ordering::SeqCst),
+        3,
+        "a new session after each that failed"
+    );
+    assert!(!fixture.engine.is_degraded(), "a run succeeded");
+}
+
+#[tokio::test]
+async fn what_did_not_fit_is_not_tried_again_soon_but_later() {
+    let fixture = start(4);
+    fixture.memory.store(2, Ordering::SeqCst);
+    fixture.ask_together(4).await;
+    fixture.runs.lock().unwrap().clear();
+    fixture.memory.store(usize::MAX, Ordering::SeqCst);
+    fixture.ask_together(4).await;
+    assert_eq!(*fixture.runs.lock().unwrap(), [2, 2]);
+    for _ in 0..100 {
+        fixture.ask(1.0).await.unwrap();
+    }
+    fixture.runs.lock().unwrap().clear();
+    fixture.ask_together(4).await;
+    assert_eq!(*fixture.runs.lock().unwrap(), [4]);
+}
+
+#[tokio::test]
+async fn a_request_that_alone_does_not_fit_is_refused_and_the_others_are_not() {
+    let fixture = start(4);
+    let hang = fixture.ask_for(HANG, Duration::from_millis(50));
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::join!(fixture.ask(1.0), fixture.ask(OUT_OF_MEMORY), fixture.ask(3.0))
+    };
+    let (_, (first, too_large, third)) = tokio::join!(hang, others);
+    assert_eq!((first.unwrap(), third.unwrap()), (vec![1.0], vec![3.0]));
+    let error = too_large.unwrap_err();
+    assert!(
+        matches!(&error, Error::Inner(LaneError::Run(RunError::OutOfMemory(_)))),
+        "{error}"
+    );
+    let error = crate::error::Error::from(error);
+    assert_eq!(error.code, crate::error::Code::ModelUnavailable);
+    assert!(error.detail.contains("send fewer inputs"), "{error}");
+}
+
+#[tokio::test]
+async fn a_model_is_degraded_after_several_failed_runs_until_one_succeeds() {
+    let fixture = start(1);
+    for failures in 1..=health::DEGRADED_AFTER {
+        assert!(!fixture.engine.is_degraded(), "after {failures}");
+        let failing = if failures == 1 { OUT_OF_MEMORY } else { FAIL };
+        fixture.ask(failing).await.unwrap_err();
+        // The input's own fault says nothing of the model.
+        fixture.ask(INVALID).await.unwrap_err();
+    }
+    assert!(fixture.engine.is_degraded());
+    fixture.ask(7.0).await.unwrap();
+    assert!(!fixture.engine.is_degraded());
+    fixture.ask(FAIL).await.unwrap_err();
+    assert!(!fixture.engine.is_degraded(), "counted anew");
 }

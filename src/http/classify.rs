@@ -79,7 +79,7 @@ pub struct Scored<'a> {
 /// The body of a request in the JSON form.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct ClassifyRequest {
     /// Name of the model.
     #[schema(example = "digits")]
@@ -99,7 +99,7 @@ pub struct ClassifyRequest {
 /// One input, or a list of them.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub enum Inputs {
     /// One.
     One(JsonInput),
@@ -110,13 +110,13 @@ pub enum Inputs {
 /// At least one, and at most `max_inputs` of the model; all pictures or all texts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(min_items = 1)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct InputList(Vec<JsonInput>);
 
 /// A text, as a string or in an object, or a picture.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub enum JsonInput {
     /// A text.
     String(String),
@@ -129,7 +129,7 @@ pub enum JsonInput {
 /// A text.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct TextInput {
     /// The text.
     #[schema(example = "A wonderful film, I was moved to tears.")]
@@ -139,7 +139,7 @@ pub struct TextInput {
 /// A picture.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_json reads")]
+#[allow(dead_code, reason = "documents what payload::json reads")]
 pub struct ImageInput {
     /// The encoded picture in base64, bare or as a data: URI.
     #[schema(content_encoding = "base64")]
@@ -149,22 +149,22 @@ pub struct ImageInput {
 /// The body of a request in the multipart form.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::read_multipart reads")]
+#[allow(dead_code, reason = "documents what payload::multipart reads")]
 pub struct ClassifyForm {
     /// An encoded picture; may be repeated. A form holds pictures or texts, at least one.
-    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false)]
+    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false, example = json!([]))]
     image: Option<Vec<Vec<u8>>>,
     /// A text in UTF-8; may be repeated.
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = json!(["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."]))]
     text: Option<Vec<String>>,
     /// Name of the model.
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = "sentiment")]
     model: Option<String>,
     /// How many labels to list for each input, best first.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 1)]
     top_k: Option<u32>,
     /// Shortens the server's time limit, in milliseconds.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 500)]
     timeout_ms: Option<u32>,
     /// Who goes first when requests wait.
     #[schema(nullable = false)]
@@ -244,7 +244,15 @@ impl IntoResponses for ClassifyProblems {
         (Picture = "image/gif"),
         (Picture = "image/bmp"),
         (String = "text/plain", example = "A wonderful film, I was moved to tears."),
-        (ClassifyForm = "multipart/form-data"),
+        (ClassifyForm = "multipart/form-data",
+            example = json!({
+                "model": "sentiment",
+                "text": ["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."],
+                "top_k": 1,
+            }),
+            // The default as well, but Swagger UI wants to be told.
+            encoding(("text" = (explode = true)))
+        ),
         (ClassifyRequest = "application/json", examples(
             ("text" = (summary = "A text", value = json!({"inputs": "A wonderful film, I was moved to tears."}))),
             ("texts" = (summary = "Two texts", value = json!({
@@ -298,18 +306,23 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),
     };
     let body_deadline = arrived + options.timeout(longest);
-    let payload = payload::read(&parts.headers, options, body, max_body, body_deadline).await?;
-    let model = match &payload.options.model {
-        Some(name) => app.catalog.get(name)?,
-        None => choose(&app.catalog, &payload)?,
-    };
+    let payload = payload::read(
+        &parts.headers,
+        options,
+        body,
+        max_body,
+        body_deadline,
+        &app.bodies,
+    )
+    .await?;
+    let model = find(&app.catalog.load(), &payload)?;
     // The body may have asked for less time than the query, and the model may have a limit of its own.
     let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     let inputs = payload.inputs.len();
     let span = parts.extensions.get::<SpanRef>().cloned().unwrap_or_default();
-    let classified = run(model, payload, deadline, &span).await;
-    let (mut response, stages) = match classified.and_then(|classified| respond(model, classified, top_k)) {
+    let classified = run(&model, payload, deadline, &span).await;
+    let (mut response, stages) = match classified.and_then(|classified| respond(&model, classified, top_k)) {
         Ok((response, stages)) => (response, Some(stages)),
         Err(error) => {
             app.metrics
@@ -359,10 +372,13 @@ async fn run(
     model.classify(inputs, field, priority, deadline, span).await
 }
 
-/// The model for a request that names none: its first input decides.
-fn choose<'a>(catalog: &'a Catalog, payload: &Payload) -> Result<&'a Model, Error> {
+/// The model that a request names. Where it names none, its first input decides.
+fn find(catalog: &Catalog, payload: &Payload) -> Result<Arc<Model>, Error> {
+    if let Some(name) = &payload.options.model {
+        return catalog.get(name).map(Arc::clone);
+    }
     let kind = payload.inputs.first().map_or(Kind::Image, Input::kind);
-    catalog.for_kind(kind)?.ok_or_else(|| {
+    catalog.for_kind(kind)?.map(Arc::clone).ok_or_else(|| {
         let detail = format!(
             "found {kind}, which none of the loaded models takes ({})",
             catalog.names()

@@ -45,7 +45,8 @@ pub struct ExampleDescription<'a> {
     responses((status = 200, description = "The examples.", body = Examples<'_>), ModelProblems)
 )]
 pub(super) async fn list(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Error> {
-    let model = app.catalog.get(&name)?;
+    let catalog = app.catalog.load();
+    let model = catalog.get(&name)?;
     let examples = model.examples.iter().map(|example| ExampleDescription {
         name: &example.name,
         label: &example.label,
@@ -73,7 +74,8 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path((name, example)): Path<(String, String)>,
 ) -> Result<Response, Error> {
-    let model = app.catalog.get(&name)?;
+    let catalog = app.catalog.load();
+    let model = catalog.get(&name)?;
     let found = model.examples.iter().find(|found| found.name == example);
     let found = found.ok_or_else(|| {
         Error::new(

@@ -16,6 +16,7 @@ pub mod tls;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::Request;
@@ -31,6 +32,7 @@ use utoipa_axum::routes;
 use self::guard::Guard;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::cpu::Pool;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
@@ -41,8 +43,10 @@ use crate::telemetry::Telemetry;
 pub struct App {
     /// The effective configuration.
     pub config: Config,
-    /// The models.
-    pub catalog: Catalog,
+    /// The models. Whoever has loaded them keeps them, whatever is stored meanwhile.
+    pub catalog: ArcSwap<Catalog>,
+    /// Where long bodies are read.
+    pub bodies: Pool,
     /// The metrics.
     pub metrics: Metrics,
     /// Whether the server is on its way out.

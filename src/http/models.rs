@@ -51,9 +51,20 @@ pub struct ModelDescription {
     /// Most inputs in one request.
     #[schema(example = 32)]
     max_inputs: u32,
-    /// Where it runs.
+    /// Where it runs: `cpu`, `cuda` or `tensorrt`.
     #[schema(example = "cpu")]
     provider: &'static str,
+    /// Which GPU, of a model that runs on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    device_id: Option<u32>,
+    /// How many nodes of its graph run where, of a model on a GPU.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    nodes: BTreeMap<String, usize>,
+    /// Why it does not run on something better, where `device = "auto"` fell back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    fallback: Option<String>,
     /// Sessions that run side by side.
     lanes: usize,
     /// Threads that a run uses when nothing else runs.
@@ -62,6 +73,8 @@ pub struct ModelDescription {
     lanes_reason: String,
     /// Whether a lane is there to run a request.
     available: bool,
+    /// Whether its latest runs failed, one after the other. The next one that succeeds ends that.
+    degraded: bool,
     /// What it was measured on, if its directory says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -123,7 +136,7 @@ pub struct TextDescription {
 
 impl ModelDescription {
     fn new(model: &Model) -> Self {
-        let plan = model.plan();
+        let (plan, placement) = (model.plan(), model.placement());
         let (task, input_shape, text) = match &model.bundle.preprocessor {
             Preprocessor::Image(preprocessor) => {
                 (Task::ImageClassification, Some(preprocessor.shape()), None)
@@ -146,11 +159,15 @@ impl ModelDescription {
             input_shape,
             text,
             max_inputs: model.max_batch,
-            provider: model.provider(),
+            provider: placement.provider.name(),
+            device_id: placement.device_id,
+            nodes: placement.nodes.clone(),
+            fallback: placement.fallback.clone(),
             lanes: plan.lanes,
             threads: plan.threads_of_a_lone_run(crate::cpu::available()),
             lanes_reason: plan.reason.clone(),
             available: model.is_available(),
+            degraded: model.is_degraded(),
             measured: model.bundle.serving.measured.as_ref().map(Accuracy::from),
         }
     }
@@ -161,7 +178,11 @@ impl ModelDescription {
     (status = 200, description = "All loaded models.", body = Models)
 ))]
 pub async fn list(State(app): State<Arc<App>>) -> Json<Models> {
-    let models = app.catalog.models().map(ModelDescription::new).collect();
+    let catalog = app.catalog.load();
+    let models = catalog
+        .models()
+        .map(|model| ModelDescription::new(model))
+        .collect();
     Json(Models { models })
 }
 
@@ -190,6 +211,7 @@ pub async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<ModelDescription>, Error> {
     app.catalog
+        .load()
         .get(&name)
         .map(|model| Json(ModelDescription::new(model)))
 }

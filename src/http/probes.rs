@@ -46,7 +46,7 @@ fn ready(app: &App) -> Result<(), Error> {
     if app.draining.has_started() {
         return Err(Error::new(Code::Draining, "the server is shutting down"));
     }
-    match app.catalog.models().find(|model| !model.is_available()) {
+    match app.catalog.load().models().find(|model| !model.is_available()) {
         Some(model) => Err(not_running(&model.name)),
         None => Ok(()),
     }
@@ -62,12 +62,13 @@ pub(super) fn not_running(model: &str) -> Error {
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain; version=0.0.4")
 ))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
-    for model in app.catalog.models() {
-        app.metrics.set_queue(
+    for model in app.catalog.load().models() {
+        app.metrics.set_model(
             &model.name,
             model.queue_depth(),
-            app.config.of_model(&model.name).queue_capacity,
+            model.queue_capacity,
             model.lanes(),
+            model.is_degraded(),
         );
     }
     app.metrics

@@ -1,5 +1,5 @@
-//! The programs of docs/clients.md, run as they stand there. That for Go is among the system tests, that for Rust is compiled
-//! with the documentation.
+//! The programs of README.md and docs/clients.md, run as they stand there. That for Go is among the system tests, that for Rust is
+//! compiled with the documentation.
 
 use std::process::Command;
 
@@ -12,6 +12,20 @@ const DEFAULTS: [&str; 4] = [
     "--default-text-model",
     "sentiment",
 ];
+
+#[test]
+fn the_readme_shows_what_its_lines_print() {
+    let server = Server::start(&shipped_models(), &DEFAULTS);
+    let programs = programs("README.md", &["sh"]);
+    assert_eq!(programs.len(), 5);
+    for program in programs {
+        program.check(server.address, ".sh", |file| {
+            let mut command = Command::new("sh");
+            command.arg("-eu").arg(file);
+            command
+        });
+    }
+}
 
 #[test]
 fn the_programs_of_the_document_print_what_it_says() {

@@ -225,6 +225,26 @@ impl Server {
         }
     }
 
+    /// Waits until the process has so many threads of this name.
+    pub(crate) async fn wait_for_threads(&self, name: &str, count: usize) {
+        let started = Instant::now();
+        let tasks = format!("/proc/{}/task", self.child.id());
+        loop {
+            let names = std::fs::read_dir(&tasks)
+                .unwrap()
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            let found = names.filter(|found| found.trim_end() == name).count();
+            if found == count {
+                return;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "threads {name}: expected {count}, found {found}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }

@@ -317,6 +317,16 @@ async fn every_example_of_a_request_gets_the_example_of_its_answer() {
     let text = requests["text/plain"]["example"].as_str().unwrap();
     let found = ok(server.send_text("", text).send().await.unwrap()).await;
     assert_alike(&found, &answers["text"]["value"], "text/plain");
+    let form = &requests["multipart/form-data"]["example"];
+    let mut parts = Form::new();
+    for (name, value) in form.as_object().unwrap() {
+        for value in value.as_array().unwrap_or(&vec![value.clone()]) {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            parts = parts.text(name.clone(), text);
+        }
+    }
+    let found = ok(server.post("").multipart(parts).send().await.unwrap()).await;
+    assert_alike(&found, &answers["texts"]["value"], "multipart/form-data");
     let encoded = bodies["picture"]["value"]["inputs"][0]["image"].as_str().unwrap();
     let shipped = fs::read(shipped_models().join("digits/1/golden/7_0.png")).unwrap();
     let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).unwrap();

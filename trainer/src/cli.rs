@@ -415,10 +415,13 @@ impl DeviceName {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda if tch::Cuda::is_available() => Ok(Device::Cuda(0)),
+            // `has_cuda` asks for a GPU as well; the CUDA runtime is what only a libtorch with CUDA brings.
+            Self::Cuda if tch::utils::has_cudart() => bail!(
+                "--device cuda: expected an NVIDIA GPU with a driver for CUDA 13, found none: nvidia-smi shows what the driver sees"
+            ),
             Self::Cuda => bail!(
-                "--device cuda: expected a GPU and a libtorch with CUDA, found {} GPUs and a libtorch {} CUDA",
-                tch::Cuda::device_count(),
-                if tch::utils::has_cuda() { "with" } else { "without" }
+                "--device cuda: expected a libtorch with CUDA, found one for the CPU alone: build the trainer with \
+                 LIBTORCH=$(scripts/setup-libtorch.sh gpu)"
             ),
         }
     }

@@ -118,10 +118,10 @@ function quote(text) {
 function curl(request2) {
   const options = [`-H ${quote(`Content-Type: ${request2.contentType}`)}`];
   if (request2.withKey) {
-    options.push(`-H "Authorization: Bearer $CLASSIFYD_KEY"`);
+    options.push(`-H "Authorization: Bearer $CLASSIFYD_API_KEY"`);
   }
   options.push("text" in request2.body ? `--data-raw ${quote(request2.body.text)}` : `--data-binary ${quote(`@${request2.body.file}`)}`);
-  return `curl ${[...options, quote(request2.url)].join(" \\\n  ")}`;
+  return `curl ${[quote(request2.url), ...options].join(" \\\n  ")}`;
 }
 
 // src/dom.ts
@@ -264,7 +264,7 @@ function showProblem(error) {
   show(byId("empty"), false);
   show(byId("answer"), false);
   show(byId("wire"), false);
-  byId("echo").textContent = "";
+  byId("echo").textContent = problem.title;
   clearTimeout(announcing);
 }
 function start() {

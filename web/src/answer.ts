@@ -36,7 +36,7 @@ export function showAnswer(model: string, input: Input, answer: Answer): void {
   byId("answer-model").textContent = `${answer.classification.model}, version ${answer.classification.version}`;
   byId("label").textContent = result.label;
   byId("score").textContent = percent(result.score);
-  // Beside the drawing, where a narrow screen has the answer further down.
+  // Below the input, where a narrow screen has the answer further down.
   byId("echo").textContent = `${result.label} · ${percent(result.score)}`;
   const { truth } = input;
   byId("truth").textContent = truth === undefined ? "" : truth === result.label ? `Labelled ${truth}: right.` : `Labelled ${truth}: wrong.`;
@@ -130,7 +130,7 @@ export function showProblem(error: unknown): void {
   show(byId("empty"), false);
   show(byId("answer"), false);
   show(byId("wire"), false);
-  byId("echo").textContent = "";
+  byId("echo").textContent = problem.title;
   clearTimeout(announcing);
 }
 

@@ -16,9 +16,9 @@ export function quote(text: string): string {
 export function curl(request: CurlRequest): string {
   const options = [`-H ${quote(`Content-Type: ${request.contentType}`)}`];
   if (request.withKey) {
-    options.push(`-H "Authorization: Bearer $CLASSIFYD_KEY"`);
+    options.push(`-H "Authorization: Bearer $CLASSIFYD_API_KEY"`);
   }
   // --data-raw, for --data would read a file where the text begins with @.
   options.push("text" in request.body ? `--data-raw ${quote(request.body.text)}` : `--data-binary ${quote(`@${request.body.file}`)}`);
-  return `curl ${[...options, quote(request.url)].join(" \\\n  ")}`;
+  return `curl ${[quote(request.url), ...options].join(" \\\n  ")}`;
 }

@@ -10,8 +10,21 @@ SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
+  // The schemas stand with the operations that use them; as a list of their own they are closed at first.
+  defaultModelsExpandDepth: 0,
   // Would be asked for at another host.
   validatorUrl: null,
+  // A field of a form that was left empty is not meant to be sent.
+  requestInterceptor: (request: { body?: unknown }) => {
+    if (request.body instanceof FormData) {
+      for (const [name, value] of [...request.body]) {
+        if (value === "") {
+          request.body.delete(name);
+        }
+      }
+    }
+    return request;
+  },
 });
 
 // Swagger UI has a dark theme, but does not ask the system for it.

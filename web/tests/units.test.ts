@@ -70,7 +70,7 @@ test("the shell reads a quoted text as it was", () => {
 
 test("the key itself does not stand in the curl line", () => {
   const line = curl({ url: "http://h/v1/classify", contentType: "text/plain", body: { text: "a" }, withKey: true });
-  assert.ok(line.includes('"Authorization: Bearer $CLASSIFYD_KEY"'), line);
+  assert.ok(line.includes('"Authorization: Bearer $CLASSIFYD_API_KEY"'), line);
 });
 
 test("Server-Timing", () => {

@@ -141,6 +141,7 @@ fn main() -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let options = SessionOptions {
         threads: Some(args.threads),
+        ..SessionOptions::default()
     };
     let sessions = (0..args.sessions.unwrap_or(cores).max(1))
         .map(|_| Session::load(&bundle, &options).map(Mutex::new))

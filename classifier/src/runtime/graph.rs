@@ -6,7 +6,7 @@ use std::path::Path;
 
 use prost::Message;
 
-/// The part of ONNX's `ModelProto` that names the operators; all else is skipped.
+/// The part of ONNX's `ModelProto` that names the operators and the inputs; all else is skipped.
 #[derive(Message)]
 struct ModelProto {
     #[prost(message, optional, tag = "7")]
@@ -17,6 +17,22 @@ struct ModelProto {
 struct GraphProto {
     #[prost(message, repeated, tag = "1")]
     node: Vec<NodeProto>,
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "11")]
+    input: Vec<ValueInfoProto>,
+}
+
+#[derive(Message)]
+struct TensorProto {
+    #[prost(string, tag = "8")]
+    name: String,
+}
+
+#[derive(Message)]
+struct ValueInfoProto {
+    #[prost(string, tag = "1")]
+    name: String,
 }
 
 #[derive(Message)]
@@ -114,9 +130,29 @@ const STEADY: &[&str] = &[
 ///
 /// False where that cannot be told from the names of its operators.
 pub fn is_steady(file: &Path) -> io::Result<bool> {
-    let model = ModelProto::decode(fs::read(file)?.as_slice()).map_err(io::Error::other)?;
     let steady = |node: &NodeProto| node.domain.is_empty() && STEADY.contains(&node.op_type.as_str());
-    Ok(model.graph.is_some_and(|graph| graph.node.iter().all(steady)))
+    Ok(read(file)?.is_some_and(|graph| graph.node.iter().all(steady)))
+}
+
+/// How many convolutions the graph in this file has.
+pub(super) fn convolutions(file: &Path) -> io::Result<usize> {
+    let is_convolution = |node: &&NodeProto| matches!(node.op_type.as_str(), "Conv" | "ConvTranspose");
+    Ok(read(file)?.map_or(0, |graph| graph.node.iter().filter(is_convolution).count()))
+}
+
+/// The names of the inputs that a run must give. Old files list weights among the inputs.
+pub(super) fn input_names(file: &Path) -> io::Result<Vec<String>> {
+    let Some(graph) = read(file)? else {
+        return Ok(Vec::new());
+    };
+    let is_weight = |name: &String| graph.initializer.iter().any(|tensor| tensor.name == *name);
+    let names = graph.input.into_iter().map(|input| input.name);
+    Ok(names.filter(|name| !is_weight(name)).collect())
+}
+
+fn read(file: &Path) -> io::Result<Option<GraphProto>> {
+    let model = ModelProto::decode(fs::read(file)?.as_slice()).map_err(io::Error::other)?;
+    Ok(model.graph)
 }
 
 #[cfg(test)]
@@ -136,5 +172,12 @@ mod tests {
         assert!(!is_steady(&model("tests/fixtures/models/hang")).unwrap());
         assert!(!is_steady(&model("tests/fixtures/models/slow")).unwrap());
         assert!(is_steady(Path::new("nowhere")).is_err());
+    }
+
+    #[test]
+    fn inputs_and_convolutions_are_told() {
+        assert_eq!(input_names(&model("models/digits")).unwrap(), ["pixel_values"]);
+        assert!(convolutions(&model("models/digits")).unwrap() > 1);
+        assert_eq!(convolutions(&model("tests/fixtures/models/linear")).unwrap(), 0);
     }
 }

@@ -131,6 +131,19 @@ impl Inputs {
         }
     }
 
+    /// Fills a batch of pictures up to so many rows, with copies of the last: whatever they give is thrown away, and a copy cannot
+    /// give what no input would. Texts stay as they are.
+    pub(super) fn pad(&mut self, staged: &mut Staged, rows: usize) {
+        if let Self::Image { row_shape, numbers } = self {
+            let length: usize = row_shape.iter().product();
+            let last = numbers.len().saturating_sub(length);
+            for _ in staged.rows..rows {
+                numbers.extend_from_within(last..last + length);
+            }
+            staged.rows = staged.rows.max(rows);
+        }
+    }
+
     /// What was laid out, as the graph takes it.
     pub(super) fn tensors(&self, staged: &Staged) -> Result<SessionInputs<'_, '_, 1>, ort::Error> {
         let Staged { rows, length, .. } = *staged;

@@ -49,6 +49,18 @@ struct Loaded {
     // Sessions hold only a weak reference: dropping this would end every one of them.
     environment: Environment,
     place: String,
+    /// The library's file. None if the system's loader found it.
+    file: Option<PathBuf>,
+}
+
+impl Loaded {
+    fn new(environment: Environment, place: String, file: Option<&Path>) -> Self {
+        Self {
+            environment,
+            place,
+            file: file.map(|file| file.canonicalize().unwrap_or_else(|_| file.to_path_buf())),
+        }
+    }
 }
 
 /// Loads ONNX Runtime from `path`, or without one from the file that `ORT_DYLIB_PATH` names, else from beside the
@@ -64,6 +76,25 @@ pub fn load(path: Option<&Path>) -> Result<&'static str, LibraryError> {
     }
     let loaded = load_first(path)?;
     Ok(&ENVIRONMENT.get_or_init(|| loaded).place)
+}
+
+/// Where the library was found.
+pub(crate) fn place() -> Option<&'static str> {
+    ENVIRONMENT.get().map(|loaded| loaded.place.as_str())
+}
+
+/// The folder of the library's file, links followed: its provider libraries lie there.
+pub(crate) fn folder() -> Option<&'static Path> {
+    ENVIRONMENT.get()?.file.as_deref()?.parent()
+}
+
+/// The library's version, as far as its description of itself says.
+pub(crate) fn version() -> String {
+    let info = ort::info();
+    let value = |key: &str| info.split(&format!("{key}=")).nth(1)?.split(',').next();
+    let version = value("git-branch").map(|branch| branch.trim_start_matches("rel-"));
+    let commit = value("git-commit-id").unwrap_or_default();
+    format!("{}-{commit}", version.unwrap_or(VERSION))
 }
 
 /// The environment that sessions are built in.
@@ -89,7 +120,7 @@ fn load_first(path: Option<&Path>) -> Result<Loaded, LibraryError> {
         // Absolute, because a relative path would be taken as relative to the executable.
         let absolute = std::path::absolute(&path).unwrap_or(path);
         match try_file(&absolute) {
-            Ok(environment) => return Ok(Loaded { environment, place }),
+            Ok(environment) => return Ok(Loaded::new(environment, place, Some(&absolute))),
             Err(reason) => tried.push((place, reason)),
         }
         return Err(LibraryError { tried });
@@ -103,14 +134,14 @@ fn load_first(path: Option<&Path>) -> Result<Loaded, LibraryError> {
         match try_file(&file) {
             Ok(environment) => {
                 let place = file.display().to_string();
-                return Ok(Loaded { environment, place });
+                return Ok(Loaded::new(environment, place, Some(&file)));
             }
             Err(reason) => tried.push((file.display().to_string(), reason)),
         }
     }
     let place = "the system's loader path".to_owned();
     match try_load(Path::new(FILE_NAME)) {
-        Ok(environment) => Ok(Loaded { environment, place }),
+        Ok(environment) => Ok(Loaded::new(environment, place, None)),
         Err(reason) => {
             tried.push((place, reason));
             Err(LibraryError { tried })

@@ -1,6 +1,9 @@
 //! ONNX Runtime: finding and loading its library, and sessions that run graphs.
 
+mod gpu_libraries;
 pub mod graph;
 mod inputs;
 pub mod library;
+mod placement;
+pub mod provider;
 pub mod session;

@@ -1,130 +1,24 @@
 //! The three ways to send a classification: raw, multipart and JSON.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+mod json;
+mod multipart;
+mod options;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use classifier::Kind as InputKind;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, timeout_at};
 
-use crate::batch::Priority;
+pub use self::options::{Options, RequestPriority};
+use crate::cpu::Pool;
 use crate::error::{Code, Error};
 use crate::model::Input;
 
-/// What may stand in the query, in JSON and in a multipart form alike.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub struct Options {
-    /// Name of the model. May be left out where one loaded model takes this kind of input, or a default is configured.
-    #[param(example = "digits")]
-    pub model: Option<String>,
-    /// How many labels to list for each input, best first. Default: 5.
-    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 3)]
-    pub top_k: Option<u32>,
-    /// Shortens the server's time limit, in milliseconds.
-    #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 500)]
-    pub timeout_ms: Option<u32>,
-    /// Who goes first when requests wait. Default: normal.
-    #[param(inline)]
-    pub priority: Option<RequestPriority>,
-}
-
-/// Who goes first when requests wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RequestPriority {
-    /// Before all others.
-    High,
-    /// As usual.
-    #[default]
-    Normal,
-    /// After all others.
-    Low,
-}
-
-impl From<RequestPriority> for Priority {
-    fn from(priority: RequestPriority) -> Self {
-        match priority {
-            RequestPriority::High => Self::High,
-            RequestPriority::Normal => Self::Normal,
-            RequestPriority::Low => Self::Low,
-        }
-    }
-}
-
-impl FromStr for RequestPriority {
-    type Err = serde::de::value::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::deserialize(text.into_deserializer())
-    }
-}
-
-impl Options {
-    /// The options of the query string.
-    pub fn from_query(query: Option<&str>) -> Result<Self, Error> {
-        let Some(query) = query.filter(|query| !query.is_empty()) else {
-            return Ok(Self::default());
-        };
-        let options: Self = serde_urlencoded::from_str(query).map_err(|error| {
-            Error::invalid_request(format!(
-                "query: expected model, top_k, timeout_ms or priority, found {query:?}: {error}"
-            ))
-        })?;
-        options.check()
-    }
-
-    fn check(self) -> Result<Self, Error> {
-        if self.top_k == Some(0) {
-            return Err(Error::invalid_request("top_k: expected at least 1, found 0"));
-        }
-        if self.timeout_ms == Some(0) {
-            return Err(Error::invalid_request("timeout_ms: expected at least 1, found 0"));
-        }
-        Ok(self)
-    }
-
-    /// Both together. What stands in both must be the same.
-    fn merge(self, other: Self) -> Result<Self, Error> {
-        fn one<T: PartialEq + fmt::Debug>(
-            key: &str,
-            query: Option<T>,
-            body: Option<T>,
-        ) -> Result<Option<T>, Error> {
-            match (query, body) {
-                (Some(query), Some(body)) if query != body => Err(Error::invalid_request(format!(
-                    "{key}: expected the same in the query and in the body, found {query:?} and {body:?}"
-                ))),
-                (query, body) => Ok(query.or(body)),
-            }
-        }
-        Ok(Self {
-            model: one("model", self.model, other.model)?,
-            top_k: one("top_k", self.top_k, other.top_k)?,
-            timeout_ms: one("timeout_ms", self.timeout_ms, other.timeout_ms)?,
-            priority: one("priority", self.priority, other.priority)?,
-        })
-    }
-
-    /// How long the request may take, given what the server allows.
-    pub fn timeout(&self, longest: Duration) -> Duration {
-        self.timeout_ms.map_or(longest, |milliseconds| {
-            Duration::from_millis(milliseconds.into()).min(longest)
-        })
-    }
-}
+/// JSON of at most so many bytes is read where the request is, which takes less than a hop to another thread.
+const INLINE_JSON: usize = 64 * 1024;
 
 /// How a request was sent, which decides how its inputs are called in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,13 +65,14 @@ enum Kind {
 
 const EXPECTED_TYPES: &str = "image/png, image/jpeg, image/webp, image/gif, image/bmp, text/plain, application/json or multipart/form-data";
 
-/// Reads a request's body, at most `max_body` bytes of it, until `deadline`.
+/// Reads a request's body, at most `max_body` bytes of it, until `deadline`. Long JSON is read in `pool`.
 pub async fn read(
     headers: &HeaderMap,
     options: Options,
     body: Body,
     max_body: u64,
     deadline: Instant,
+    pool: &Pool,
 ) -> Result<Payload, Error> {
     let kind = match kind(headers) {
         Ok(kind) => kind,
@@ -192,11 +87,17 @@ pub async fn read(
             vec![Input::Text(text("body", &bytes)?)],
         ),
         Kind::Json => {
-            let (options, inputs) = read_json(&bytes)?;
+            let (options, inputs) = if bytes.len() <= INLINE_JSON {
+                json::read(&bytes)?
+            } else {
+                timeout_at(deadline, pool.run(move || json::read(&bytes)))
+                    .await
+                    .map_err(|_| Error::deadline())???
+            };
             (Form::Json, options, inputs)
         }
         Kind::Multipart { boundary } => {
-            let (options, inputs) = read_multipart(boundary, bytes).await?;
+            let (options, inputs) = multipart::read(boundary, bytes).await?;
             (Form::Multipart, options, inputs)
         }
     };
@@ -336,249 +237,10 @@ fn text(field: &str, bytes: &[u8]) -> Result<String, Error> {
         .map_err(|error| Error::text(field, &error))
 }
 
-async fn read_multipart(boundary: String, bytes: Bytes) -> Result<(Options, Vec<Input>), Error> {
-    let broken =
-        |error: multer::Error| Error::invalid_request(format!("body: expected multipart/form-data: {error}"));
-    let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
-    let mut parts = multer::Multipart::new(stream, boundary);
-    let mut options = Options::default();
-    let mut inputs = Vec::new();
-    while let Some(part) = parts.next_field().await.map_err(broken)? {
-        let name = part.name().unwrap_or_default().to_owned();
-        let content_type = part.content_type().map(ToString::to_string);
-        let content = part.bytes().await.map_err(broken)?;
-        match name.as_str() {
-            "image" => inputs.push(Input::Image(content)),
-            "text" => {
-                let field = Form::Multipart.field(InputKind::Text, inputs.len());
-                if let Some(content_type) = content_type {
-                    check_charset(&field, &content_type)?;
-                }
-                inputs.push(Input::Text(text(&field, &content)?));
-            }
-            "model" => set_once(&mut options.model, &name, text(&name, &content)?)?,
-            "top_k" => set_once(&mut options.top_k, &name, number(&name, content)?)?,
-            "timeout_ms" => set_once(&mut options.timeout_ms, &name, number(&name, content)?)?,
-            "priority" => set_once(&mut options.priority, &name, priority(&name, content)?)?,
-            _ => {
-                return Err(Error::invalid_request(format!(
-                    "body: expected the parts image, text, model, top_k, timeout_ms and priority, found {name:?}"
-                )));
-            }
-        }
-    }
-    Ok((options, inputs))
-}
-
-fn set_once<T>(option: &mut Option<T>, name: &str, value: T) -> Result<(), Error> {
-    if option.replace(value).is_some() {
-        return Err(Error::invalid_request(format!(
-            "{name}: expected one part, found several"
-        )));
-    }
-    Ok(())
-}
-
-fn number<T: FromStr>(name: &str, content: Bytes) -> Result<T, Error> {
-    let written = text(name, &content)?;
-    written
-        .trim()
-        .parse()
-        .map_err(|_| Error::invalid_request(format!("{name}: expected a whole number, found {written:?}")))
-}
-
-fn priority(name: &str, content: Bytes) -> Result<RequestPriority, Error> {
-    let written = text(name, &content)?;
-    written.trim().parse().map_err(|_| {
-        Error::invalid_request(format!("{name}: expected high, normal or low, found {written:?}"))
-    })
-}
-
-/// The JSON form.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonPayload<'a> {
-    #[serde(default)]
-    model: Option<String>,
-    #[serde(default, deserialize_with = "whole_number")]
-    top_k: Option<u32>,
-    #[serde(default, deserialize_with = "whole_number")]
-    timeout_ms: Option<u32>,
-    #[serde(default)]
-    priority: Option<RequestPriority>,
-    #[serde(borrow)]
-    inputs: JsonInputs<'a>,
-}
-
-/// An integer as JSON Schema understands it: 3.0 is one as well.
-fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let is_whole = |value: &f64| value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(value);
-    match number.as_f64().filter(is_whole) {
-        Some(value) => Ok(Some(value as u32)),
-        None => Err(de::Error::invalid_value(
-            de::Unexpected::Other(&number.to_string()),
-            &"a whole number of at most 4294967295",
-        )),
-    }
-}
-
-fn read_json(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
-    // Serde would also take an array with the fields in their order.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Error::invalid_request(
-            "body: expected a JSON object, found something else",
-        ));
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let payload: JsonPayload<'_> = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        // "." is the whole, "?" a place that the parser did not get to.
-        let field = if path == "." || path == "?" { "body" } else { &path };
-        Error::invalid_request(format!("{field}: {}", error.inner()))
-    })?;
-    deserializer
-        .end()
-        .map_err(|error| Error::invalid_request(format!("body: expected one JSON object: {error}")))?;
-    let options = Options {
-        model: payload.model,
-        top_k: payload.top_k,
-        timeout_ms: payload.timeout_ms,
-        priority: payload.priority,
-    };
-    let inputs = payload
-        .inputs
-        .0
-        .into_iter()
-        .enumerate()
-        .map(|(at, input)| match input {
-            JsonInput::Text(text) => Ok(Input::Text(text.into_owned())),
-            JsonInput::Image(encoded) => decode_base64(&encoded).map(Input::Image).map_err(|detail| {
-                Error::invalid_request(format!("{}: {detail}", Form::Json.field(InputKind::Image, at)))
-            }),
-        });
-    Ok((options, inputs.collect::<Result<_, _>>()?))
-}
-
-/// Base64 with or without padding, bare or as a `data:` URI.
-fn decode_base64(encoded: &str) -> Result<Bytes, String> {
-    const ENGINE: GeneralPurpose = GeneralPurpose::new(
-        &alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    let data = match encoded.strip_prefix("data:") {
-        None => encoded,
-        Some(uri) => match uri.split_once(',') {
-            Some((media_type, data)) if media_type.ends_with(";base64") => data,
-            _ => return Err("expected a data: URI with ;base64, before its data, found none".to_owned()),
-        },
-    };
-    let decoded = ENGINE.decode(data);
-    decoded
-        .map(Bytes::from)
-        .map_err(|error| format!("expected base64: {error}"))
-}
-
-/// One input or a list.
-#[derive(Debug)]
-struct JsonInputs<'a>(Vec<JsonInput<'a>>);
-
-/// A text, or the base64 of a picture; borrowed from the body where nothing is escaped.
-#[derive(Debug)]
-enum JsonInput<'a> {
-    Text(Cow<'a, str>),
-    Image(Cow<'a, str>),
-}
-
-const EXPECTED_INPUT: &str = r#"a string, {"text": "..."} or {"image": "<base64 or data: URI>"}"#;
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonInputs<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(InputsVisitor)
-    }
-}
-
-struct InputsVisitor;
-
-impl<'de> Visitor<'de> for InputsVisitor {
-    type Value = JsonInputs<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{EXPECTED_INPUT}, or a list of them")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        InputVisitor
-            .visit_borrowed_str(text)
-            .map(|input| JsonInputs(vec![input]))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        InputVisitor.visit_str(text).map(|input| JsonInputs(vec![input]))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        InputVisitor.visit_map(map).map(|input| JsonInputs(vec![input]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut inputs = Vec::new();
-        while let Some(input) = sequence.next_element()? {
-            inputs.push(input);
-        }
-        Ok(JsonInputs(inputs))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonInput<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(InputVisitor)
-    }
-}
-
-struct InputVisitor;
-
-impl<'de> Visitor<'de> for InputVisitor {
-    type Value = JsonInput<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(EXPECTED_INPUT)
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(JsonInput::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(JsonInput::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut input = None;
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            let value = match key.as_ref() {
-                "text" => JsonInput::Text(map.next_value::<BorrowedStr<'de>>()?.0),
-                "image" => JsonInput::Image(map.next_value::<BorrowedStr<'de>>()?.0),
-                _ => return Err(de::Error::unknown_field(&key, &["text", "image"])),
-            };
-            if input.replace(value).is_some() {
-                return Err(de::Error::custom(format!(
-                    "expected {EXPECTED_INPUT}, found two of them in one"
-                )));
-            }
-        }
-        input.ok_or_else(|| de::Error::custom(format!("expected {EXPECTED_INPUT}, found {{}}")))
-    }
-}
-
-/// Serde borrows a `Cow` only where an attribute of a struct's field says so.
-#[derive(Deserialize)]
-struct BorrowedStr<'a>(#[serde(borrow)] Cow<'a, str>);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     async fn read_with(
@@ -586,10 +248,28 @@ mod tests {
         query: Option<&str>,
         body: impl Into<Body>,
     ) -> Result<Payload, Error> {
+        read_up_to(1000, content_type, query, body).await
+    }
+
+    async fn read_up_to(
+        max_body: u64,
+        content_type: &str,
+        query: Option<&str>,
+        body: impl Into<Body>,
+    ) -> Result<Payload, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, content_type.parse().unwrap());
         let deadline = Instant::now() + Duration::from_secs(1);
-        read(&headers, Options::from_query(query)?, body.into(), 1000, deadline).await
+        let options = Options::from_query(query)?;
+        read(
+            &headers,
+            options,
+            body.into(),
+            max_body,
+            deadline,
+            &Pool::new(1, 1),
+        )
+        .await
     }
 
     fn image(bytes: &'static [u8]) -> Input {
@@ -642,6 +322,22 @@ mod tests {
             let payload = read_with("application/json", None, body).await.unwrap();
             assert_eq!(payload.inputs, expected, "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn long_json_is_read_like_short_json() {
+        let text = "a film ".repeat(INLINE_JSON);
+        let read = |body: String| read_up_to(u64::MAX, "application/json", None, body);
+        let payload = read(format!(r#"{{"inputs": "{text}", "top_k": 3}}"#))
+            .await
+            .unwrap();
+        assert_eq!(payload.options.top_k, Some(3));
+        assert_eq!(payload.inputs, [Input::Text(text.clone())]);
+        let error = read(format!(r#"{{"inputs": "{text}", "topk": 3}}"#))
+            .await
+            .unwrap_err();
+        assert_eq!(error.code, Code::InvalidRequest);
+        assert!(error.to_string().contains("topk"), "{error}");
     }
 
     #[tokio::test]

@@ -1,0 +1,166 @@
+//! Models that come, go and change versions while the server runs, on SIGHUP.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{Server, changed_model, fixture_models, ok, problem, square, white_row};
+
+/// Puts a copy of the fixture `linear` into the folder, whose labels begin with `prefix`.
+fn put(models: &Path, name: &str, version: u64, prefix: &str) {
+    let target = models.join(name).join(version.to_string());
+    fs::create_dir_all(&target).unwrap();
+    for entry in fs::read_dir(fixture_models().join("linear/1")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, target.join(path.file_name().unwrap())).unwrap();
+    }
+    let labels = serde_json::json!({"id2label": {
+        "0": format!("{prefix}a"), "1": format!("{prefix}b"), "2": format!("{prefix}c"),
+    }});
+    fs::write(target.join("config.json"), labels.to_string()).unwrap();
+}
+
+fn info(name: &str, version: u64) -> String {
+    format!("classifyd_model_info{{model=\"{name}\",provider=\"cpu\",version=\"{version}\"}}")
+}
+
+const MODELS_READ: &[&str] = &["read again", "models"];
+const MODELS_KEPT: &[&str] = &["all stays as it was", "models"];
+const SUCCESSFUL: &str = "classifyd_reload_successful{what=\"models\"}";
+
+#[tokio::test]
+async fn a_new_version_takes_over_under_load_and_no_request_fails() {
+    let models = tempfile::tempdir().unwrap();
+    put(models.path(), "linear", 1, "old-");
+    let server = Arc::new(Server::start(models.path(), &[]));
+    let done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (server, done) = (Arc::clone(&server), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut labels = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    // Fails the test where the answer is an error.
+                    labels.push(server.label("", white_row(1)).await);
+                }
+                labels
+            })
+        })
+        .collect();
+
+    put(models.path(), "linear", 2, "new-");
+    server.signal("HUP");
+    server.wait_for_metric(&info("linear", 2), 1.0).await;
+    assert_eq!(server.label("", white_row(1)).await, "new-b");
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        let labels = client.await.unwrap();
+        let first_new = labels.iter().position(|label| label == "new-b");
+        let (old, new) = labels.split_at(first_new.unwrap_or(labels.len()));
+        assert!(old.iter().all(|label| label == "old-b"), "{old:?}");
+        assert!(new.iter().all(|label| label == "new-b"), "{new:?}");
+    }
+    assert_eq!(server.metrics().await.get(&info("linear", 1)), None);
+    assert_eq!(
+        ok(server.get("/v1/models/linear").send().await.unwrap()).await["version"],
+        "2"
+    );
+}
+
+#[tokio::test]
+async fn what_runs_in_the_old_version_is_finished_there() {
+    let models = changed_model("slow", |_| {});
+    let server = Server::start(models.path(), &["--lanes", "1", "--max-batch", "1"]);
+    let slow = || tokio::spawn(server.send_png("", square(255)).send());
+    let running = slow();
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
+        .await;
+    let waiting = slow();
+    server
+        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 1.0)
+        .await;
+
+    put(models.path(), "slow", 2, "new-");
+    server.signal("HUP");
+    server.wait_for_metric(&info("slow", 2), 1.0).await;
+    assert!(server.label("", white_row(0)).await.starts_with("new-"));
+    for request in [running, waiting] {
+        let answer = ok(request.await.unwrap().unwrap()).await;
+        assert_eq!(answer["version"], "1");
+    }
+    // Its lane has ended with it.
+    server.wait_for_threads("slow-0", 1).await;
+}
+
+#[tokio::test]
+async fn a_version_that_cannot_be_loaded_leaves_the_old_one_in_place() {
+    let models = tempfile::tempdir().unwrap();
+    put(models.path(), "linear", 1, "old-");
+    let server = Server::start(models.path(), &[]);
+    assert_eq!(server.metrics().await.get(SUCCESSFUL), Some(1.0));
+
+    put(models.path(), "linear", 2, "new-");
+    let graph = models.path().join("linear/2/model.onnx");
+    fs::write(&graph, "no graph").unwrap();
+    server.signal("HUP");
+    server.wait_for_log(MODELS_KEPT).await;
+    server.wait_for_log(&["linear/2/model.onnx"]).await;
+    server.wait_for_metric(SUCCESSFUL, 0.0).await;
+    assert_eq!(server.label("", white_row(1)).await, "old-b");
+    assert_eq!(server.metrics().await.get(&info("linear", 1)), Some(1.0));
+    assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
+
+    fs::copy(fixture_models().join("linear/1/model.onnx"), &graph).unwrap();
+    server.signal("HUP");
+    server.wait_for_metric(&info("linear", 2), 1.0).await;
+    server.wait_for_metric(SUCCESSFUL, 1.0).await;
+    assert_eq!(server.label("", white_row(1)).await, "new-b");
+}
+
+#[tokio::test]
+async fn models_come_and_go_and_a_version_is_taken_back_by_its_number() {
+    let models = tempfile::tempdir().unwrap();
+    put(models.path(), "one", 1, "old-");
+    put(models.path(), "one", 2, "new-");
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("classifyd.toml");
+    fs::write(&config, "").unwrap();
+    let server = Server::start(models.path(), &["--config", config.to_str().unwrap()]);
+    assert_eq!(server.label("", white_row(0)).await, "new-a");
+
+    put(models.path(), "two", 1, "two-");
+    fs::write(&config, "[model.one]\nversion = 1\n").unwrap();
+    server.signal("HUP");
+    server.wait_for_metric(&info("two", 1), 1.0).await;
+    server.wait_for_log(MODELS_READ).await;
+    assert_eq!(server.label("?model=one", white_row(0)).await, "old-a");
+    assert_eq!(server.label("?model=two", white_row(0)).await, "two-a");
+    let ambiguous = problem(server.send_png("", white_row(0)).send().await.unwrap()).await;
+    assert_eq!(ambiguous["code"], "model_required");
+
+    fs::write(&config, "").unwrap();
+    fs::remove_dir_all(models.path().join("one")).unwrap();
+    server.signal("HUP");
+    server
+        .wait_for_log(&["served no more", "\"one\"", "\"version\":\"1\""])
+        .await;
+    assert_eq!(server.label("", white_row(0)).await, "two-a");
+    let gone = problem(server.send_png("?model=one", white_row(0)).send().await.unwrap()).await;
+    assert_eq!(gone["code"], "model_not_found");
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.get(&info("one", 1)), None);
+    assert_eq!(metrics.get("classifyd_lanes{model=\"one\"}"), None);
+}
+
+#[tokio::test]
+async fn an_empty_folder_does_not_take_the_models_away() {
+    let models = tempfile::tempdir().unwrap();
+    put(models.path(), "linear", 1, "");
+    let server = Server::start(models.path(), &[]);
+    fs::remove_dir_all(models.path().join("linear")).unwrap();
+    server.signal("HUP");
+    server.wait_for_log(MODELS_KEPT).await;
+    assert_eq!(server.label("", white_row(2)).await, "c");
+}
