@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench fmt fmt-check lint licenses deny openapi web test-web test-openapi screenshots clean
+.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,14 +106,8 @@ lint: ## Fail on any warning
 	cargo clippy -p classifyd --features otlp --all-targets -- -D warnings
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
 
-licenses: ## Fail on a dependency with a licence or a source that deny.toml does not allow
-	@scripts/check-licenses.py
-
-CARGO_DENY := 0.20.2
-
-deny: ## Run cargo-deny: licenses, and known vulnerabilities; builds cargo-deny once, and needs the network
-	@test "$$(cargo deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" || cargo install --locked cargo-deny@$(CARGO_DENY)
-	cargo deny check
+deny: ## Run cargo-deny: licences, sources and versions of all dependencies, and known vulnerabilities
+	@scripts/check-dependencies.sh
 
 web: web/node_modules/ready ## Build the scripts of the pages into web/dist/, which is checked in
 	cd web && npm run --silent build

@@ -3,26 +3,40 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=target/check-deploy
-if ! cmp --silent deploy/requirements.txt "$venv/requirements.txt"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    # KServe's package is used for its types of the resources alone, so nothing that it needs to run is fetched.
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement <(grep -v '^kserve' deploy/requirements.txt)
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement <(grep '^kserve' deploy/requirements.txt)
-    cp deploy/requirements.txt "$venv/requirements.txt"
+# The oldest version that has all that the manifests use, and the newest that the validator knows.
+export KUBERNETES="1.30 1.37"
+
+tools=target/check-deploy
+wanted=$(cat deploy/requirements.txt && echo "$KUBERNETES")
+if [ "$wanted" != "$(cat "$tools/wanted" 2>/dev/null)" ]; then
+    rm -rf "$tools"
+    python3 -m venv --without-pip "$tools"
+    mkdir "$tools/tmp"
+    scripts/need-disk.sh 700 "the validators of check-deploy (200 MB when they are installed)" "$tools"
+    TMPDIR="$PWD/$tools/tmp" python3 -m pip --python "$tools/bin/python" install \
+        --quiet --disable-pip-version-check --root-user-action ignore --no-cache-dir --no-compile --no-deps \
+        --requirement deploy/requirements.txt
+    rm -r "$tools/tmp"
+    # More than half of what the wheels hold is not used: two more copies of Helm's library, schemas of other versions.
+    packages=$(echo "$tools"/lib/python*/site-packages)
+    rm "$packages"/helm_python/lib/libhelm_c.so{,.0}
+    for schemas in "$packages"/kubernetes_validate/kubernetes-json-schema/*; do
+        version=$(basename "$schemas" | sed -n 's/^v\(.*\)\.0-local-strict$/\1/p')
+        [[ -n "$version" && " $KUBERNETES " = *" $version "* ]] || rm -r "$schemas"
+    done
+    echo "$wanted" >"$tools/wanted"
 fi
 
 echo "Dockerfile"
-"$venv/bin/hadolint" --failure-threshold style Dockerfile
+"$tools/bin/hadolint" --failure-threshold style Dockerfile
 
 echo "shell scripts"
-"$venv/bin/shellcheck" .ci/run benches/peers/run.sh deploy/container/make-root.sh scripts/*.sh
+"$tools/bin/shellcheck" .ci/run benches/peers/run.sh deploy/container/make-root.sh scripts/*.sh
 
 echo "docker-compose.yml"
-"$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+"$tools/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
 
-"$venv/bin/python" scripts/check_deploy.py
+"$tools/bin/python" scripts/check_deploy.py
 
 if command -v systemd-analyze >/dev/null; then
     echo "systemd unit"

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import re
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 ROOT = pathlib.Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm/classifyd"
-# The oldest version that has all that the manifests use, and the newest that the validator knows.
-KUBERNETES = ("1.30", "1.37")
-# After drain_delay and grace the server takes at most this for the last answers and for its lanes.
+KUBERNETES = os.environ["KUBERNETES"].split()
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+# drain_delay and grace of the server, where nothing else is configured.
+DEFAULT_DRAIN = 5 + 25
+# After them it takes at most this for the last answers and for its lanes.
 LAST_WORDS = 4
 
 problems = []
@@ -150,7 +153,14 @@ def check_together(source, documents):
     if given < needed:
         problem(source, f"terminationGracePeriodSeconds: expected at least {needed:g}, found {given}")
 
+    version = container["image"].rsplit(":", 1)[1].removesuffix("-gpu")
+    if version != VERSION:
+        problem(source, f"image: expected the version of Cargo.toml, {VERSION}, found {container['image']}")
+
     [port] = container["ports"]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        if container[name]["httpGet"]["port"] != port["name"]:
+            problem(source, f"{name}: expected the port {port['name']}, found {container[name]}")
     if int(config["listen"].rsplit(":", 1)[1]) != port["containerPort"]:
         problem(source, f"listen {config['listen']} is not the container's port {port['containerPort']}")
     mounted = {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume}
@@ -170,9 +180,18 @@ def check_together(source, documents):
             selectors.append((kind, selector.get("matchLabels")))
     for constraint in pod["topologySpreadConstraints"]:
         selectors.append(("topologySpreadConstraints", constraint["labelSelector"]["matchLabels"]))
+    for term in pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]:
+        selectors.append(("podAntiAffinity", term["podAffinityTerm"]["labelSelector"]["matchLabels"]))
     for kind, selector in selectors:
         if not selects(selector, labels):
             problem(source, f"{kind}: {selector} does not select the pods, whose labels are {labels}")
+    for service_port in service["spec"]["ports"]:
+        if service_port["targetPort"] != port["name"]:
+            problem(source, f"Service: expected the target port {port['name']}, found {service_port['targetPort']}")
+    for policy in by_kind(documents, "NetworkPolicy"):
+        for rule in policy["spec"]["ingress"]:
+            if [allowed["port"] for allowed in rule["ports"]] != [port["name"]]:
+                problem(source, f"NetworkPolicy: expected the port {port['name']}, found {rule['ports']}")
     for monitor in by_kind(documents, "ServiceMonitor"):
         if not selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"]):
             problem(source, "the ServiceMonitor does not select the Service")
@@ -181,10 +200,32 @@ def check_together(source, documents):
             if endpoint["port"] not in names:
                 problem(source, f"ServiceMonitor: expected a port of the Service, {names}, found {endpoint['port']}")
     for scaler in by_kind(documents, "HorizontalPodAutoscaler"):
-        if scaler["spec"]["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
+        spec = scaler["spec"]
+        if spec["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
             problem(source, "the HorizontalPodAutoscaler does not scale the Deployment")
         if "replicas" in deployment["spec"]:
             problem(source, "replicas: an apply would undo what the HorizontalPodAutoscaler decided")
+        for budget in by_kind(documents, "PodDisruptionBudget"):
+            if budget["spec"]["maxUnavailable"] >= spec["minReplicas"]:
+                problem(source, "the PodDisruptionBudget lets all pods go that the HorizontalPodAutoscaler keeps")
+        for metric in spec["metrics"]:
+            if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] not in ADAPTER_METRICS:
+                problem(source, f"HorizontalPodAutoscaler: {metric['pods']['metric']['name']} is none of {ADAPTER_METRICS}")
+
+
+def adapter_metrics():
+    """The metrics that the rules for prometheus-adapter provide, of series that the server has."""
+    source = "prometheus-adapter-values.yaml"
+    rules = yaml.safe_load((DEPLOY / "kubernetes" / source).read_text())["rules"]["custom"]
+    server = (ROOT / "src/metrics.rs").read_text()
+    for rule in rules:
+        series = rule["seriesQuery"].split("{")[0]
+        if f'"{series}"' not in server or f"({series}{{" not in rule["metricsQuery"]:
+            problem(source, f"{series}: expected a metric of the server, and a query of it")
+    return [rule["name"]["as"] for rule in rules]
+
+
+ADAPTER_METRICS = adapter_metrics()
 
 
 def check_gpu(source, documents, wanted):
@@ -276,12 +317,32 @@ def check_overlays():
             check(f"kustomize, {folder}", rendered.stdout, gpu=folder.endswith("/gpu"))
 
 
+def check_kserve():
+    texts = {file.name: file.read_text() for file in sorted((DEPLOY / "kserve").glob("*.yaml"))}
+    for name, text in texts.items():
+        check(f"KServe, {name}", text, together=False)
+    runtime = yaml.safe_load(texts["serving-runtime.yaml"])
+    predictor = yaml.safe_load(texts["inference-service.yaml"])["spec"]["predictor"]
+    [container] = runtime["spec"]["containers"]
+    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + DEFAULT_DRAIN + LAST_WORDS
+    if predictor["terminationGracePeriodSeconds"] < needed:
+        problem("KServe", f"terminationGracePeriodSeconds: expected at least {needed}")
+    if container["image"] != f"classifyd:{VERSION}":
+        problem("KServe", f"image: expected the version of Cargo.toml, {VERSION}, found {container['image']}")
+    formats = [entry["name"] for entry in runtime["spec"]["supportedModelFormats"]]
+    if predictor["model"]["runtime"] != runtime["metadata"]["name"] or predictor["model"]["modelFormat"]["name"] not in formats:
+        problem("KServe", "the InferenceService does not name the ServingRuntime and its format")
+
+
 def check_compose_and_unit():
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    defaults = 5 + 25 + LAST_WORDS
+    defaults = DEFAULT_DRAIN + LAST_WORDS
     for name, service in compose["services"].items():
         if name.startswith("classifyd") and seconds(service["stop_grace_period"]) < defaults:
             problem("docker-compose.yml", f"{name}: stop_grace_period: expected at least {defaults} s")
+        image = service["image"].removesuffix("-gpu")
+        if name.startswith("classifyd") and image != f"classifyd:{VERSION}":
+            problem("docker-compose.yml", f"{name}: image: expected the version of Cargo.toml, {VERSION}, found {image}")
         for volume in service.get("volumes", []):
             path = volume.split(":")[0]
             if path.startswith(".") and not (ROOT / path).exists():
@@ -314,16 +375,29 @@ def check_gpu_image():
         problem("docker-compose.yml", "classifyd-gpu: expected the target gpu and a device with the capability gpu")
 
 
+def check_docker_context():
+    """That the image's build sees each file that the sources take into the binary."""
+    source = ".dockerignore"
+    allowed = [line[1:] for line in (ROOT / source).read_text().splitlines() if line.startswith("!")]
+    for file in [*(ROOT / "src").rglob("*.rs"), *(ROOT / "classifier/src").rglob("*.rs")]:
+        # Tests and what they compile are not in the image.
+        if file.stem == "tests":
+            continue
+        for line in file.read_text().splitlines():
+            found = re.search(r'include_(?:str|bytes)!\("([^"]+)"\)', line)
+            if found and not line.startswith("#[doc"):
+                path = (file.parent / found[1]).resolve().relative_to(ROOT.resolve())
+                if not any(path.is_relative_to(prefix) for prefix in allowed):
+                    problem(source, f"{path}, which {file.relative_to(ROOT)} includes, is left out")
+
+
 def check_runbook():
     alerts = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
-    operations = (ROOT / "docs/operations.md").read_text()
     for rule in (rule for group in alerts["groups"] for rule in group["rules"]):
         page, anchor = rule["annotations"]["runbook"].split("#")
         headings = [line[4:].lower() for line in (ROOT / page).read_text().splitlines() if line.startswith("### ")]
         if anchor not in headings:
             problem("alerts.yml", f"{rule['alert']}: {page} has no such heading as its runbook names")
-        if f"({pathlib.Path(page).name}#{anchor})" not in operations:
-            problem("docs/operations.md", f"no link to the runbook of {rule['alert']}")
 
 
 def main():
@@ -331,10 +405,10 @@ def main():
     warnings.simplefilter("error")
     check_chart()
     check_overlays()
-    for file in sorted((DEPLOY / "kserve").glob("*.yaml")):
-        check(f"KServe, {file.name}", file.read_text(), together=False)
+    check_kserve()
     check_compose_and_unit()
     check_gpu_image()
+    check_docker_context()
     check_runbook()
     if problems:
         sys.exit("\n".join(problems))

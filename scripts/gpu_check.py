@@ -180,6 +180,14 @@ class Server:
             time.sleep(0.02)
         raise NotStarted(f"not ready after {START_S} s")
 
+    def warm_s(self):
+        """Seconds from when ONNX Runtime was there to when the last model was loaded, warm and proven."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        at = {line["message"]: datetime.datetime.fromisoformat(line["timestamp"].rstrip("Z")) for line in lines}
+        if not {"ONNX Runtime loaded", "model loaded"} <= at.keys():
+            return None
+        return (at["model loaded"] - at["ONNX Runtime loaded"]).total_seconds()
+
     def reason(self):
         """Why it ended: its last line that is no plain information."""
         lines = [line for line in self.log.read_text().splitlines() if line.strip() and '"level":"INFO"' not in line]
@@ -500,6 +508,7 @@ class Check:
             "provider": described["provider"],
             "lanes": described["lanes"],
             "ready_s": server.ready_s,
+            "warm_s": server.warm_s(),
             "first_ms": first_ms,
             "memory_mb": server.memory_mb,
             "steps": steps,
@@ -710,7 +719,7 @@ def markdown(results):
                     cell(step["batch"], 1), cell(step["gpu_load"]), cell(step["client_load"], 2), cell(step["not_answered"]),
                 ])
             peak = max((step["gpu_memory_mb"] or 0 for step in one["steps"]), default=0) or None
-            starts.append([one["variant"], one["load"], cell(one["lanes"]), cell(one["max_batch"]), cell(one.get("first_ready_s"), 1), cell(one["ready_s"], 1), cell(one["first_ms"], 1), cell(one["memory_mb"]), cell(peak)])
+            starts.append([one["variant"], one["load"], cell(one["lanes"]), cell(one["max_batch"]), cell(one.get("first_ready_s"), 1), cell(one["ready_s"], 1), cell(one["warm_s"], 1), cell(one["first_ms"], 1), cell(one["memory_mb"]), cell(peak)])
             ratios.append(ratio_row(results, one))
         if rows:
             parts += ["### Throughput and latency", table(["served with", "load", "connections", "answers/s", "p50 ms", "p99 ms", "inputs per batch", "GPU load %", "load generator, cores", "not answered"], rows)]
@@ -719,8 +728,8 @@ def markdown(results):
                 f"Inputs per second: the server's best, ONNX Runtime alone from host memory to host memory at its best batch and the better of two ways to choose convolutions, and PyTorch in eager mode with the same weights. `CPUs can decode` is what all cores could decode if they did nothing else. The goal is {GOAL:g} of ONNX Runtime alone.",
                 table(["served with", "load", "server", "ONNX Runtime", "batch", "ratio", "PyTorch", "batch", "ratio", "CPUs can decode"], ratios),
                 "### Start and memory",
-                "From the start of the process, loading, warm-up and golden samples included; GPU memory by nvidia-smi, more than before the start.",
-                table(["served with", "load", "lanes", "max_batch", "first start, engines built, s", "start to ready, s", "first answer, ms", "GPU memory when ready, MB", "at most under load, MB"], starts),
+                "From the start of the process until it says that it is ready; GPU memory by nvidia-smi, more than before the start.",
+                table(["served with", "load", "lanes", "max_batch", "first start, engines built, s", "start to ready, s", "of it loading, warm-up, proof, s", "first answer, ms", "GPU memory when ready, MB", "at most under load, MB"], starts),
             ]
         if errors:
             parts.append(not_started(errors))

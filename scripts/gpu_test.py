@@ -34,7 +34,7 @@ def step(connections, throughput, **more):
 
 def sweep(variant="cuda", load="images", model="images", steps=()):
     entry = {"variant": variant, "load": load, "model": model, "max_batch": 64, "provider": "cuda", "lanes": 2}
-    return {**entry, "ready_s": 4.2, "first_ms": 3.0, "memory_mb": 700.0, "steps": list(steps)}
+    return {**entry, "ready_s": 4.2, "warm_s": 3.5, "first_ms": 3.0, "memory_mb": 700.0, "steps": list(steps)}
 
 
 class Report(unittest.TestCase):
@@ -62,7 +62,7 @@ class Report(unittest.TestCase):
         self.assertIn("| cuda | images | 128 | 9200 | 1.50 | 3.25 | 12.0 | 80 | 0.50 | 0 |", text)
         # 9200.4 of 10000 and of 4000; four cores decode 80000 a second.
         self.assertIn("| cuda | images | 9200 | 10000 | 64 | 0.92 | 4000 | 32 | 2.30 | 80000 |", text)
-        self.assertIn("| cuda | images | 2 | 64 | - | 4.2 | 3.0 | 700 | 900 |", text)
+        self.assertIn("| cuda | images | 2 | 64 | - | 4.2 | 3.5 | 3.0 | 700 | 900 |", text)
 
     def test_what_was_not_measured_is_a_dash_and_never_a_figure(self):
         bare = step(1, 10.0, batch=None, client_load=None, gpu_load=None, gpu_memory_mb=None)
@@ -70,7 +70,7 @@ class Report(unittest.TestCase):
         self.assertIn("no GPU;", text)
         self.assertIn("| cuda | images | 1 | 10 | 1.50 | 3.25 | - | - | - | 0 |", text)
         self.assertIn("| cuda | images | 10 | - | - | - | - | - | - | - |", text)
-        self.assertIn("| 4.2 | 3.0 | - | - |", text)
+        self.assertIn("| 4.2 | 3.5 | 3.0 | - | - |", text)
         self.assertNotIn("### Training", text)
         self.assertNotIn("### The same answers", text)
 
@@ -262,6 +262,7 @@ class WithoutGpu(unittest.TestCase):
             self.assertEqual([run["batch"] for run in results["raw"][0]["runs"]], [1, 2])
             [swept] = results["sweep"]
             self.assertEqual([step["connections"] for step in swept["steps"]], [1, 4])
+            self.assertTrue(0 < swept["warm_s"] < swept["ready_s"], swept)
             self.assertTrue(all(step["throughput"] > 0 and step["not_answered"] == 0 for step in swept["steps"]), swept)
             self.assertIn("### Beside ONNX Runtime alone and PyTorch", said.stdout)
 

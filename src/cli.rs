@@ -3,7 +3,6 @@
 mod help;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::Settings;
+use crate::config::{Address, Settings};
 
 /// Serves ONNX classifiers over HTTP: pictures and texts in, labels with scores out.
 #[derive(Debug, Parser)]
@@ -33,6 +32,8 @@ pub enum Command {
     Models(ModelsArgs),
     /// Prove model directories: load each, run its golden samples.
     Check(CheckArgs),
+    /// Load every model as `serve` would, and leave the engines of TensorRT in their cache.
+    Warm(Box<WarmArgs>),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),
     /// Ask a running server whether it is ready.
@@ -61,6 +62,17 @@ pub struct ServeArgs {
     /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
     pub print_config: bool,
+    /// Every key of the configuration.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Options of `warm`: those of `serve`, so that what is built is what it needs.
+#[derive(Debug, Args)]
+pub struct WarmArgs {
+    /// File with the same keys as the options below, in TOML. Options and environment are stronger.
+    #[arg(long, env = "CLASSIFYD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Every key of the configuration.
     #[command(flatten)]
     pub settings: Settings,
@@ -170,7 +182,7 @@ pub struct HealthcheckArgs {
     pub config: Option<PathBuf>,
     /// Address and port that the server listens on, if not the configured ones.
     #[arg(long, env = "CLASSIFYD_LISTEN", value_name = "ADDRESS")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Address>,
     /// Ask only whether the process is alive (/livez), not whether it takes traffic (/readyz).
     #[arg(long)]
     pub live: bool,

@@ -46,13 +46,13 @@ fn configured_url(args: &HealthcheckArgs) -> Result<String> {
     let file = args.config.as_deref().or(serve.config.as_deref());
     let config = Config::load(settings, Origins::default(), file)?;
     let listen = match config.admin_listen.0 {
-        Some(admin) => admin,
+        Some(admin) => admin.0,
         None if config.tls_certificate.0.is_some() => {
             bail!(
                 "the server speaks HTTPS, which this command does not: give probes an admin_listen of their own"
             )
         }
-        None => config.listen,
+        None => config.listen.0,
     };
     ensure!(
         listen.port() != 0,

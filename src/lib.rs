@@ -15,10 +15,10 @@
 //! | [`cpu`] | how many CPUs there are, and the pool for decoding |
 //! | [`http`] | what a client sees |
 //! | [`error`] | every reason for which a request can fail |
-//! | [`metrics`], [`telemetry`] | what the operator sees |
+//! | [`metrics`], [`telemetry`], [`gpu`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
 //! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`models`], [`check`], [`api_key`], [`shell`] | the commands that need no server |
+//! | [`classify`], [`models`], [`check`], [`warm`], [`api_key`], [`shell`] | the commands that need no server |
 //! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod api_key;
@@ -32,6 +32,7 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+pub mod gpu;
 pub mod healthcheck;
 pub mod http;
 pub mod metrics;
@@ -41,7 +42,9 @@ pub mod reload;
 pub mod shell;
 pub mod shutdown;
 pub mod startup;
+mod table;
 pub mod telemetry;
+pub mod warm;
 
 /// Compiles the program of docs/clients.md.
 #[cfg(doctest)]

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, FromArgMatches};
-use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs};
+use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs, WarmArgs};
 use classifyd::config::Config;
-use classifyd::{api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry};
+use classifyd::{
+    api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry, warm,
+};
 
 fn main() -> ExitCode {
     let matches = cli::command()
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Warm(args) => warm(*args, matches.subcommand_matches("warm")),
         Command::Bench(args) => bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::ApiKey(args) => api_key::run(&args),
@@ -68,15 +71,28 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
         return Ok(());
     }
     // Dropped last, so that no line is lost.
-    let (telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cpu::available())
-        .enable_all()
-        .build()?;
+    let (telemetry, _guard) = telemetry::init(&config)?;
+    let runtime = runtime()?;
     let result = runtime.block_on(startup::serve(config, telemetry, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.
     runtime.shutdown_background();
     Ok(result?)
+}
+
+/// `matches` knows which of the settings were flags.
+fn warm(args: WarmArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
+    let origins = matches.map(Config::origins_of).unwrap_or_default();
+    let config = Config::load(args.settings, origins, args.config.as_deref())?;
+    let (_telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
+    let runtime = runtime()?;
+    runtime.block_on(async { tokio::task::spawn_blocking(move || warm::run(&config)).await? })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpu::available())
+        .enable_all()
+        .build()
 }
 
 fn openapi(format: OpenapiFormat) -> anyhow::Result<()> {

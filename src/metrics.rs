@@ -36,6 +36,8 @@ pub struct Metrics {
     pub http_in_flight: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
+    /// Connections beyond what one client may have.
+    pub connections_refused: IntCounter,
     /// Most open connections.
     pub connection_limit: IntGauge,
     /// Requests with an API key, by its name and status.
@@ -53,6 +55,8 @@ pub struct Metrics {
     interrupted: IntCounterVec,
     inference_failures: IntCounterVec,
     degraded: IntGaugeVec,
+    gpu_memory: IntGaugeVec,
+    gpu_memory_used: IntGaugeVec,
     predictions: IntCounterVec,
     model_info: IntGaugeVec,
     /// Whether the last reading on SIGHUP went well: 1 or 0; by what was read.
@@ -108,6 +112,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let connections_refused = IntCounter::new(
+            "classifyd_connections_refused_total",
+            "Connections closed at once, because their client had as many as it may.",
+        )?;
+        registry.register(Box::new(connections_refused.clone()))?;
         let log_lines_dropped = IntCounter::new(
             "classifyd_log_lines_dropped_total",
             "Log lines lost because their reader was too slow.",
@@ -159,6 +168,7 @@ impl Metrics {
                 "HTTP requests that have no answer yet.",
             )?,
             connections: single("classifyd_connections", "Open connections.")?,
+            connections_refused,
             connection_limit: single("classifyd_connections_limit", "Most open connections.")?,
             ready: single("classifyd_ready", "Whether /readyz says so: 1 or 0.")?,
             log_lines_dropped,
@@ -193,6 +203,12 @@ impl Metrics {
                 "classifyd_model_degraded",
                 "Whether the latest runs failed, one after the other: 1 or 0.",
                 &["model"],
+            )?,
+            gpu_memory: gauge("classifyd_gpu_memory_bytes", "Memory of each GPU.", &["gpu"])?,
+            gpu_memory_used: gauge(
+                "classifyd_gpu_memory_used_bytes",
+                "Memory of each GPU that is in use, by whatever program.",
+                &["gpu"],
             )?,
             predictions: counter(
                 "classifyd_predictions_total",
@@ -267,6 +283,17 @@ impl Metrics {
         set(&self.queue_limit, i64::from(limit));
         set(&self.lanes, lanes as i64);
         set(&self.degraded, i64::from(degraded));
+    }
+
+    /// The memory of a GPU, as the driver counts them.
+    pub fn set_gpu_memory(&self, gpu: u32, used: u64, total: u64) {
+        let gpu = gpu.to_string();
+        let set = |gauge: &IntGaugeVec, bytes: u64| {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            gauge.with_label_values(&[&gpu]).set(bytes);
+        };
+        set(&self.gpu_memory, total);
+        set(&self.gpu_memory_used, used);
     }
 
     /// Takes over the state of the server; called when the metrics are read.

@@ -9,7 +9,7 @@ use classifier::image::{self, Header};
 use classifier::text::{TextError, Tokens};
 use classifier::{
     Bundle, BundleError, ImageError, Kind, Limits as ImageLimits, Placement, Prepared, Preprocessor, Row,
-    golden, output,
+    output,
 };
 use futures_util::future::try_join_all;
 use tower::Service;
@@ -448,6 +448,7 @@ impl Model {
             );
             return Ok(Vec::new());
         };
+        let golden = golden.at_the_precision_of(self.placement());
         let rows = golden.samples.iter().map(|sample| {
             let prepared = self
                 .bundle
@@ -489,7 +490,7 @@ impl Model {
                     deadline,
                     &span,
                 )])?;
-                golden::compare_padded(sample, alone, &padded[0], &self.bundle.labels)?;
+                golden.compare_padded(sample, alone, &padded[0], &self.bundle.labels)?;
             }
         }
         tracing::info!(

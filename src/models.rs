@@ -6,13 +6,12 @@ use anyhow::{Result, ensure};
 use bytesize::ByteSize;
 use classifier::bundle::{Measured, ProblemType};
 use classifier::{Bundle, Kind, Preprocessor};
-use comfy_table::{CellAlignment, Table, presets};
-use console::Style;
 use serde::Serialize;
 
 use crate::catalog::{self, Found};
 use crate::cli::ModelsArgs;
 use crate::config::{Config, Origins, Settings, Unset};
+use crate::table;
 
 /// One model directory.
 #[derive(Debug, Clone, Serialize)]
@@ -139,14 +138,9 @@ fn mark_defaults(models: &mut [Model], config: &Config) {
 }
 
 fn table(models: &[Model]) -> String {
-    // `console` looks whether standard output is a terminal, and for NO_COLOR.
-    let bold = Style::new().bold();
     let header = ["model", "task", "input", "labels", "size", "accuracy", "default"];
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header);
-    for model in models {
-        table.add_row([
+    let rows = models.iter().map(|model| {
+        [
             format!("{}/{}", model.name, model.version),
             model.task.trim_end_matches("-classification").to_owned(),
             model.input(),
@@ -154,27 +148,7 @@ fn table(models: &[Model]) -> String {
             ByteSize(model.graph_bytes).display().si().to_string(),
             model.accuracy(),
             if model.default { "yes" } else { "" }.to_owned(),
-        ]);
-    }
-    for number in [3, 4] {
-        if let Some(column) = table.column_mut(number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let lines: Vec<String> = table
-        .lines()
-        .enumerate()
-        .map(|(at, line)| {
-            let line = line.trim_end();
-            if at == 0 {
-                bold.apply_to(line).to_string()
-            } else {
-                line.to_owned()
-            }
-        })
-        .collect();
-    lines.join("\n")
+        ]
+    });
+    table::render(header, rows, &[3, 4])
 }

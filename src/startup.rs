@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use classifier::bundle::Serving;
 use classifier::runtime::library;
-use classifier::{Device, DeviceOptions, LoadError, Preprocessor};
+use classifier::{Bundle, Device, DeviceOptions, LoadError, Preprocessor, Provider};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
@@ -15,7 +15,9 @@ use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
 use crate::cpu::{self, Pool};
 use crate::engine::{LaneSettings, Placed, Weights};
+use crate::gpu;
 use crate::http::guard::Guard;
+use crate::http::per_client::PerClient;
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
@@ -26,7 +28,7 @@ use crate::shutdown::{Cause, Draining, Signals};
 use crate::telemetry::Telemetry;
 
 /// Inputs of a batch where neither the configuration nor the model says: on the CPU, and on a GPU, which needs more of them to
-/// have work for all its units, and is as fast with few as with many up to then.
+/// have work for all its units. How many is best for a model, `make gpu-check` measures.
 const DEFAULT_MAX_BATCH: u32 = 32;
 const DEFAULT_GPU_MAX_BATCH: u32 = 128;
 
@@ -82,9 +84,7 @@ pub async fn serve(
     let catalog = {
         let (config, metrics) = (config.clone(), metrics.clone());
         let loading = tokio::task::spawn_blocking(move || {
-            let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
-            tracing::info!(place, "ONNX Runtime loaded");
-            check_gpu_libraries(&config)?;
+            load_runtime(&config)?;
             let catalog = load_models(&config, &metrics, &Catalog::default())?;
             announce(&metrics, &Catalog::default(), &catalog);
             Ok::<_, StartupError>(catalog)
@@ -118,12 +118,12 @@ pub async fn serve(
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
         header_timeout: config.header_timeout.0,
-        max_header_size: usize::try_from(config.max_header_size.as_u64()).unwrap_or(usize::MAX),
+        max_header_size: usize::try_from(config.max_header_size.0.as_u64()).unwrap_or(usize::MAX),
     };
     let connections = &app.metrics.connections;
     let admin_address = match config.admin_listen.0 {
         Some(address) => {
-            let (listener, address) = bind(address).await?;
+            let (listener, address) = bind(address.0).await?;
             let limits = ConnectionLimits {
                 max_connections: ADMIN_CONNECTIONS,
                 ..limits
@@ -140,14 +140,19 @@ pub async fn serve(
         }
         None => None,
     };
-    let (listener, address) = bind(config.listen).await?;
+    let (listener, address) = bind(config.listen.0).await?;
     app.metrics.connection_limit.set(config.max_connections as i64);
-    let server = Server::new(
+    let mut server = Server::new(
         http::router(Arc::clone(&app)),
         limits,
         tls.clone(),
         connections.clone(),
     );
+    if let Some(limit) = config.max_connections_per_client.0 {
+        let refused = app.metrics.connections_refused.clone();
+        let proxies = config.trusted_proxies.0.clone();
+        server = server.with_limit_per_client(PerClient::new(limit, proxies, refused));
+    }
     keep_up(&app, tls);
     tracing::info!(
         %address,
@@ -209,7 +214,8 @@ fn reload_on_hangup(
 fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
     let every = app.config.tls_reload.0;
     if let Some(tls) = tls.filter(|_| !every.is_zero()) {
-        tokio::spawn(tls.watch(every));
+        let successful = &app.metrics.reload_successful;
+        tokio::spawn(tls.watch(every, successful.with_label_values(&["certificates"])));
     }
     let app = Arc::clone(app);
     tokio::spawn(async move {
@@ -293,10 +299,23 @@ fn announce(metrics: &Metrics, old: &Catalog, new: &Catalog) {
     }
 }
 
-/// Loads every model that is in the folder and not in `served` in that version. Blocks.
-fn load_models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<Catalog, StartupError> {
+/// Loads ONNX Runtime.
+pub(crate) fn load_runtime(config: &Config) -> Result<(), StartupError> {
+    let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
+    tracing::info!(place, "ONNX Runtime loaded");
+    Ok(check_gpu_libraries(config)?)
+}
+
+/// Reads every model directory.
+pub(crate) fn open_models(config: &Config) -> Result<Vec<(Found, Bundle)>, StartupError> {
     let opened = catalog::open(&config.models, &config.pinned_versions()).map_err(StartupError::Bundles)?;
     check_tables(config, &opened)?;
+    Ok(opened)
+}
+
+/// Loads every model that is in the folder and not in `served` in that version. Blocks.
+fn load_models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<Catalog, StartupError> {
+    let opened = open_models(config)?;
     let mut models = Vec::new();
     for (Found { name, version, .. }, bundle) in opened {
         if let Some(model) = served.served(&name, version) {
@@ -304,28 +323,9 @@ fn load_models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<C
             continue;
         }
         let model = start_model(config, &name, version, bundle, metrics)?;
-        let (plan, placement) = (model.plan(), model.placement());
-        if let Some(reason) = &placement.fallback {
-            tracing::warn!(
-                model = name,
-                provider = placement.provider.name(),
-                reason,
-                "device = \"auto\" fell back"
-            );
+        if model.placement().provider != Provider::Cpu {
+            gpu::watch(metrics);
         }
-        tracing::info!(
-            model = name,
-            version,
-            provider = placement.provider.name(),
-            device_id = placement.device_id,
-            nodes = (!placement.nodes.is_empty()).then(|| tracing::field::debug(&placement.nodes)),
-            labels = model.bundle.labels.len(),
-            max_batch = model.max_batch,
-            lanes = plan.lanes,
-            threads = plan.threads_of_a_lone_run(cpu::available()),
-            reason = plan.reason,
-            "model loaded"
-        );
         models.push(Arc::new(model));
     }
     let defaults = Defaults {
@@ -350,14 +350,15 @@ fn check_gpu_libraries(config: &Config) -> Result<(), ConfigError> {
 }
 
 /// Finds the device of a model, starts its lanes and has it prove itself.
-fn start_model(
+pub(crate) fn start_model(
     config: &Config,
     name: &str,
     version: u64,
-    bundle: classifier::Bundle,
+    bundle: Bundle,
     metrics: &Metrics,
 ) -> Result<Model, StartupError> {
-    let placed = Placed::find(&bundle, device_options(config, name, &bundle)?);
+    let lanes = lane_settings(config, name, &bundle);
+    let placed = Placed::find(&bundle, device_options(config, name, &bundle)?, lanes.threads);
     let placed = placed.map_err(|error| match error {
         LoadError::Device(error) => {
             let message = format!("model {name}: {error}");
@@ -366,15 +367,44 @@ fn start_model(
         LoadError::Bundle(error) => classifier::Error::from(error).into(),
     })?;
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
-    Ok(Model::start(name, version, bundle, &settings, placed, metrics)?)
+    let model = Model::start(name, version, bundle, &settings, placed, metrics)?;
+    let (plan, placement) = (model.plan(), model.placement());
+    if let Some(reason) = &placement.fallback {
+        tracing::warn!(
+            model = name,
+            provider = placement.provider.name(),
+            reason,
+            "device = \"auto\" fell back"
+        );
+    }
+    tracing::info!(
+        model = name,
+        version,
+        provider = placement.provider.name(),
+        device_id = placement.device_id,
+        nodes = (!placement.nodes.is_empty()).then(|| tracing::field::debug(&placement.nodes)),
+        labels = model.bundle.labels.len(),
+        max_batch = model.max_batch,
+        lanes = plan.lanes,
+        threads = plan.threads_of_a_lone_run(cpu::available()),
+        reason = plan.reason,
+        "model loaded"
+    );
+    Ok(model)
+}
+
+/// Lanes and threads, as far as they are said.
+fn lane_settings(config: &Config, name: &str, bundle: &Bundle) -> LaneSettings {
+    let (own, serving) = (config.of_model(name), &bundle.serving.lanes);
+    let configured = |own: Option<usize>, models: Option<u32>| own.or(models.map(|value| value as usize));
+    LaneSettings {
+        lanes: configured(own.lanes, serving.count),
+        threads: configured(own.threads, serving.threads),
+    }
 }
 
 /// Where a model is to run: what the configuration says, else what its `serving.toml` says, else the CPU.
-fn device_options(
-    config: &Config,
-    name: &str,
-    bundle: &classifier::Bundle,
-) -> Result<DeviceOptions, ConfigError> {
+fn device_options(config: &Config, name: &str, bundle: &Bundle) -> Result<DeviceOptions, ConfigError> {
     let (own, serving) = (config.of_model(name), &bundle.serving);
     let device = own.device.or(serving.lanes.device).unwrap_or_default();
     // The model's own fp16 only allows it, where there is a TensorRT.
@@ -408,7 +438,7 @@ fn max_batch(own: &ModelConfig, serving: &Serving, on_gpu: bool) -> u32 {
 }
 
 /// A table for a model that is not there would be without effect.
-fn check_tables(config: &Config, opened: &[(Found, classifier::Bundle)]) -> Result<(), ConfigError> {
+fn check_tables(config: &Config, opened: &[(Found, Bundle)]) -> Result<(), ConfigError> {
     let is_there = |name: &String| opened.iter().any(|(found, _)| found.name == *name);
     match config.model.keys().find(|name| !is_there(name)) {
         Some(name) => {
@@ -425,7 +455,7 @@ fn check_tables(config: &Config, opened: &[(Found, classifier::Bundle)]) -> Resu
 fn model_settings(
     config: &Config,
     name: &str,
-    bundle: &classifier::Bundle,
+    bundle: &Bundle,
     on_gpu: bool,
 ) -> Result<ModelSettings, ConfigError> {
     let serving = &bundle.serving;
@@ -435,8 +465,6 @@ fn model_settings(
         queue_capacity,
         max_batch_tokens,
         max_wait,
-        lanes,
-        threads,
         request_timeout,
         max_image_side,
         max_image_pixels,
@@ -466,12 +494,8 @@ fn model_settings(
             Weights::texts(max_weight, max_tokens)
         }
     };
-    let configured = |own: Option<usize>, models: Option<u32>| own.or(models.map(|value| value as usize));
     Ok(ModelSettings {
-        lanes: LaneSettings {
-            lanes: configured(lanes, serving.lanes.count),
-            threads: configured(threads, serving.lanes.threads),
-        },
+        lanes: lane_settings(config, name, bundle),
         limits: Limits {
             max_weight: weights.max_weight(),
             fill_weight: weights.max_weight(),

@@ -15,6 +15,7 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{BundleError, read_json};
+use crate::runtime::provider::Placement;
 
 /// Name of the file that lists the samples.
 pub const GOLDEN: &str = "golden.json";
@@ -67,6 +68,8 @@ pub struct GoldenSample {
 pub struct Golden {
     /// Largest allowed difference in a score.
     pub tolerance: f32,
+    /// Most that padding may change a score.
+    pub padding_tolerance: f32,
     /// At least one.
     pub samples: Vec<GoldenSample>,
 }
@@ -149,8 +152,22 @@ impl Golden {
         });
         Ok(Some(Self {
             tolerance: golden.tolerance,
+            padding_tolerance: PADDING_TOLERANCE,
             samples: samples.collect::<Result<_, _>>()?,
         }))
+    }
+
+    /// The same, with what must be allowed where the graph does not run in the precision that it was exported in.
+    #[must_use]
+    pub fn at_the_precision_of(self, placement: &Placement) -> Self {
+        if !placement.reduced_precision {
+            return self;
+        }
+        Self {
+            tolerance: self.tolerance.max(REDUCED_TOLERANCE),
+            padding_tolerance: self.padding_tolerance.max(REDUCED_TOLERANCE),
+            ..self
+        }
     }
 
     /// The largest difference between `scores` and those of `sample`, or an error where it is not allowed.
@@ -163,22 +180,26 @@ impl Golden {
         let origin = "its trainer saw";
         compare(sample, &sample.scores, origin, scores, self.tolerance, labels)
     }
+
+    /// The largest difference between the scores of a text alone and beside a longer one, or an error where padding changes them:
+    /// then the graph does not heed its attention mask.
+    pub fn compare_padded(
+        &self,
+        sample: &GoldenSample,
+        alone: &[f32],
+        padded: &[f32],
+        labels: &[String],
+    ) -> Result<f32, GoldenError> {
+        let origin = "the text has alone, beside a longer one";
+        compare(sample, alone, origin, padded, self.padding_tolerance, labels)
+    }
 }
 
 /// Most that padding may change a score.
 pub const PADDING_TOLERANCE: f32 = 1e-4;
 
-/// The largest difference between the scores of a text alone and beside a longer one, or an error where padding changes them:
-/// then the graph does not heed its attention mask.
-pub fn compare_padded(
-    sample: &GoldenSample,
-    alone: &[f32],
-    padded: &[f32],
-    labels: &[String],
-) -> Result<f32, GoldenError> {
-    let origin = "the text has alone, beside a longer one";
-    compare(sample, alone, origin, padded, PADDING_TOLERANCE, labels)
-}
+/// What 16-bit floats, and products that are rounded to 10 bits of mantissa, may change in a score at least.
+const REDUCED_TOLERANCE: f32 = 1e-2;
 
 fn compare(
     sample: &GoldenSample,
@@ -204,4 +225,40 @@ fn compare(
         largest = largest.max(difference);
     }
     Ok(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_precision_than_exported_may_change_more() {
+        let sample = GoldenSample {
+            file: "golden/a.txt".into(),
+            label: "a".into(),
+            bytes: Vec::new(),
+            scores: vec![0.9],
+        };
+        let golden = Golden {
+            tolerance: 1e-3,
+            padding_tolerance: PADDING_TOLERANCE,
+            samples: vec![sample.clone()],
+        };
+        let labels = ["a".to_owned()];
+        let as_exported = golden.clone().at_the_precision_of(&Placement::cpu());
+        assert!(as_exported.compare(&sample, &[0.905], &labels).is_err());
+        assert!(
+            as_exported
+                .compare_padded(&sample, &[0.9], &[0.905], &labels)
+                .is_err()
+        );
+        let reduced = Placement {
+            reduced_precision: true,
+            ..Placement::cpu()
+        };
+        let golden = golden.at_the_precision_of(&reduced);
+        assert!(golden.compare(&sample, &[0.905], &labels).is_ok());
+        assert!(golden.compare_padded(&sample, &[0.9], &[0.905], &labels).is_ok());
+        assert!(golden.compare(&sample, &[0.915], &labels).is_err());
+    }
 }

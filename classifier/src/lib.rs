@@ -153,6 +153,7 @@ impl Classifier {
         let Some(golden) = golden::Golden::read(&self.bundle.directory, &self.bundle.labels)? else {
             return Ok((0, 0.0));
         };
+        let golden = golden.at_the_precision_of(self.session.placement());
         let mut largest: f32 = 0.0;
         for sample in &golden.samples {
             let row = self.bundle.preprocessor.prepare(&sample.bytes, &self.limits)?.row;
@@ -163,7 +164,7 @@ impl Classifier {
                 let longest = Row::Text(tokenizer.blank(tokenizer.max_length()));
                 let outputs = self.run(&[row, longest])?;
                 let padded = output::scores(&outputs[..scores.len()], self.bundle.activation)?;
-                golden::compare_padded(sample, &scores, &padded, &self.bundle.labels)?;
+                golden.compare_padded(sample, &scores, &padded, &self.bundle.labels)?;
             }
         }
         Ok((golden.samples.len(), largest))

@@ -34,6 +34,7 @@ const KEYS: &[(&str, Lines)] = &[
             ("header_timeout", "DURATION"),
             ("max_header_size", "SIZE"),
             ("max_connections", "N"),
+            ("max_connections_per_client", "N"),
         ],
     ),
     (
@@ -161,6 +162,21 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
         "",
     ),
     (
+        "warm",
+        &[
+            (
+                "classifyd warm --config classifyd.toml",
+                "all models, before serve",
+            ),
+            (
+                "classifyd warm --device tensorrt --tensorrt-cache /var/cache/classifyd",
+                "build the engines",
+            ),
+        ],
+        "A model that cannot be loaded is named on standard error, the others are still\n\
+         done, and the exit code is 1.",
+    ),
+    (
         "bench",
         &[
             (
@@ -249,7 +265,10 @@ pub(super) fn complete(command: Command) -> Command {
         .after_help(overview())
         .mut_subcommands(|command| {
             let name = command.get_name().to_owned();
-            let command = if name == "serve" { serve(command) } else { command };
+            let command = match name.as_str() {
+                "serve" | "warm" => with_keys(command),
+                _ => command,
+            };
             let command = match EXAMPLES.iter().find(|(of, _, _)| *of == name) {
                 Some((_, examples, words)) => command.after_help(after_help(examples, words)),
                 None => command,
@@ -270,7 +289,7 @@ fn compact(command: Command) -> Command {
 }
 
 /// Groups the keys of the configuration, and names their defaults.
-fn serve(command: Command) -> Command {
+fn with_keys(command: Command) -> Command {
     let defaults = defaults();
     command.mut_args(|arg| {
         let key = arg.get_id().to_string();

@@ -23,11 +23,13 @@ use classifier::Device;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry;
+
 pub use self::access::{ApiKey, CorsOrigin, KeyHash, RateLimit};
 pub use self::model::{ModelConfig, ModelTable};
 pub use self::place::{Origin, Origins, Place};
 use self::values::IsNone;
-pub use self::values::{AccessLogMode, HumanDuration, List, LogFormat, Unset};
+pub use self::values::{AccessLogMode, Address, HumanDuration, List, LogFormat, Size, Unset};
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $variable:literal;)+) => {
@@ -95,9 +97,9 @@ fn to_toml<T: Serialize + IsNone>(value: &T) -> Result<Option<toml::Value>, Conf
 
 settings! {
     /// Address and port to listen on.
-    listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), "CLASSIFYD_LISTEN";
+    listen: Address = Address(SocketAddr::from(([127, 0, 0, 1], 8080))), "CLASSIFYD_LISTEN";
     /// Address and port for /livez, /readyz and /metrics alone, without TLS and keys. Default: they are on `listen`.
-    admin_listen: Unset<SocketAddr> = Unset(None), "CLASSIFYD_ADMIN_LISTEN";
+    admin_listen: Unset<Address> = Unset(None), "CLASSIFYD_ADMIN_LISTEN";
     /// Folder of the models: <name>/<version>/model.onnx.
     models: PathBuf = PathBuf::from("models"), "CLASSIFYD_MODELS";
     /// File of the ONNX Runtime library. Default: `ORT_DYLIB_PATH`, else where it is usually found.
@@ -107,7 +109,7 @@ settings! {
     /// Model for texts when a request names none. Needed where several models that take texts are loaded.
     default_text_model: Unset<String> = Unset(None), "CLASSIFYD_DEFAULT_TEXT_MODEL";
     /// Longest body of a request.
-    max_body: ByteSize = ByteSize::mib(16), "CLASSIFYD_MAX_BODY";
+    max_body: Size = Size(ByteSize::mib(16)), "CLASSIFYD_MAX_BODY";
     /// Most pixels of a picture along one side.
     max_image_side: u32 = classifier::Limits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
     /// Most pixels of a picture in all.
@@ -117,9 +119,11 @@ settings! {
     /// Longest time for a request's head to arrive, and for a connection to stay idle.
     header_timeout: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_HEADER_TIMEOUT";
     /// Longest head of a request; beyond it the connection is closed with 431.
-    max_header_size: ByteSize = ByteSize::kib(64), "CLASSIFYD_MAX_HEADER_SIZE";
+    max_header_size: Size = Size(ByteSize::kib(64)), "CLASSIFYD_MAX_HEADER_SIZE";
     /// Most open connections; others wait in the listener's backlog.
     max_connections: usize = 10_000, "CLASSIFYD_MAX_CONNECTIONS";
+    /// Most open connections of one client address; those beyond it are closed at once. Not for `trusted_proxies`.
+    max_connections_per_client: Unset<usize> = Unset(None), "CLASSIFYD_MAX_CONNECTIONS_PER_CLIENT";
     /// File of the certificate chain in PEM: serve HTTPS. Needs `tls_key`.
     tls_certificate: Unset<PathBuf> = Unset(None), "CLASSIFYD_TLS_CERTIFICATE";
     /// File of the certificate's private key in PEM.
@@ -255,10 +259,12 @@ impl Config {
             }
             Ok(())
         };
-        at_least_one("max_body", Some(self.max_body.as_u64()))?;
+        at_least_one("max_body", Some(self.max_body.0.as_u64()))?;
         at_least_one("max_image_side", Some(u64::from(self.max_image_side)))?;
         at_least_one("max_image_pixels", Some(self.max_image_pixels))?;
         at_least_one("max_connections", Some(self.max_connections as u64))?;
+        let per_client = self.max_connections_per_client.0;
+        at_least_one("max_connections_per_client", per_client.map(|limit| limit as u64))?;
         at_least_one("queue_capacity", Some(u64::from(self.queue_capacity)))?;
         at_least_one("max_batch", self.max_batch.0.map(u64::from))?;
         at_least_one("max_batch_tokens", self.max_batch_tokens.0.map(u64::from))?;
@@ -271,10 +277,11 @@ impl Config {
         not_zero("request_timeout", self.request_timeout)?;
         not_zero("header_timeout", self.header_timeout)?;
         // Less would refuse what browsers send.
-        if self.max_header_size < ByteSize::kib(4) {
+        if self.max_header_size.0 < ByteSize::kib(4) {
             let message = format!("expected at least 4 KiB, found {}", self.max_header_size);
             return Err(self.mistake("max_header_size", &message));
         }
+        telemetry::parse_filter(&self.log).map_err(|message| self.mistake("log", &message))?;
         self.check_tls()?;
         access::check_api_keys(&self.api_keys).map_err(|(key, message)| self.mistake(&key, &message))?;
         for (name, table) in &self.model {

@@ -20,8 +20,8 @@ fn flags_are_stronger_than_the_file_and_the_file_than_the_defaults() {
     .unwrap();
     assert_eq!(config.queue_capacity, 77);
     assert_eq!(config.grace.0, Duration::from_secs(90));
-    assert_eq!(config.max_body, ByteSize::mib(2));
-    assert_eq!(config.listen.port(), 8080);
+    assert_eq!(config.max_body.0, ByteSize::mib(2));
+    assert_eq!(config.listen.0.port(), 8080);
 }
 
 #[test]
@@ -78,7 +78,22 @@ fn wrong_values_are_refused_with_what_was_expected() {
             "request_timeout = \"0s\"",
             "request_timeout: expected more than 0",
         ),
-        ("listen = \"localhost\"", "invalid socket address"),
+        (
+            "listen = \"localhost:80\"",
+            ":1:10: listen: expected an address with a port such as 127.0.0.1:8080 or [::]:8080, found \"localhost:80\"",
+        ),
+        (
+            "max_body = \"12 bananas\"",
+            ":1:12: max_body: expected a size such as 512 KiB or 16 MiB, found \"12 bananas\"",
+        ),
+        (
+            "max_body = -1",
+            ":1:12: max_body: invalid value: integer `-1`, expected a size such as",
+        ),
+        (
+            "log = \"info,classifyd=loud\"",
+            ":1:1: log: expected a filter such as info or info,classifyd=debug, found \"info,classifyd=loud\"",
+        ),
         (
             "rate_limit = \"5\"",
             ":1:14: rate_limit: expected a rate such as 100/s",

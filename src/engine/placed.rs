@@ -2,6 +2,8 @@
 
 use classifier::{Bundle, Device, DeviceOptions, LoadError, Placement, Provider, Session, SessionOptions};
 
+use super::plan::GPU_THREADS;
+
 /// Where a model runs. Known before the limits of its batches, which are larger on a GPU.
 #[derive(Debug)]
 pub struct Placed {
@@ -13,8 +15,8 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Loads the graph on the device that is asked for, if it is more than the CPU.
-    pub fn find(bundle: &Bundle, device: DeviceOptions) -> Result<Self, LoadError> {
+    /// Loads the graph on the device that is asked for, if it is more than the CPU. `threads`: of the session.
+    pub fn find(bundle: &Bundle, device: DeviceOptions, threads: Option<usize>) -> Result<Self, LoadError> {
         if device.device == Device::Cpu {
             return Ok(Self {
                 device,
@@ -23,7 +25,7 @@ impl Placed {
             });
         }
         let options = SessionOptions {
-            threads: Some(1),
+            threads: Some(threads.unwrap_or(GPU_THREADS)),
             device,
         };
         let session = Session::load(bundle, &options)?;

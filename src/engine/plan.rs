@@ -54,6 +54,9 @@ pub(super) const CALLER_RUN: Duration = Duration::from_millis(2);
 /// The least with which the device need not wait for the next batch. Each further one costs the memory of the weights.
 const GPU_LANES: usize = 2;
 
+/// The few nodes of a graph that stay on the CPU are not worth more.
+pub(super) const GPU_THREADS: usize = 1;
+
 impl Plan {
     /// What was asked for.
     pub fn configured(lanes: usize, threads: usize) -> Self {
@@ -77,8 +80,7 @@ impl Plan {
         };
         Self {
             lanes,
-            // The graph's few nodes on the CPU are not worth more.
-            threads: Some(settings.threads.unwrap_or(1)),
+            threads: Some(settings.threads.unwrap_or(GPU_THREADS)),
             batches_pay: true,
             caller_weight: 0,
             reason: reason.to_owned(),

@@ -300,7 +300,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     let arrived = Instant::now();
     let longest = app.config.request_timeout.0;
     let (parts, body) = request.into_parts();
-    let max_body = app.config.max_body.as_u64();
+    let max_body = app.config.max_body.0.as_u64();
     let options = match Options::from_query(parts.uri.query()) {
         Ok(options) => options,
         Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),

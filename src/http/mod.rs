@@ -9,6 +9,7 @@ pub mod models;
 pub mod observe;
 pub mod pages;
 pub mod payload;
+pub mod per_client;
 pub mod probes;
 mod security;
 pub mod server;

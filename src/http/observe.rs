@@ -95,7 +95,8 @@ struct Seen {
     route: Option<MatchedPath>,
     method: &'static str,
     client: Option<SocketAddr>,
-    parent: Option<TraceParent>,
+    /// The request in its trace, if it is part of one.
+    context: Option<TraceParent>,
     /// Nobody wants to see those of probes.
     span: Option<RequestSpan>,
 }
@@ -115,7 +116,8 @@ impl Seen {
             client: peer.map(|peer| client::socket(peer.0, headers, trusted_proxies)),
             route,
             method,
-            parent,
+            context: (span.as_ref().and_then(RequestSpan::context))
+                .or_else(|| parent.map(|parent| parent.child())),
             span,
         }
     }
@@ -141,11 +143,7 @@ impl Seen {
             total: self.started.elapsed(),
             response_bytes,
             request_id: self.request_id.to_str().unwrap_or_default(),
-            trace_id: self
-                .span
-                .as_ref()
-                .and_then(RequestSpan::trace_id)
-                .or_else(|| self.parent.map(|parent| parent.trace_id)),
+            span: self.context,
             client: self.client,
         };
         app.telemetry.access.write(&access);
@@ -231,7 +229,7 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
     let length = response.body().size_hint().exact();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, seen.request_id.clone());
-    if let Some(value) = seen.span.as_ref().and_then(RequestSpan::traceresponse) {
+    if let Some(value) = seen.context.and_then(TraceParent::to_header) {
         headers.insert(TRACERESPONSE, value);
     }
     seen.finish(app, status.as_u16(), code, classified.as_ref(), length);

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use super::per_client::{PerClient, Place};
 use super::tls::Tls;
 
 /// Where a request comes from: the other end of its connection. In the request's extensions.
@@ -51,6 +52,8 @@ pub struct Server {
     /// None: plain HTTP.
     tls: Option<Arc<Tls>>,
     slots: Arc<Semaphore>,
+    /// None: a client may have as many as there are.
+    per_client: Option<Arc<PerClient>>,
     /// How many there are.
     open: IntGauge,
     /// Tells the connections to close; each holds a receiver as long as it is open.
@@ -65,8 +68,18 @@ impl Server {
             limits,
             tls,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
+            per_client: None,
             open,
             closing: watch::Sender::new(false),
+        }
+    }
+
+    /// With a limit for each client.
+    #[must_use]
+    pub fn with_limit_per_client(self, per_client: PerClient) -> Self {
+        Self {
+            per_client: Some(Arc::new(per_client)),
+            ..self
         }
     }
 
@@ -134,12 +147,21 @@ impl Server {
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
+        let place = match &self.per_client {
+            None => None,
+            Some(per_client) => match per_client.enter(peer.ip()) {
+                Some(place) => Some(place),
+                // Closed without a word: whoever opens so many would not read it.
+                None => return,
+            },
+        };
         let connection = Connection {
             router: self.router.clone(),
             peer,
             limits: self.limits,
             closing: self.closing.subscribe(),
             _slot: slot,
+            _place: place,
             _open: Open::new(&self.open),
         };
         match &self.tls {
@@ -156,6 +178,7 @@ struct Connection {
     limits: ConnectionLimits,
     closing: watch::Receiver<bool>,
     _slot: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
     _open: Open,
 }
 

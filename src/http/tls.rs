@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use ring::digest::{Context, SHA256};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -87,15 +88,25 @@ impl Tls {
 
     /// Reads the files again if they are not those that were read last. Says whether they were.
     pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
-        let hash = Contents::read(&self.files)?.hash();
-        if *self.seen.lock().unwrap_or_else(PoisonError::into_inner) == hash {
+        let contents = Contents::read(&self.files);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = match contents {
+            Ok(contents) => contents.hash(),
+            Err(error) => {
+                // When a file that was gone is back, that is a change, even if it is the same.
+                *seen = [0; 32];
+                return Err(error);
+            }
+        };
+        if *seen == hash {
             return Ok(false);
         }
+        drop(seen);
         self.reload().map(|()| true)
     }
 
-    /// Looks for changes again and again.
-    pub async fn watch(self: Arc<Self>, every: Duration) {
+    /// Looks for changes again and again, and keeps in `successful` how the last one went.
+    pub async fn watch(self: Arc<Self>, every: Duration, successful: IntGauge) {
         // A file that is missing is told once, and not every time.
         let mut told = None;
         loop {
@@ -103,8 +114,12 @@ impl Tls {
             let tls = Arc::clone(&self);
             let result = tokio::task::spawn_blocking(move || tls.reload_if_changed()).await;
             match result {
-                Ok(Ok(true)) => tracing::info!("the certificates have changed: read again"),
+                Ok(Ok(true)) => {
+                    successful.set(1);
+                    tracing::info!("the certificates have changed: read again");
+                }
                 Ok(Err(error)) if told.as_ref() != Some(&error) => {
+                    successful.set(0);
                     tracing::error!(%error, "the certificates could not be read again: all stays as it was");
                     told = Some(error);
                     continue;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::Level;
 
+use super::trace_context::TraceParent;
 use super::writer::LogWriter;
 use crate::config::{AccessLogMode, LogFormat};
 
@@ -69,8 +70,8 @@ pub struct Access<'a> {
     pub response_bytes: Option<u64>,
     /// As in the `X-Request-Id` header: plain characters.
     pub request_id: &'a str,
-    /// Of the W3C trace context.
-    pub trace_id: Option<u128>,
+    /// The request in its trace.
+    pub span: Option<TraceParent>,
     /// Where the request came from; port 0 if a proxy said so, which tells none.
     pub client: Option<SocketAddr>,
 }
@@ -156,8 +157,9 @@ impl Access<'_> {
             line.number("response_bytes", bytes);
         }
         line.plain("request_id", self.request_id);
-        if let Some(trace_id) = self.trace_id {
-            line.shown("trace_id", format_args!("{trace_id:032x}"));
+        if let Some(span) = self.span {
+            line.shown("trace_id", format_args!("{:032x}", span.trace_id));
+            line.shown("span_id", format_args!("{:016x}", span.span_id));
         }
         if let Some(client) = self.client {
             match client.port() {
@@ -282,7 +284,11 @@ mod tests {
             total: Duration::from_micros(2_001_300),
             response_bytes: Some(77),
             request_id: "abc-1",
-            trace_id: Some(0xab),
+            span: Some(TraceParent {
+                trace_id: 0xab,
+                span_id: 0xcd,
+                flags: 1,
+            }),
             client: Some(SocketAddr::from(([127, 0, 0, 1], 5))),
         };
         let parsed: serde_json::Value = serde_json::from_str(&line(true, &access)).unwrap();
@@ -291,7 +297,7 @@ mod tests {
             "method": "POST", "route": "/v1/classify", "status": 200, "model": "a \"model\"", "version": "3",
             "inputs": 2, "batch_size": 5, "decode_ms": 0.007, "queue_ms": 1.25, "inference_ms": 2000.0,
             "total_ms": 2001.3, "response_bytes": 77, "request_id": "abc-1",
-            "trace_id": "000000000000000000000000000000ab", "client": "127.0.0.1:5",
+            "trace_id": "000000000000000000000000000000ab", "span_id": "00000000000000cd", "client": "127.0.0.1:5",
         });
         assert_eq!(parsed, expected);
     }
@@ -308,7 +314,7 @@ mod tests {
             total: Duration::from_micros(90),
             response_bytes: None,
             request_id: "1",
-            trace_id: None,
+            span: None,
             client: None,
         };
         assert_eq!(

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use self::access::AccessLog;
 use self::writer::LogWriter;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, ConfigError, LogFormat};
 
 /// What was set up, and what of it can be changed while the server runs.
 #[derive(Debug, Clone)]
@@ -41,9 +41,11 @@ impl Drop for Guard {
 }
 
 /// Sends log lines to standard error, and spans to the collector if there is one. Must not be called within a tokio runtime.
-pub fn init(config: &Config) -> Result<(Telemetry, Guard), String> {
-    let (filter, handle) = reload::Layer::new(parse(&config.log)?);
-    let writer = LogWriter::start(std::io::stderr()).map_err(|error| format!("log: {error}"))?;
+pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
+    let mistake = |key: &str, message: &str| config.mistake(key, message);
+    let filter = parse_filter(&config.log).map_err(|message| mistake("log", &message))?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let writer = LogWriter::start(std::io::stderr()).map_err(|error| mistake("log", &error.to_string()))?;
     let lines = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(writer.clone());
@@ -52,9 +54,10 @@ pub fn init(config: &Config) -> Result<(Telemetry, Guard), String> {
         LogFormat::Pretty => registry.with(lines).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    result.map_err(|error| error.to_string())?;
+    result.map_err(|error| mistake("log", &error.to_string()))?;
+    let endpoint = config.otlp_endpoint.0.as_deref();
     let guard = Guard {
-        exporter: spans::Exporter::start(config.otlp_endpoint.0.as_deref())?,
+        exporter: spans::Exporter::start(endpoint).map_err(|message| mistake("otlp_endpoint", &message))?,
         writer: writer.clone(),
     };
     let telemetry = Telemetry {
@@ -68,7 +71,7 @@ pub fn init(config: &Config) -> Result<(Telemetry, Guard), String> {
 impl Telemetry {
     /// Takes over what may change while the server runs: `log` and `access_log`.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let filter = parse(&config.log)?;
+        let filter = parse_filter(&config.log)?;
         self.filter.reload(filter).map_err(|error| error.to_string())?;
         self.access.set_mode(config.access_log);
         tracing::info!(log = config.log, access_log = ?config.access_log, "log levels");
@@ -76,8 +79,9 @@ impl Telemetry {
     }
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, String> {
+/// What lines are written.
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
     filter.parse().map_err(|error| {
-        format!("log: expected a filter such as info or info,classifyd=debug, found {filter:?}: {error}")
+        format!("expected a filter such as info or info,classifyd=debug, found {filter:?}: {error}")
     })
 }

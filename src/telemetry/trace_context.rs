@@ -1,6 +1,10 @@
 //! W3C Trace Context: which trace a request belongs to.
 
-use axum::http::{HeaderMap, HeaderName};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Trace id, parent span id and flags.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -9,14 +13,17 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The same for the way back, as the W3C drafts it.
 pub const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// A `traceparent` header.
+/// The sampled bit: whoever has this span records it.
+const SAMPLED: u8 = 1;
+
+/// A span in a trace, as `traceparent` and `traceresponse` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     /// Never 0.
     pub trace_id: u128,
-    /// The client's span. Never 0.
+    /// Never 0.
     pub span_id: u64,
-    /// The lowest bit says that the client records the trace.
+    /// The lowest bit says that the span is recorded.
     pub flags: u8,
 }
 
@@ -29,6 +36,31 @@ impl TraceParent {
             None => Self::parse(value.to_str().ok()?),
             Some(_) => None,
         }
+    }
+
+    /// A span under this one that nobody records: what this server is in a trace of which it exports nothing.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        /// Differs from process to process.
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let span_id = HASHER.hash_one(COUNT.fetch_add(1, Ordering::Relaxed)).max(1);
+        let flags = self.flags & !SAMPLED;
+        Self {
+            span_id,
+            flags,
+            ..*self
+        }
+    }
+
+    /// The value of a header.
+    pub fn to_header(self) -> Option<HeaderValue> {
+        let Self {
+            trace_id,
+            span_id,
+            flags,
+        } = self;
+        HeaderValue::try_from(format!("00-{trace_id:032x}-{span_id:016x}-{flags:02x}")).ok()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -79,6 +111,16 @@ mod tests {
         assert_eq!(parent.flags, 1);
         let later = GOOD.replacen("00", "cc", 1) + "-what-comes-later";
         assert_eq!(TraceParent::parse(&later), Some(parent));
+    }
+
+    #[test]
+    fn a_child_is_another_span_of_the_same_trace_and_not_recorded() {
+        let parent = TraceParent::parse(GOOD).unwrap();
+        let (first, second) = (parent.child(), parent.child());
+        assert_eq!((first.trace_id, first.flags), (parent.trace_id, 0));
+        assert!(first.span_id != parent.span_id && first.span_id != second.span_id);
+        let header = first.to_header().unwrap();
+        assert_eq!(TraceParent::parse(header.to_str().unwrap()), Some(first));
     }
 
     #[test]

@@ -203,3 +203,58 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     assert_eq!(third.await.unwrap(), 200);
     drop(second);
 }
+
+#[tokio::test]
+async fn one_client_cannot_take_the_places_of_the_others() {
+    let models = some_models(&["linear"]);
+    let admin = ["--admin-listen", "127.0.0.1:0"];
+    let start = |more: &[&str]| {
+        let limit = ["--max-connections", "8", "--max-connections-per-client", "3"];
+        Server::start(models.path(), &[&limit[..], &admin, more].concat())
+    };
+    let connect = |server: &Server, from: &str| {
+        let (from, to) = (format!("{from}:0").parse().unwrap(), server.address);
+        async move {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(from).unwrap();
+            socket.connect(to).await.unwrap()
+        }
+    };
+    // Whether a connection is served; one that is refused is closed without an answer.
+    let is_served = async |mut stream: tokio::net::TcpStream| {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        answer.starts_with(b"HTTP/1.1 200")
+    };
+
+    let server = start(&[]);
+    let mut greedy = Vec::new();
+    for _ in 0..3 {
+        greedy.push(connect(&server, "127.0.0.1").await);
+    }
+    for _ in 0..20 {
+        assert!(!is_served(connect(&server, "127.0.0.1").await).await);
+    }
+    assert!(is_served(connect(&server, "127.0.0.2").await).await);
+    server
+        .wait_for_metric("classifyd_connections_refused_total", 20.0)
+        .await;
+    // One that is closed makes a place, once the server has seen it.
+    greedy.pop();
+    let started = std::time::Instant::now();
+    while !is_served(connect(&server, "127.0.0.1").await).await {
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    let behind = start(&["--trusted-proxies", "127.0.0.1/32"]);
+    let mut forwarded = Vec::new();
+    for _ in 0..5 {
+        forwarded.push(connect(&behind, "127.0.0.1").await);
+    }
+    for stream in forwarded {
+        assert!(is_served(stream).await);
+    }
+}

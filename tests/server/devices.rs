@@ -131,3 +131,39 @@ async fn inputs_at_fault_do_not_degrade_a_model() {
         Some(4.0)
     );
 }
+
+#[test]
+fn warm_loads_every_model_and_says_what_it_runs_on() {
+    let models = some_models(&["linear", "words"]);
+    let warm = |options: &[&str]| {
+        let output = classifyd()
+            .args(["warm", "--models"])
+            .arg(models.path())
+            .args(options)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, table, log) = warm(&["--device", "auto", "--lanes", "1", "--max-batch", "7"]);
+    assert_eq!(code, Some(0), "{log}");
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[0].join(" "), "model provider gpu lanes max batch seconds");
+    assert_eq!(rows[1][..5], ["linear/1", "cpu", "-", "1", "7"], "{table}");
+    assert_eq!(rows[2][0], "words/1", "{table}");
+    assert!(log.contains("fell back"), "{log}");
+
+    let file = models.path().join("classifyd.toml");
+    fs::write(&file, "[model.linear]\ndevice = \"cuda\"\n").unwrap();
+    let (code, table, log) = warm(&["--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(
+        log.contains("model.linear.device: model linear: CUDA on GPU 0"),
+        "{log}"
+    );
+    assert!(log.contains("1 of 2 models failed"), "{log}");
+    assert!(table.contains("words/1"), "the others are done: {table}");
+}

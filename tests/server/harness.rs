@@ -165,7 +165,9 @@ impl Server {
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
-        Metrics(self.get("/metrics").send().await.unwrap().text().await.unwrap())
+        let address = self.admin_address.unwrap_or(self.address);
+        let answer = self.client.get(format!("http://{address}/metrics")).send().await;
+        Metrics(answer.unwrap().text().await.unwrap())
     }
 
     /// Waits until a metric has a value.

@@ -17,7 +17,7 @@ fn run(options: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
         .output()
         .unwrap();
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_mins(1),
         "{options:?} took {:?}",
         started.elapsed()
     );

@@ -38,6 +38,7 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
         .await
         .unwrap();
     let length = response.content_length().unwrap();
+    let traceresponse = response.headers()["traceresponse"].to_str().unwrap().to_owned();
     ok(response).await;
     let found = lines(&server, "good-1").await;
     let [line] = found.as_slice() else {
@@ -59,6 +60,12 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
     for (field, value) in expected {
         assert_eq!(line[field], value, "{field}: {line:#}");
     }
+    // The client is told which span of its trace this was; nobody records it.
+    let span_id = line["span_id"].as_str().unwrap();
+    assert_eq!(
+        traceresponse,
+        format!("00-0af7651916cd43dd8448eb211c80319c-{span_id}-00")
+    );
     let milliseconds = |field: &str| line[field].as_f64().unwrap();
     let stages = milliseconds("decode_ms") + milliseconds("queue_ms") + milliseconds("inference_ms");
     assert!(stages > 0.0 && stages <= milliseconds("total_ms"), "{line:#}");

@@ -103,6 +103,7 @@ async fn ask(
 }
 
 const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+const MODELS: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
 async fn a_picture_is_classified_over_tls() {
@@ -180,13 +181,12 @@ async fn with_mutual_tls_only_clients_that_the_authority_has_signed_are_heard() 
     );
     let good = clients.sign("client");
     let stranger = Authority::new().sign("client");
-    let models = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let (answer, _) = ask(server.address, &servers.client(Some(&good)), models)
+    let (answer, _) = ask(server.address, &servers.client(Some(&good)), MODELS)
         .await
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     for own in [None, Some(&stranger)] {
-        let error = ask(server.address, &servers.client(own), models).await;
+        let error = ask(server.address, &servers.client(own), MODELS).await;
         assert!(error.is_err(), "{error:?}");
     }
     // Orchestrators have no certificate.
@@ -201,7 +201,15 @@ async fn certificates_are_read_again_and_bad_ones_change_nothing() {
         let authority = Authority::new();
         let (first, second) = (authority.sign("localhost"), authority.sign("localhost"));
         write(folder.path(), &first);
-        let server = start(folder.path(), &options);
+        let server = start(
+            folder.path(),
+            &[&options[..], &["--admin-listen", "127.0.0.1:0"]].concat(),
+        );
+        let successful = async |value: f64| {
+            server
+                .wait_for_metric("classifyd_reload_successful{what=\"certificates\"}", value)
+                .await;
+        };
         let client = authority.client(None);
         let shown = async || ask(server.address, &client, LIVEZ).await.unwrap().1;
         assert_eq!(shown().await, first.certificate);
@@ -227,6 +235,7 @@ async fn certificates_are_read_again_and_bad_ones_change_nothing() {
             .wait_for_log(&["the private key of tls_certificate", "all stays as it was"])
             .await;
         assert_eq!(shown().await, first.certificate);
+        successful(0.0).await;
 
         write(folder.path(), &second);
         if by_signal {
@@ -237,8 +246,9 @@ async fn certificates_are_read_again_and_bad_ones_change_nothing() {
             assert!(started.elapsed() < Duration::from_secs(20), "{:#?}", server.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        successful(1.0).await;
         // A connection that was there before goes on.
-        old.write_all(LIVEZ).await.unwrap();
+        old.write_all(MODELS).await.unwrap();
         let mut answer = String::new();
         old.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -304,7 +304,7 @@ async fn promtool_finds_no_fault() {
         shipped("prometheus/alerts.yml"),
         shipped("prometheus/alerts_test.yml"),
     );
-    let docs = fs::read_to_string(root().join("docs/telemetry.md")).unwrap();
+    let docs = fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let names: Vec<&str> = alerts
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "))
@@ -316,7 +316,7 @@ async fn promtool_finds_no_fault() {
         }
         assert!(
             docs.contains(&format!("### {name}\n")),
-            "{name} in docs/telemetry.md"
+            "{name} in docs/operations.md"
         );
     }
 }

@@ -38,13 +38,13 @@ pub(super) fn preload(
     beside: Option<&Path>,
     provider: Provider,
 ) -> Result<(), String> {
-    static LOADED: Mutex<BTreeMap<&'static str, Result<(), String>>> = Mutex::new(BTreeMap::new());
+    static LOADED: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
     let places = places(folder, beside);
     let mut known = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    let load = |name: &'static str, path: &Path| {
+    let load = |name: &str, path: &Path| {
         // One result for the process: a library that is loaded stays.
         let load = || ort::util::preload_dylib(path).map_err(|error| reason(&error));
-        known.entry(name).or_insert_with(load).clone()
+        known.entry(name.to_owned()).or_insert_with(load).clone()
     };
     preload_from(&places, provider, load)
 }
@@ -59,7 +59,7 @@ fn reason(error: &dyn std::error::Error) -> String {
 fn preload_from(
     places: &[PathBuf],
     provider: Provider,
-    mut load: impl FnMut(&'static str, &Path) -> Result<(), String>,
+    mut load: impl FnMut(&str, &Path) -> Result<(), String>,
 ) -> Result<(), String> {
     load(DRIVER, Path::new(DRIVER)).map_err(|error| {
         format!(
@@ -84,6 +84,12 @@ fn preload_from(
         }
     }
     let Some((first, error)) = missing.first() else {
+        if provider == Provider::Tensorrt {
+            for (name, path) in builder_resources(places) {
+                // Which of them are needed, the GPU decides; TensorRT says what it lacks.
+                let _ = load(&name, &path);
+            }
+        }
         return Ok(());
     };
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
@@ -98,6 +104,15 @@ fn preload_from(
         names.join(", "),
         cure(first)
     ))
+}
+
+/// What TensorRT loads by name when it builds an engine: one file, or one for each kind of GPU.
+fn builder_resources(places: &[PathBuf]) -> Vec<(String, PathBuf)> {
+    let entries = places.iter().flat_map(fs::read_dir).flatten().flatten();
+    let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+    named
+        .filter(|(name, _)| name.starts_with("libnvinfer_builder_resource"))
+        .collect()
 }
 
 fn product(library: &str) -> &'static str {
@@ -229,6 +244,9 @@ mod tests {
             assert!(loaded.contains(&path), "{}: {loaded:?}", path.display());
         }
         assert_eq!(loaded[0], Path::new(DRIVER));
+        let resource = touch("libnvinfer_builder_resource_sm90.so.10.13.2");
+        let loaded = preload_without(&[], &places(Some(folder.path()), None), Provider::Tensorrt).unwrap();
+        assert_eq!(loaded.last(), Some(&resource));
 
         let beside = tempfile::tempdir().unwrap();
         let setup = beside.path().join("nvidia");

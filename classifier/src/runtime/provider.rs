@@ -174,6 +174,8 @@ pub struct Placement {
     pub device_id: Option<u32>,
     /// How many nodes of the optimised graph run where. Empty on the CPU, where it is no question.
     pub nodes: BTreeMap<String, usize>,
+    /// Whether it runs in less precision than it was exported in: as was asked for, or because TensorRT always may.
+    pub reduced_precision: bool,
     /// With [`Device::Auto`]: why not on what would have been better.
     pub fallback: Option<String>,
 }
@@ -185,6 +187,7 @@ impl Placement {
             provider: Provider::Cpu,
             device_id: None,
             nodes: BTreeMap::new(),
+            reduced_precision: false,
             fallback: None,
         }
     }
@@ -374,7 +377,11 @@ fn gpu_names(folder: &Path) -> String {
 
 /// What the runtime said when it could not make a session, and what to do about it, where that is known.
 pub(super) fn explain(message: &str) -> String {
-    let cure = CURES.iter().find(|(sign, _)| message.contains(sign));
+    let cure = CURES
+        .iter()
+        .find(|(sign, _)| message.contains(sign))
+        .map(|(_, cure)| *cure);
+    let cure = cure.or(is_out_of_memory(message).then_some(TOO_LARGE));
     // The name of the machine is nothing for clients, who can read this in /v1/models.
     let parts = message
         .trim()
@@ -382,7 +389,7 @@ pub(super) fn explain(message: &str) -> String {
         .filter(|part| !part.starts_with("hostname="));
     let message = parts.collect::<Vec<_>>().join("; ");
     match cure {
-        Some((_, cure)) => format!("{cure} (ONNX Runtime: {message})"),
+        Some(cure) => format!("{cure} (ONNX Runtime: {message})"),
         None => format!("ONNX Runtime: {message}"),
     }
 }
@@ -421,10 +428,6 @@ const CURES: &[(&str, &str)] = &[
         "CUDA failure 804",
         "the driver is too old for CUDA 13, and this GPU cannot use newer libraries with it",
     ),
-    (
-        "CUDA failure 2:",
-        "the GPU's memory does not hold the model; free it, or use fewer lanes or a smaller max_batch",
-    ),
     ("CUDA failure 999", "the driver failed; `dmesg` may say why"),
     (
         "libonnxruntime_providers_shared.so",
@@ -435,6 +438,8 @@ const CURES: &[(&str, &str)] = &[
         "a library is missing; `make setup-gpu` fetches CUDA 13 and cuDNN 9, and gpu_libraries names their folder",
     ),
 ];
+
+const TOO_LARGE: &str = "the GPU's memory does not hold the model; free it, raise gpu_memory_limit, or use fewer lanes or a smaller max_batch";
 
 /// Whether a message of the runtime says that memory has run out, of the device or of the process.
 pub(super) fn is_out_of_memory(message: &str) -> bool {

@@ -146,5 +146,11 @@ async fn refuse(app: &App, error: Error, request: Request) -> Error {
         return error.with_body_unread();
     }
     let deadline = Instant::now() + app.config.request_timeout.0;
-    payload::refuse(error, request.into_body(), app.config.max_body.as_u64(), deadline).await
+    payload::refuse(
+        error,
+        request.into_body(),
+        app.config.max_body.0.as_u64(),
+        deadline,
+    )
+    .await
 }

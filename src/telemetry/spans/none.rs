@@ -1,6 +1,6 @@
 //! What is left of spans in a build without them.
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 
 use super::super::access::Access;
 use super::super::trace_context::TraceParent;
@@ -14,7 +14,7 @@ impl Exporter {
     pub fn start(endpoint: Option<&str>) -> Result<Self, String> {
         match endpoint {
             None => Ok(Self(())),
-            Some(_) => Err("otlp_endpoint: this classifyd was built without the feature otlp".to_owned()),
+            Some(_) => Err("this classifyd was built without the feature otlp".to_owned()),
         }
     }
 
@@ -41,13 +41,8 @@ impl RequestSpan {
         None
     }
 
-    /// Its trace, if it knows better than the client.
-    pub fn trace_id(&self) -> Option<u128> {
-        None
-    }
-
-    /// Tells the client of the span.
-    pub fn traceresponse(&self) -> Option<HeaderValue> {
+    /// Itself, for the client and the log; none if there is no exporter.
+    pub fn context(&self) -> Option<TraceParent> {
         None
     }
 

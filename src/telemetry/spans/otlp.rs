@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
     TraceState, Tracer as _, TracerProvider as _,
@@ -35,7 +35,7 @@ impl Exporter {
         };
         if !endpoint.starts_with("http://") {
             return Err(format!(
-                "otlp_endpoint: expected an URL such as http://127.0.0.1:4318 (for TLS, that of an agent on this host), \
+                "expected an URL such as http://127.0.0.1:4318 (for TLS, that of an agent on this host), \
                  found {endpoint:?}"
             ));
         }
@@ -44,7 +44,7 @@ impl Exporter {
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
             .build()
-            .map_err(|error| format!("otlp_endpoint: {error}"))?;
+            .map_err(|error| error.to_string())?;
         let provider = SdkTracerProvider::builder()
             .with_resource(resource())
             .with_batch_exporter(exporter)
@@ -116,22 +116,14 @@ impl RequestSpan {
         context.is_sampled().then(|| SpanRef(Some(context.clone())))
     }
 
-    /// Its trace, if it knows better than the client.
-    pub fn trace_id(&self) -> Option<u128> {
+    /// Itself, for the client and the log; none if there is no exporter.
+    pub fn context(&self) -> Option<TraceParent> {
         let context = self.0.as_ref()?.span_context();
-        Some(u128::from_be_bytes(context.trace_id().to_bytes()))
-    }
-
-    /// Tells the client of the span.
-    pub fn traceresponse(&self) -> Option<HeaderValue> {
-        let context = self.0.as_ref()?.span_context();
-        let text = format!(
-            "00-{}-{}-{:02x}",
-            context.trace_id(),
-            context.span_id(),
-            context.trace_flags()
-        );
-        HeaderValue::try_from(text).ok()
+        Some(TraceParent {
+            trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
+            span_id: u64::from_be_bytes(context.span_id().to_bytes()),
+            flags: context.trace_flags().to_u8(),
+        })
     }
 
     /// Ends it, with the spans of its stages.

@@ -1,0 +1,55 @@
+//! `classifyd warm`: does ahead what a start on a GPU would have to do.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::catalog;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::startup;
+use crate::table;
+
+/// Loads, warms and proves every model as `serve` does, one after the other, which leaves the engines of TensorRT in their cache. A
+/// model that fails is reported, and the others are still done. Blocks; must be called within a tokio runtime.
+pub fn run(config: &Config) -> Result<()> {
+    startup::load_runtime(config)?;
+    let opened = startup::open_models(config)?;
+    let metrics = Metrics::new()?;
+    let count = opened.len();
+    let mut rows = Vec::new();
+    for (catalog::Found { name, version, .. }, bundle) in opened {
+        let started = Instant::now();
+        match startup::start_model(config, &name, version, bundle, &metrics) {
+            Ok(model) => {
+                rows.push(row(&model, started.elapsed()));
+                // Gives the memory back before the next one needs it.
+                model.join();
+            }
+            Err(error) => eprintln!("classifyd: {error}"),
+        }
+    }
+    let warmed = rows.len();
+    if warmed > 0 {
+        let header = ["model", "provider", "gpu", "lanes", "max batch", "seconds"];
+        let text = table::render(header, rows, &[2, 3, 4, 5]);
+        writeln!(std::io::stdout(), "{text}")?;
+    }
+    let failed = count - warmed;
+    ensure!(failed == 0, "{failed} of {count} models failed");
+    Ok(())
+}
+
+fn row(model: &Model, time: Duration) -> [String; 6] {
+    let placement = model.placement();
+    [
+        format!("{}/{}", model.name, model.version),
+        placement.provider.name().to_owned(),
+        placement.device_id.map_or("-".to_owned(), |id| id.to_string()),
+        model.plan().lanes.to_string(),
+        model.max_batch.to_string(),
+        format!("{:.1}", time.as_secs_f64()),
+    ]
+}
