@@ -32,7 +32,7 @@ pub enum Command {
     Models(ModelsArgs),
     /// Prove model directories: load each, run its golden samples.
     Check(CheckArgs),
-    /// Load every model as `serve` would, and leave the engines of TensorRT in their cache.
+    /// Load every model once, which fills the cache of TensorRT engines.
     Warm(Box<WarmArgs>),
     /// Send requests to a server and measure its answers.
     Bench(Box<crate::bench::Args>),

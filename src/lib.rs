@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | what the operator says |
 //! | [`startup`], [`shutdown`] | the order in which things come and go |
-//! | [`catalog`], [`model`] | which models there are now, and one of them running |
+//! | [`load`], [`catalog`], [`model`] | how models come to run, which there are now, and one of them |
 //! | [`batch`] | the tower layer; knows neither HTTP nor models |
 //! | [`engine`] | threads that own sessions |
 //! | [`cpu`] | how many CPUs there are, and the pool for decoding |
@@ -35,6 +35,7 @@ pub mod error;
 pub mod gpu;
 pub mod healthcheck;
 pub mod http;
+pub mod load;
 pub mod metrics;
 pub mod model;
 pub mod models;

@@ -7,22 +7,22 @@ use anyhow::{Result, ensure};
 
 use crate::catalog;
 use crate::config::Config;
+use crate::load;
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::startup;
 use crate::table;
 
 /// Loads, warms and proves every model as `serve` does, one after the other, which leaves the engines of TensorRT in their cache. A
 /// model that fails is reported, and the others are still done. Blocks; must be called within a tokio runtime.
 pub fn run(config: &Config) -> Result<()> {
-    startup::load_runtime(config)?;
-    let opened = startup::open_models(config)?;
+    load::runtime(config)?;
+    let opened = load::open(config)?;
     let metrics = Metrics::new()?;
     let count = opened.len();
     let mut rows = Vec::new();
     for (catalog::Found { name, version, .. }, bundle) in opened {
         let started = Instant::now();
-        match startup::start_model(config, &name, version, bundle, &metrics) {
+        match load::start(config, &name, version, bundle, &metrics) {
             Ok(model) => {
                 rows.push(row(&model, started.elapsed()));
                 // Gives the memory back before the next one needs it.
