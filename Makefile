@@ -9,7 +9,7 @@ export ORT_DYLIB_PATH
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
+.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,14 @@ gpu-pack: setup-gpu benches/.venv/ready ## Put what the check needs into pieces,
 	cargo build --release -p classifyd -p benches
 	rm -rf target/gpu-pieces
 	scripts/gpu-pack.sh pack $(GPU_PACK) target/gpu-pieces
+
+telemetry: setup benches/.venv/ready ## Measure what access lines cost, on an idle machine
+	cargo build --release -p classifyd -p benches
+	target/release/telemetry
+
+soak: setup ## Ten minutes at 80 % load with bad requests mixed in, on an idle machine
+	cargo build --release -p classifyd -p benches
+	target/release/soak --minutes 10
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -1,4 +1,5 @@
-//! What telemetry costs: CPU time of a request with and without an access line, in turns on one machine.
+//! What telemetry and limits cost: CPU time of a request with and without an access line, and with a rate for each client, in turns on
+//! one machine.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,13 +16,24 @@ use classifyd::bench::load::{self, Arrivals, Observer, Plan};
 use classifyd::bench::target::{Target, read_inputs};
 
 /// The first is what the others are compared with.
-const VARIANTS: [(&str, &[&str]); 3] = [
-    ("off", &["--access-log", "off"]),
-    ("pretty", &["--access-log", "on", "--log-format", "pretty"]),
-    ("json", &["--access-log", "on", "--log-format", "json"]),
+const VARIANTS: [(&str, &[&str]); 4] = [
+    ("nothing", &["--access-log", "off"]),
+    (
+        "pretty access lines",
+        &["--access-log", "on", "--log-format", "pretty"],
+    ),
+    (
+        "JSON access lines",
+        &["--access-log", "on", "--log-format", "json"],
+    ),
+    // So high that nobody reaches it.
+    (
+        "rate limit",
+        &["--access-log", "off", "--rate-limit", "1000000/s burst 1000000"],
+    ),
 ];
 
-/// Measures what an access line costs.
+/// Measures what an access line and a rate limit cost.
 #[derive(Parser)]
 struct Args {
     /// Loads to run: mlp, digits, resnet18.
@@ -51,7 +63,7 @@ fn main() -> Result<()> {
     );
     let work = PathBuf::from("benches/results");
     fs::create_dir_all(work.join("models")).with_context(|| work.display().to_string())?;
-    println!("| load | connections | access lines | CPU us per request | to none | answers/s |");
+    println!("| load | connections | with | CPU us per request | to nothing | answers/s |");
     println!("|---|--:|---|--:|--:|--:|");
     for name in &args.loads {
         let load = Load::find(name, Path::new("."), &work.join("models"))?;
@@ -97,7 +109,7 @@ impl Subject {
         .into();
         command.extend(options.iter().map(|&option| option.to_owned()));
         let target = Target::parse(&address.to_string(), None)?;
-        let log = work.join(format!("telemetry-{variant}.log"));
+        let log = work.join(format!("telemetry-{index}.log"));
         let server = Server::start(&Launch { command, address }, &target.get("/readyz"), &log)?;
         let inputs = read_inputs(std::slice::from_ref(&load.input))?;
         let input = inputs.first().context("no input")?;
