@@ -37,7 +37,7 @@ async fn accuracy(server: &Server, model: &str) -> f64 {
 async fn samples_of_the_test_splits_are_labelled_as_well_as_the_model_cards_say() {
     let server = Server::start(&shipped_models(), &[]);
     // What was measured on these 200 pictures each, less two pictures, for another machine may round otherwise.
-    for (model, stated) in [("digits", 1.0), ("fashion", 0.945), ("images", 0.935)] {
+    for (model, stated) in [("digits", 1.0), ("fashion", 0.945), ("images", 0.945)] {
         let found = accuracy(&server, model).await;
         assert!(
             found > stated - 0.011,

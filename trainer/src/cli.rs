@@ -41,6 +41,8 @@ use crate::{
 
 /// What the shell is told when a signal ended the program.
 const INTERRUPTED: u8 = 130;
+/// Above the options of [`ConfigArgs`] in the help.
+const SETTINGS: &str = "Settings (their defaults depend on the classifier and stand below)";
 
 /// Trains and measures the classifiers that classifyd serves.
 #[derive(Debug, Parser)]
@@ -58,6 +60,7 @@ enum Command {
     #[command(after_help = recipe::table())]
     Train(Box<TrainArgs>),
     /// Train with settings drawn at random, and show which ones are best on the validation samples.
+    #[command(after_help = recipe::table())]
     Search(Box<search::SearchArgs>),
     /// Measure a model directory on the test pictures, through the code that serves it.
     Evaluate(EvaluateArgs),
@@ -71,7 +74,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct DataArgs {
     /// Directory with the data set's files, raw or gzipped [default: data/SET in $CLASSIFYD_CACHE, else in
-    /// $XDG_CACHE_HOME/classifyd, else in ~/.cache/classifyd].
+    /// $XDG_CACHE_HOME/classifyd, else in ~/.cache/classifyd]. For `folder`, the one with the pictures; it has no default.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -112,8 +115,6 @@ struct TrainArgs {
     #[arg(long)]
     network: Option<String>,
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
     data: DataArgs,
     /// Directory with GloVe's vectors, for sentiment [default: data/glove beside the data set's].
     #[arg(long, value_name = "DIR")]
@@ -148,6 +149,8 @@ struct TrainArgs {
         next_help_heading = "A folder of your own pictures (train folder --data DIR)"
     )]
     folder: FolderArgs,
+    #[command(flatten, next_help_heading = SETTINGS)]
+    config: ConfigArgs,
 }
 
 /// What only `train folder` takes.

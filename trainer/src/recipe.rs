@@ -31,7 +31,7 @@ pub enum Target {
     Images,
     /// Clothes, from Fashion-MNIST.
     Fashion,
-    /// Reviews, from IMDb; see [`crate::sentiment`].
+    /// Reviews, from IMDb.
     Sentiment,
     /// Pictures of your own, in folders named after their classes: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS.
     Folder,
@@ -205,37 +205,52 @@ impl Recipe {
     }
 }
 
-/// The settings of every recipe, for the help of `train`.
+/// The settings of every recipe, for the help of `train`: those of most, then what each has instead.
 pub fn table() -> String {
-    let mut text = "Defaults:\n".to_owned();
+    let common = settings(&Config::default());
+    let mut text = format!("Defaults: {}; but\n", joined(&common));
+    let mut row = |title: &str, config: &Config| {
+        let own = settings(config);
+        let different: Vec<_> = own
+            .into_iter()
+            .filter(|setting| !common.contains(setting))
+            .collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {title}: {}", joined(&different));
+    };
     for recipe in all() {
         let title = format!("{} --network {}", recipe.target.name(), recipe.network);
-        add_settings(&mut text, &title, &recipe.config);
+        row(&title, &recipe.config);
     }
     for kind in sentiment::Kind::ALL {
         let title = format!("{} --network {}", Target::Sentiment.name(), kind.name());
-        add_settings(&mut text, &title, &kind.config());
+        row(&title, &kind.config());
     }
-    add_settings(&mut text, "folder", &folder::from_scratch());
-    add_settings(&mut text, "folder --from DIR", &folder::transfer());
+    row("folder", &folder::from_scratch());
+    row("folder --from DIR", &folder::transfer());
     text
 }
 
-fn add_settings(text: &mut String, title: &str, config: &Config) {
-    let Ok(serde_json::Value::Object(mut settings)) = serde_json::to_value(config) else {
-        return;
+/// Names and values, as on the command line.
+fn settings(config: &Config) -> Vec<(String, String)> {
+    let Ok(serde_json::Value::Object(settings)) = serde_json::to_value(config) else {
+        return Vec::new();
     };
-    settings.remove("network");
+    let named = settings.iter().filter(|(name, _)| *name != "network");
+    named
+        .map(|(name, value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            (name.replace('_', "-"), value.replace('_', "-"))
+        })
+        .collect()
+}
+
+fn joined(settings: &[(String, String)]) -> String {
     let settings: Vec<String> = settings
         .iter()
-        .map(|(name, value)| {
-            let value = value.to_string();
-            let value = value.trim_matches('"');
-            format!("{} {}", name.replace('_', "-"), value.replace('_', "-"))
-        })
+        .map(|(name, value)| format!("{name} {value}"))
         .collect();
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "  {title}: {}", settings.join(", "));
+    settings.join(", ")
 }
 
 #[cfg(test)]
@@ -262,5 +277,24 @@ mod tests {
             assert!(mean == 0 || mean as i64 == recipe.input[0], "{}", recipe.network);
             assert!(table().contains(&format!("{} --network {}", recipe.target.name(), recipe.network)));
         }
+    }
+
+    #[test]
+    fn help_states_common_defaults_once_and_then_what_differs() {
+        let table = table();
+        let mut lines = table.lines();
+        let common = lines.next().unwrap();
+        assert!(common.starts_with("Defaults: "), "{common}");
+        assert!(
+            common.contains("schedule cosine") && common.contains("batch-size 128"),
+            "{common}"
+        );
+        let plain = lines
+            .find(|line| line.contains("images --network plain"))
+            .unwrap();
+        assert_eq!(
+            plain.trim(),
+            "images --network plain: batch-size 64, epochs 5, optimizer adam, schedule constant"
+        );
     }
 }

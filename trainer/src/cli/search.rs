@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser};
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, DataArgs, DeviceName, FolderArgs, at_least_one, glove, interrupted, stop_on_signal};
+use super::{
+    ConfigArgs, DataArgs, DeviceName, FolderArgs, SETTINGS, at_least_one, glove, interrupted, stop_on_signal,
+};
 use crate::{
     data::{Fetched, imdb::Imdb},
     folder, network,
@@ -39,8 +41,6 @@ pub(super) struct SearchArgs {
     #[arg(long, value_parser = at_least_one())]
     samples: Option<u32>,
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
     data: DataArgs,
     /// Directory with GloVe's vectors, for sentiment [default: data/glove beside the data set's].
     #[arg(long, value_name = "DIR")]
@@ -59,6 +59,8 @@ pub(super) struct SearchArgs {
         next_help_heading = "A folder of your own pictures (search folder --data DIR)"
     )]
     folder: FolderArgs,
+    #[command(flatten, next_help_heading = SETTINGS)]
+    config: ConfigArgs,
 }
 
 /// The options of a search that `train` does not have.

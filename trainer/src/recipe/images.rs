@@ -20,9 +20,9 @@ pub(super) fn airbench() -> Recipe {
         layers: images::airbench(),
         config: Config {
             network: "airbench".to_owned(),
-            epochs: 14,
+            epochs: 30,
             batch_size: 512,
-            learning_rate: 0.75,
+            learning_rate: 0.6,
             schedule: Schedule::OneCycle,
             optimizer: Rule::Sgd,
             momentum: 0.85,
@@ -39,7 +39,7 @@ pub(super) fn airbench() -> Recipe {
         augmentation: Augmentation::Jitter(Jitter {
             flip: true,
             shift: 2,
-            erase: 0,
+            erase: 8,
         }),
         comparison: None,
         ..plain()
