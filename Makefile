@@ -100,7 +100,7 @@ telemetry: setup benches/.venv/ready ## Measure what access lines cost, on an id
 	cargo build --release -p classifyd -p benches
 	target/release/telemetry
 
-soak: setup ## Ten minutes at 80 % load with bad requests mixed in, on an idle machine
+soak: setup ## Ten minutes under load with bad requests mixed in, on an idle machine
 	cargo build --release -p classifyd -p benches
 	target/release/soak --minutes 10
 

@@ -14,6 +14,7 @@
 //! | [`engine`] | threads that own sessions |
 //! | [`cpu`] | how many CPUs there are, and the pool for decoding |
 //! | [`http`] | what a client sees |
+//! | [`repoll`] | keeps a connection on its thread |
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`], [`gpu`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
@@ -40,6 +41,7 @@ pub mod metrics;
 pub mod model;
 pub mod models;
 pub mod reload;
+pub mod repoll;
 pub mod shell;
 pub mod shutdown;
 pub mod startup;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio::runtime;
 use tokio::time::{sleep, timeout};
 
 use crate::catalog::Catalog;
@@ -12,6 +13,7 @@ use crate::config::{Config, ConfigError};
 use crate::cpu::{self, Pool};
 use crate::http::guard::Guard;
 use crate::http::per_client::PerClient;
+use crate::http::probes::Pulse;
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
@@ -92,6 +94,7 @@ pub async fn serve(
         config,
         guard,
         telemetry,
+        pulse: Pulse::new(),
     });
     reload_on_hangup(&app, tls.as_ref(), read).map_err(io("signals"))?;
     let config = &app.config;
@@ -121,8 +124,7 @@ pub async fn serve(
                 None,
                 connections.clone(),
             );
-            // To the very end: orchestrators ask while the server drains as well.
-            tokio::spawn(async move { admin.accept_until(listener, std::future::pending()).await });
+            serve_apart(admin, listener).map_err(io("cannot serve admin_listen"))?;
             Some(address)
         }
         None => None,
@@ -154,6 +156,21 @@ pub async fn serve(
         .accept_until(listener, asked_to_end(&app, &mut signals))
         .await;
     finish(&app, server, &mut signals).await;
+    Ok(())
+}
+
+/// Serves on a thread of its own, so that probes are answered in time while a thousand connections wait for the threads of the
+/// runtime. To the very end: orchestrators ask while the server drains as well.
+fn serve_apart(admin: Server, listener: TcpListener) -> std::io::Result<()> {
+    let listener = listener.into_std()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _entered = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    std::thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(move || runtime.block_on(admin.accept_until(listener, std::future::pending())))?;
     Ok(())
 }
 
@@ -204,6 +221,8 @@ fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
         let successful = &app.metrics.reload_successful;
         tokio::spawn(tls.watch(every, successful.with_label_values(&["certificates"])));
     }
+    let alive = Arc::clone(app);
+    tokio::spawn(async move { alive.pulse.keep().await });
     let app = Arc::clone(app);
     tokio::spawn(async move {
         if let Some(guard) = &app.guard {

@@ -44,7 +44,7 @@ impl<I, O, E> Future for ResponseFuture<I, O, E> {
         if let Poll::Ready(answer) = ticket.poll(cx) {
             return Poll::Ready(answer);
         }
-        if ticket.is_its_turn() {
+        if ticket.has_turn() {
             return Poll::Pending;
         }
         // The queue drops expired requests only when it forms a batch; a caller must hear of it while all lanes are busy.

@@ -1,10 +1,11 @@
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use std::{fmt, mem};
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -12,6 +13,7 @@ use super::message::{Abandonment, Answered, Message};
 use super::policy::{Limits, Taken, Waiting, WaitingList};
 use super::worker::{Lent, LentWorker};
 use super::{Answer, Error, Priority, Refusal, ResponseFuture, Submission, Worker};
+use crate::repoll;
 
 /// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
 pub struct Queue<I, O, E>(Arc<Shared<I, O, E>>);
@@ -45,6 +47,8 @@ impl<I, O, E> Drop for Permit<I, O, E> {
 struct State<I, O, E> {
     waiting: WaitingList<Message<I, O, E>>,
     running: Vec<Running>,
+    /// Batches in a row that callers ran with nothing in them but one request.
+    alone: u32,
     /// Workers that found nothing to do, the last one that did at the end: it is the one that is woken first, for its
     /// caches are warm.
     idle: Vec<Idle<I, O, E>>,
@@ -110,6 +114,7 @@ impl<I, O, E> Queue<I, O, E> {
             state: Mutex::new(State {
                 waiting: WaitingList::new(limits),
                 running: Vec::new(),
+                alone: 0,
                 idle: Vec::new(),
                 workers: 0,
                 next_id: 0,
@@ -232,7 +237,7 @@ impl<I, O, E> Queue<I, O, E> {
         let weight = submission.weight.max(1);
         let caller_may_run = weight <= self.0.limits.caller_weight;
         let mut displaced = Vec::new();
-        let (id, worker) = {
+        let (id, turn, worker) = {
             let mut state = self.lock();
             state.is_open()?;
             let id = state.take_id();
@@ -251,13 +256,12 @@ impl<I, O, E> Queue<I, O, E> {
             let workers = state.workers;
             state.waiting.push(waiting, workers, &mut displaced)?;
             self.publish_depth(&state);
-            let worker = if caller_may_run {
+            if caller_may_run {
                 self.0.callers_to_come.fetch_add(1, Ordering::SeqCst);
-                None
+                (id, state.turn_of_caller(), None)
             } else {
-                state.idle.pop()
-            };
-            (id, worker)
+                (id, Turn::Over, state.idle.pop())
+            }
         };
         if let Some(idle) = worker {
             idle.waker.wake();
@@ -273,7 +277,7 @@ impl<I, O, E> Queue<I, O, E> {
             queue: self.clone(),
             id,
             answered,
-            turn: if caller_may_run { Turn::Next } else { Turn::Over },
+            turn,
             done: false,
         })
     }
@@ -427,7 +431,21 @@ impl<I, O, E> State<I, O, E> {
             .rev()
             .find_map(|(at, idle)| Some((at, lent(idle)?)))?;
         let batch = self.waiting.take_for_caller(Instant::now(), expired)?;
+        self.alone = if batch.len() > 1 {
+            0
+        } else {
+            self.alone.saturating_add(1)
+        };
         Some((self.idle.remove(at), lent, self.form(batch)))
+    }
+
+    /// Whether to let others come first is worth it: not while it brings nobody, but for a try now and then.
+    fn turn_of_caller(&self) -> Turn {
+        if self.alone < ALONE || self.alone.is_multiple_of(TRY_AGAIN) {
+            Turn::Next
+        } else {
+            Turn::Now
+        }
     }
 
     fn is_open(&self) -> Result<(), Refusal> {
@@ -507,6 +525,12 @@ pub(super) struct Ticket<I, O, E> {
     done: bool,
 }
 
+/// So many batches of one request in a row say that there is nobody to wait for.
+const ALONE: u32 = 4;
+
+/// Then every so many requests one lets others come first all the same.
+const TRY_AGAIN: u32 = 16;
+
 /// Whether a caller will look if it could run what waits. Only callers of lent workers do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -518,41 +542,60 @@ enum Turn {
 
 impl<I, O, E> Ticket<I, O, E> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<O>, Error<E>>> {
-        if self.turn == Turn::Next {
-            self.turn = Turn::Now;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let mut answer = self.poll_answer(cx);
-        if answer.is_pending() && self.turn == Turn::Now {
-            let has_run = self.queue.run_as_caller();
-            answer = self.poll_answer(cx);
-            if has_run && answer.is_pending() {
-                // It has run what came before it.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+        loop {
+            match self.turn {
+                Turn::Next => {
+                    self.turn = Turn::Now;
+                    repoll::yield_to_others(cx);
+                    return Poll::Pending;
+                }
+                // Its receiver has not been polled: an answer that it gives itself need wake nobody.
+                Turn::Now => {
+                    let has_run = self.answered.is_empty() && self.queue.run_as_caller();
+                    if let Some(answer) = self.take_answer() {
+                        self.end_turn();
+                        return Poll::Ready(answer);
+                    }
+                    if has_run {
+                        // What came before it.
+                        self.turn = Turn::Next;
+                    } else {
+                        self.end_turn();
+                    }
+                }
+                Turn::Over => return self.poll_answer(cx),
             }
         }
-        self.end_turn();
-        answer
     }
 
-    /// Whether it has asked to be polled again, to run what waits.
-    pub(super) fn is_its_turn(&self) -> bool {
-        self.turn == Turn::Now
+    /// Whether its turn to run what waits is still to come.
+    pub(super) fn has_turn(&self) -> bool {
+        self.turn != Turn::Over
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<O>, Error<E>>> {
-        let answered = std::pin::Pin::new(&mut self.answered).poll(cx);
-        answered.map(|received| {
-            self.done = true;
-            // A sender that is dropped without an answer belonged to a worker that was dropped in the middle of a batch.
-            received.unwrap_or(Err(Error::Refused(Refusal::Unavailable)))
-        })
+        let received = ready!(Pin::new(&mut self.answered).poll(cx));
+        Poll::Ready(self.finish(received.ok()))
+    }
+
+    /// The answer, if it is there.
+    fn take_answer(&mut self) -> Option<Result<Answer<O>, Error<E>>> {
+        match self.answered.try_recv() {
+            Ok(answer) => Some(self.finish(Some(answer))),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some(self.finish(None)),
+        }
+    }
+
+    fn finish(&mut self, received: Option<Result<Answer<O>, Error<E>>>) -> Result<Answer<O>, Error<E>> {
+        self.done = true;
+        // A sender that is dropped without an answer belonged to a worker that was dropped in the middle of a batch.
+        received.unwrap_or(Err(Error::Refused(Refusal::Unavailable)))
     }
 
     fn end_turn(&mut self) {
-        if mem::replace(&mut self.turn, Turn::Over) != Turn::Over {
+        if self.has_turn() {
+            self.turn = Turn::Over;
             self.queue.caller_has_come();
         }
     }

@@ -614,6 +614,34 @@ async fn a_caller_runs_its_request_in_an_idle_worker() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_that_finds_itself_alone_again_and_again_lets_nobody_come_first_but_now_and_then() {
+    let bench = lent_bench();
+    let yields = |count: u32| -> Vec<u32> {
+        let yields = |_: &u32| {
+            let mut response = submit(&bench.queue, 1);
+            let yields = response.poll().is_pending();
+            if yields {
+                assert_ready_ok!(response.poll());
+            }
+            yields
+        };
+        (0..count).filter(yields).collect()
+    };
+    assert_eq!(yields(34), [0, 1, 2, 3, 16, 32]);
+
+    // One that is let come first changes that: there are others again.
+    assert!(yields(14).is_empty());
+    let mut both = [0, 1].map(|input| submit(&bench.queue, input));
+    for response in &mut both {
+        assert_pending!(response.poll());
+    }
+    for response in &mut both {
+        assert_eq!(assert_ready_ok!(response.poll()).batch_weight, 2);
+    }
+    assert_eq!(yields(5), [0, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_runs_what_others_have_queued_as_well() {
     let bench = lent_bench();
     let mut responses: Vec<_> = (0..3).map(|input| submit(&bench.queue, input)).collect();

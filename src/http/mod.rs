@@ -31,6 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::guard::Guard;
+use self::probes::Pulse;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::cpu::Pool;
@@ -56,6 +57,8 @@ pub struct App {
     pub guard: Option<Guard>,
     /// The log.
     pub telemetry: Telemetry,
+    /// Whether requests are being served at all.
+    pub pulse: Pulse,
 }
 
 /// What clients come for: needs an API key where any is configured.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use tokio::time::{Instant, interval};
 use utoipa::IntoResponses;
 use utoipa::openapi::RefOr;
 
@@ -13,12 +16,77 @@ use super::App;
 use super::document::problems;
 use crate::error::{Code, Error};
 
+/// Beats as long as the threads that serve requests come to their tasks.
+#[derive(Debug)]
+pub struct Pulse {
+    started: Instant,
+    /// Milliseconds after the start.
+    last: AtomicU64,
+}
+
+/// From beat to beat.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Without a beat for so long the threads are stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+impl Pulse {
+    /// One that has just beaten.
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// Beats. To be spawned among the tasks that serve requests.
+    pub async fn keep(&self) {
+        let mut beats = interval(BEAT);
+        loop {
+            beats.tick().await;
+            self.last.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        let age = self.now().saturating_sub(self.last.load(Ordering::Relaxed));
+        Duration::from_millis(age) > STUCK
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why the process should be started again.
+struct LiveProblems;
+
+impl IntoResponses for LiveProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[(
+            Code::Internal,
+            "the cause is in the server's log under this request id",
+        )])
+    }
+}
+
 /// Whether the process is alive.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
-    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "alive\n")
+    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "alive\n"),
+    LiveProblems
 ))]
-pub async fn livez() -> &'static str {
-    "alive\n"
+pub async fn livez(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
+    // On admin_listen this runs on a thread of its own, which says nothing of the others.
+    if app.pulse.has_stopped() {
+        return Err(Error::internal("the threads that serve requests are stuck"));
+    }
+    Ok("alive\n")
 }
 
 /// Why new traffic is not welcome.
@@ -75,4 +143,21 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
         .set_server(ready(&app).is_ok(), app.telemetry.writer.dropped());
     let text = app.metrics.render().map_err(Error::internal)?;
     Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_that_nobody_keeps_stops() {
+        let pulse = Pulse::new();
+        let kept = tokio::time::timeout(3 * STUCK, pulse.keep()).await;
+        assert!(kept.is_err(), "for ever");
+        assert!(!pulse.has_stopped());
+        tokio::time::sleep(STUCK - BEAT).await;
+        assert!(!pulse.has_stopped(), "it may be late");
+        tokio::time::sleep(2 * BEAT).await;
+        assert!(pulse.has_stopped());
+    }
 }

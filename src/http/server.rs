@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use super::per_client::{PerClient, Place};
 use super::tls::Tls;
+use crate::repoll::Repoll;
 
 /// Where a request comes from: the other end of its connection. In the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,8 +166,8 @@ impl Server {
             _open: Open::new(&self.open),
         };
         match &self.tls {
-            None => tokio::spawn(connection.serve(stream)),
-            Some(tls) => tokio::spawn(connection.serve_tls(tls.acceptor(), stream)),
+            None => tokio::spawn(Repoll::new(connection.serve(stream))),
+            Some(tls) => tokio::spawn(Repoll::new(connection.serve_tls(tls.acceptor(), stream))),
         };
     }
 }

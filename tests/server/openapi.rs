@@ -271,8 +271,8 @@ async fn every_problem_example_is_what_the_server_says() {
         .promised
         .iter()
         .map(|(path, code, _)| (path.clone(), code.clone()))
-        // No client can make a lane end; `http::document` compares these.
-        .filter(|(_, code)| code != "model_unavailable")
+        // No client can make a lane end, or the server's threads hang; `http::document` compares these.
+        .filter(|(path, code)| code != "model_unavailable" && path != "/livez")
         .collect();
     assert_eq!(promised, examples.seen, "every example is provoked");
 }
