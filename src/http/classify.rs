@@ -1,9 +1,7 @@
 //! `POST /v1/classify`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -20,6 +18,7 @@ use super::App;
 use super::document::{Picture, problems};
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
+use crate::digits;
 use crate::error::{Code, Error};
 use crate::model::{Classified, Input, Model};
 use crate::telemetry::access::{self, Stages};
@@ -433,15 +432,15 @@ fn respond(model: &Model, classified: Classified, top_k: u32) -> Result<(Respons
 }
 
 /// Milliseconds of each stage, as browsers show them.
-fn server_timing(stages: &Stages) -> String {
-    let mut text = String::with_capacity(64);
-    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    let _ = write!(
-        text,
-        "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
-        milliseconds(stages.decode),
-        milliseconds(stages.queue),
-        milliseconds(stages.inference)
-    );
+fn server_timing(stages: &Stages) -> Vec<u8> {
+    let mut text = Vec::with_capacity(64);
+    for (name, duration) in [
+        ("decode;dur=", stages.decode),
+        (", queue;dur=", stages.queue),
+        (", inference;dur=", stages.inference),
+    ] {
+        text.extend_from_slice(name.as_bytes());
+        digits::push_milliseconds(&mut text, duration);
+    }
     text
 }

@@ -15,6 +15,7 @@ use tracing::Level;
 use super::trace_context::TraceParent;
 use super::writer::LogWriter;
 use crate::config::{AccessLogMode, LogFormat};
+use crate::digits;
 
 /// The target of the lines, for filters.
 pub const TARGET: &str = "classifyd::access";
@@ -162,10 +163,7 @@ impl Access<'_> {
             line.shown("span_id", format_args!("{:016x}", span.span_id));
         }
         if let Some(client) = self.client {
-            match client.port() {
-                0 => line.shown("client", format_args!("{}", client.ip())),
-                _ => line.shown("client", format_args!("{client}")),
-            }
+            line.address("client", client);
         }
     }
 }
@@ -229,13 +227,19 @@ impl Line<'_> {
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let _ = write!(self.bytes, "{value}");
+        digits::push(self.bytes, value);
+    }
+
+    fn address(&mut self, key: &str, value: SocketAddr) {
+        self.key(key);
+        self.bytes.push(b'"');
+        digits::push_address(self.bytes, value);
+        self.bytes.push(b'"');
     }
 
     fn milliseconds(&mut self, key: &str, duration: Duration) {
         self.key(key);
-        let micros = duration.as_micros();
-        let _ = write!(self.bytes, "{}.{:03}", micros / 1000, micros % 1000);
+        digits::push_milliseconds(self.bytes, duration);
     }
 }
 
