@@ -194,7 +194,7 @@ mod tests {
             .enable_time()
             .build()
             .unwrap();
-        let limit = std::time::Duration::from_secs(60);
+        let limit = std::time::Duration::from_mins(1);
         let done = runtime.block_on(async { tokio::time::timeout(limit, counted).await });
         assert_eq!(done, Ok(20_000), "it was not polled after a wake");
         other.join().unwrap();

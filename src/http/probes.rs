@@ -155,7 +155,7 @@ mod tests {
         let kept = tokio::time::timeout(3 * STUCK, pulse.keep()).await;
         assert!(kept.is_err(), "for ever");
         assert!(!pulse.has_stopped());
-        tokio::time::sleep(STUCK - BEAT).await;
+        tokio::time::sleep(STUCK.saturating_sub(BEAT)).await;
         assert!(!pulse.has_stopped(), "it may be late");
         tokio::time::sleep(2 * BEAT).await;
         assert!(pulse.has_stopped());
