@@ -31,7 +31,7 @@ pub mod classify;
 pub mod cli;
 pub mod config;
 pub mod cpu;
-mod digits;
+mod decimal;
 pub mod engine;
 pub mod error;
 pub mod gpu;

@@ -18,7 +18,7 @@ use super::App;
 use super::document::{Picture, problems};
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
-use crate::digits;
+use crate::decimal;
 use crate::error::{Code, Error};
 use crate::model::{Classified, Input, Model};
 use crate::telemetry::access::{self, Stages};
@@ -440,7 +440,7 @@ fn server_timing(stages: &Stages) -> Vec<u8> {
         (", inference;dur=", stages.inference),
     ] {
         text.extend_from_slice(name.as_bytes());
-        digits::push_milliseconds(&mut text, duration);
+        decimal::push_milliseconds(&mut text, duration);
     }
     text
 }

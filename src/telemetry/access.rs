@@ -15,7 +15,7 @@ use tracing::Level;
 use super::trace_context::TraceParent;
 use super::writer::LogWriter;
 use crate::config::{AccessLogMode, LogFormat};
-use crate::digits;
+use crate::decimal;
 
 /// The target of the lines, for filters.
 pub const TARGET: &str = "classifyd::access";
@@ -227,19 +227,19 @@ impl Line<'_> {
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        digits::push(self.bytes, value);
+        decimal::push(self.bytes, value);
     }
 
     fn address(&mut self, key: &str, value: SocketAddr) {
         self.key(key);
         self.bytes.push(b'"');
-        digits::push_address(self.bytes, value);
+        decimal::push_address(self.bytes, value);
         self.bytes.push(b'"');
     }
 
     fn milliseconds(&mut self, key: &str, duration: Duration) {
         self.key(key);
-        digits::push_milliseconds(self.bytes, duration);
+        decimal::push_milliseconds(self.bytes, duration);
     }
 }
 
