@@ -40,7 +40,7 @@ COPY --from=onnxruntime-gpu /src/.onnxruntime-gpu/ /usr/lib/onnxruntime/
 COPY --from=files /image/usr/bin/classifyd /usr/bin/
 COPY deploy/container/classifyd-gpu.toml /etc/classifyd/classifyd.toml
 COPY --from=files /image/models/ /models/
-# ONNX Runtime's library reports to its makers by itself, from when it is loaded, unless it is told not to.
+# classifyd sets this itself, by starting itself again. Set here it saves that second start.
 ENV ORT_DISABLE_TELEMETRY=1 \
     CLASSIFYD_CONFIG=/etc/classifyd/classifyd.toml \
     CLASSIFYD_ONNXRUNTIME=/usr/lib/onnxruntime/libonnxruntime.so.1.31.1

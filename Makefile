@@ -6,6 +6,8 @@ SHELL := /bin/sh
 LISTEN ?= 127.0.0.1:8080
 ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so.1.31.1
 export ORT_DYLIB_PATH
+# ONNX Runtime's telemetry. See docs/telemetry.md.
+export ORT_DISABLE_TELEMETRY ?= 1
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 

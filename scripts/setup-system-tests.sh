@@ -2,7 +2,7 @@
 # Installs, from Debian, the programs that tests/system and web/tests run classifyd among. Does nothing when they are there.
 set -eu
 
-packages="chromium curl golang-go haproxy nginx prometheus"
+packages="chromium curl golang-go haproxy nginx prometheus strace"
 
 missing=
 for package in $packages; do

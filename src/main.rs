@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, FromArgMatches};
+use classifier::runtime::environment;
 use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs, WarmArgs};
 use classifyd::config::Config;
 use classifyd::{
@@ -17,6 +18,10 @@ use classifyd::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Err(error) = environment::without_telemetry() {
+        eprintln!("classifyd: {error}");
+        return ExitCode::FAILURE;
+    }
     let matches = cli::command()
         .try_get_matches()
         .unwrap_or_else(|error| wrong_usage(&error));

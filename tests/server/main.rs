@@ -19,6 +19,7 @@ mod observability;
 mod openapi;
 mod overload;
 mod pages;
+mod privacy;
 mod refusals;
 mod security;
 mod startup;

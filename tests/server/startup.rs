@@ -77,6 +77,12 @@ fn a_library_that_is_missing_or_broken_is_told_with_where_it_was_looked_for() {
         &[broken.to_str().unwrap(), "named by --onnxruntime", "make setup"],
     );
 
+    // A copy that was interrupted: the system's loader would map it, and the process would end with SIGBUS.
+    let whole = fs::read(root().join(".onnxruntime/libonnxruntime.so.1.31.1")).unwrap();
+    fs::write(&broken, &whole[..whole.len() / 2]).unwrap();
+    let expected = format!("found {} bytes: the file is incomplete", whole.len() / 2);
+    fails(&named, &[], &[broken.to_str().unwrap(), &expected]);
+
     // A library that is none of ONNX Runtime: any other that is there.
     let other = fs::read_to_string("/proc/self/maps").unwrap();
     let other = other

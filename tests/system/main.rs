@@ -11,4 +11,5 @@ mod documents;
 #[path = "../server/harness.rs"]
 mod harness;
 mod load_balancer;
+mod privacy;
 mod prometheus;

@@ -63,6 +63,7 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    classifier::runtime::environment::without_telemetry()?;
     let args = Args::parse();
     let repository = repository()?;
     let programs = match &args.programs {

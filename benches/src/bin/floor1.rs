@@ -135,6 +135,7 @@ async fn classify(State(server): State<Arc<Server>>, body: Bytes) -> Result<Json
 }
 
 fn main() -> Result<()> {
+    classifier::runtime::environment::without_telemetry()?;
     let args = Args::parse();
     classifier::runtime::library::load(None)?;
     let bundle = Bundle::open(&args.model)?;

@@ -77,6 +77,7 @@ struct Run {
 }
 
 fn main() -> Result<()> {
+    classifier::runtime::environment::without_telemetry()?;
     let args = Args::parse();
     ensure!(
         !args.batches.contains(&0),

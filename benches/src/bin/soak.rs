@@ -63,6 +63,7 @@ struct Reading {
 }
 
 fn main() -> Result<()> {
+    classifier::runtime::environment::without_telemetry()?;
     let args = Args::parse();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, args.admin_port));

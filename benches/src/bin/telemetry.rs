@@ -54,6 +54,7 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    classifier::runtime::environment::without_telemetry()?;
     let args = Args::parse();
     let program = std::env::current_exe()?.with_file_name("classifyd");
     ensure!(

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::ep::cuda::{CUDA_DYLIBS, CUDNN_DYLIBS};
 
+use super::elf;
 use super::provider::Provider;
 
 /// Folder beside the ONNX Runtime library that `make setup-gpu` fills.
@@ -19,6 +20,12 @@ const TENSORRT_DYLIBS: &[&str] = &[
     "libnvinfer.so.10",
     "libnvinfer_plugin.so.10",
     "libnvonnxparser.so.10",
+];
+/// ONNX Runtime's own, beside its library.
+const PROVIDER_DYLIBS: &[&str] = &[
+    "libonnxruntime_providers_shared.so",
+    "libonnxruntime_providers_cuda.so",
+    "libonnxruntime_providers_tensorrt.so",
 ];
 /// Without these no graph runs; others, such as libcufft, only some operators need.
 const NEEDED: &[&str] = &[
@@ -40,13 +47,33 @@ pub(super) fn preload(
 ) -> Result<(), String> {
     static LOADED: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
     let places = places(folder, beside);
+    if let Some(beside) = beside {
+        check_provider_files(beside)?;
+    }
     let mut known = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let load = |name: &str, path: &Path| {
         // One result for the process: a library that is loaded stays.
-        let load = || ort::util::preload_dylib(path).map_err(|error| reason(&error));
+        let load = || {
+            // A name without a folder is looked up by the system's loader.
+            if path.is_absolute() {
+                elf::check(path)?;
+            }
+            ort::util::preload_dylib(path).map_err(|error| reason(&error))
+        };
         known.entry(name.to_owned()).or_insert_with(load).clone()
     };
     preload_from(&places, provider, load)
+}
+
+/// Checks ONNX Runtime's own libraries for GPUs, which it loads by itself from its folder.
+fn check_provider_files(folder: &Path) -> Result<(), String> {
+    for name in PROVIDER_DYLIBS {
+        let path = folder.join(name);
+        if path.is_file() {
+            elf::check(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the loader said; the binding's own words leave it out.

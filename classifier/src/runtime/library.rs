@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
+use super::elf;
+use super::environment::{self, TELEMETRY_VARIABLE};
+
 /// The version that the project is built and tested with.
 pub const VERSION: &str = "1.31.1";
 /// Environment variable that names the library's file.
@@ -17,29 +20,37 @@ const SETUP_FOLDER: &str = ".onnxruntime";
 /// Name that the system's loader knows the library by.
 const FILE_NAME: &str = "libonnxruntime.so";
 
-/// ONNX Runtime could not be loaded: where it was looked for, and what went wrong there.
+/// Why ONNX Runtime is not loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.describe())]
-pub struct LibraryError {
-    /// Each place with what happened there.
-    pub tried: Vec<(String, String)>,
+pub enum LibraryError {
+    /// No place has a library that can be loaded.
+    #[error("{}", describe(tried))]
+    NotFound {
+        /// Each place with what happened there.
+        tried: Vec<(String, String)>,
+    },
+    /// The library would report to its makers, and nobody has said that it may.
+    #[error(
+        "ONNX Runtime reports to its makers from when it is loaded, unless {TELEMETRY_VARIABLE}=1 is in the environment; expected \
+         that variable, found it not set. Call classifier::runtime::environment::without_telemetry() first in main, or set the \
+         variable where the program is started; 0 allows the reports."
+    )]
+    TelemetryUndecided,
 }
 
-impl LibraryError {
-    fn describe(&self) -> String {
-        let mut text = format!(
-            "ONNX Runtime (1.{} or newer) could not be loaded. It was looked for in:",
-            ort::MINOR_VERSION
-        );
-        for (place, reason) in &self.tried {
-            let _ = write!(text, "\n  {place}: {reason}");
-        }
-        let _ = write!(
-            text,
-            "\nRun `make setup`, which puts version {VERSION} into {SETUP_FOLDER}/, or name the library's file with --onnxruntime or {PATH_VARIABLE}."
-        );
-        text
+fn describe(tried: &[(String, String)]) -> String {
+    let mut text = format!(
+        "ONNX Runtime (1.{} or newer) could not be loaded. It was looked for in:",
+        ort::MINOR_VERSION
+    );
+    for (place, reason) in tried {
+        let _ = write!(text, "\n  {place}: {reason}");
     }
+    let _ = write!(
+        text,
+        "\nRun `make setup`, which puts version {VERSION} into {SETUP_FOLDER}/, or name the library's file with --onnxruntime or {PATH_VARIABLE}."
+    );
+    text
 }
 
 static ENVIRONMENT: OnceLock<Loaded> = OnceLock::new();
@@ -66,6 +77,8 @@ impl Loaded {
 /// Loads ONNX Runtime from `path`, or without one from the file that `ORT_DYLIB_PATH` names, else from beside the
 /// executable, from the folder that `make setup` fills, or from the system's loader path. Gives the place.
 ///
+/// The environment must say what becomes of the library's telemetry, see [`environment::without_telemetry`].
+///
 /// A path that was named is the only one tried: a server must not start with another library than it was told to. The
 /// first call decides; later ones give its result.
 pub fn load(path: Option<&Path>) -> Result<&'static str, LibraryError> {
@@ -73,6 +86,9 @@ pub fn load(path: Option<&Path>) -> Result<&'static str, LibraryError> {
     let _one_at_a_time = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(loaded) = ENVIRONMENT.get() {
         return Ok(&loaded.place);
+    }
+    if !environment::is_set(TELEMETRY_VARIABLE) {
+        return Err(LibraryError::TelemetryUndecided);
     }
     let loaded = load_first(path)?;
     Ok(&ENVIRONMENT.get_or_init(|| loaded).place)
@@ -123,7 +139,7 @@ fn load_first(path: Option<&Path>) -> Result<Loaded, LibraryError> {
             Ok(environment) => return Ok(Loaded::new(environment, place, Some(&absolute))),
             Err(reason) => tried.push((place, reason)),
         }
-        return Err(LibraryError { tried });
+        return Err(LibraryError::NotFound { tried });
     }
     for folder in folders() {
         let place = folder.display().to_string();
@@ -144,7 +160,7 @@ fn load_first(path: Option<&Path>) -> Result<Loaded, LibraryError> {
         Ok(environment) => Ok(Loaded::new(environment, place, None)),
         Err(reason) => {
             tried.push((place, reason));
-            Err(LibraryError { tried })
+            Err(LibraryError::NotFound { tried })
         }
     }
 }
@@ -194,7 +210,10 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
 
 fn try_file(path: &Path) -> Result<Environment, String> {
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => try_load(path),
+        Ok(metadata) if metadata.is_file() => {
+            elf::check(path)?;
+            try_load(path)
+        }
         Ok(_) => Err("expected the library's file, found a directory".into()),
         Err(error) => Err(error.to_string()),
     }

@@ -1,5 +1,7 @@
 //! ONNX Runtime: finding and loading its library, and sessions that run graphs.
 
+mod elf;
+pub mod environment;
 mod gpu_libraries;
 pub mod graph;
 mod inputs;
