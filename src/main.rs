@@ -8,6 +8,7 @@ use clap::{ArgMatches, FromArgMatches};
 use classifier::runtime::environment;
 use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs, WarmArgs};
 use classifyd::config::Config;
+use classifyd::reload::{Hangups, hold_hangups};
 use classifyd::{
     api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry, warm,
 };
@@ -18,14 +19,14 @@ use classifyd::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    if let Err(error) = environment::without_telemetry() {
-        eprintln!("classifyd: {error}");
-        return ExitCode::FAILURE;
-    }
     let matches = cli::command()
         .try_get_matches()
         .unwrap_or_else(|error| wrong_usage(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Err(error) = start_again(&cli.command) {
+        eprintln!("classifyd: {error}");
+        return ExitCode::FAILURE;
+    }
     let result = match cli.command {
         Command::Serve(args) => serve(*args, matches.subcommand_matches("serve")),
         Command::Classify(args) => classify::run(&args),
@@ -48,6 +49,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts the program again without the telemetry of ONNX Runtime, unless that is done.
+fn start_again(command: &Command) -> std::io::Result<()> {
+    if matches!(command, Command::Serve(_)) {
+        hold_hangups()?;
+    }
+    environment::without_telemetry()
 }
 
 /// Ends the process as clap would, and says where a value came from that is nowhere on the command line.
@@ -73,6 +82,7 @@ fn wrong_usage(error: &clap::Error) -> ! {
 /// `matches` knows which of the settings were flags.
 fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     let print_config = args.print_config;
+    let hangups = Hangups::listen()?;
     let origins = matches.map(Config::origins_of).unwrap_or_default();
     let read = move || Config::load(args.settings.clone(), origins.clone(), args.config.as_deref());
     let config = read()?;
@@ -83,7 +93,7 @@ fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     // Dropped last, so that no line is lost.
     let (telemetry, _guard) = telemetry::init(&config)?;
     let runtime = runtime()?;
-    let result = runtime.block_on(startup::serve(config, telemetry, read));
+    let result = runtime.block_on(startup::serve(config, telemetry, hangups, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.
     runtime.shutdown_background();
     Ok(result?)

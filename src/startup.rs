@@ -20,7 +20,7 @@ use crate::http::{self, App};
 use crate::load::{self, ModelsError};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::reload;
+use crate::reload::Hangups;
 use crate::shutdown::{Cause, Draining, Signals};
 use crate::telemetry::Telemetry;
 
@@ -55,10 +55,11 @@ pub enum StartupError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until a signal ends it. `read` reads the configuration again.
+/// Serves until a signal ends it. `hangups` has listened since the process began; `read` reads the configuration again.
 pub async fn serve(
     config: Config,
     telemetry: Telemetry,
+    hangups: Hangups,
     read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 ) -> Result<(), StartupError> {
     let io = |what: &str| {
@@ -96,7 +97,7 @@ pub async fn serve(
         telemetry,
         pulse: Pulse::new(),
     });
-    reload_on_hangup(&app, tls.as_ref(), read).map_err(io("signals"))?;
+    reload_on_hangup(&app, tls.as_ref(), &hangups, read).map_err(io("signals"))?;
     let config = &app.config;
     let bind = async |address| {
         let listener = TcpListener::bind(address)
@@ -188,10 +189,11 @@ fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ConfigError> {
 fn reload_on_hangup(
     app: &Arc<App>,
     tls: Option<&Arc<Tls>>,
+    hangups: &Hangups,
     read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 ) -> std::io::Result<()> {
     let successful = &app.metrics.reload_successful;
-    reload::on_hangup("configuration", successful, {
+    hangups.on_each("configuration", successful, {
         let (app, read) = (Arc::clone(app), read.clone());
         move || {
             let config = read().map_err(|error| error.to_string())?;
@@ -205,11 +207,11 @@ fn reload_on_hangup(
         }
     })?;
     if let Some(tls) = tls.map(Arc::clone) {
-        reload::on_hangup("certificates", successful, move || tls.reload())?;
+        hangups.on_each("certificates", successful, move || tls.reload())?;
     }
     let app = Arc::clone(app);
     // Apart from the configuration: models take long to load, and one that fails must not keep a key from being withdrawn.
-    reload::on_hangup("models", &app.metrics.reload_successful.clone(), move || {
+    hangups.on_each("models", &app.metrics.reload_successful.clone(), move || {
         reload_models(&app, &read()?)
     })
 }

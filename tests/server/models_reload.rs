@@ -5,7 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Server, changed_model, fixture_models, ok, problem, square, white_row};
+use serde_json::Value;
+
+use crate::harness::{
+    Server, changed_model, classifyd, fixture_models, ok, problem, shipped_models, square, white_row,
+};
 
 /// Puts a copy of the fixture `linear` into the folder, whose labels begin with `prefix`.
 fn put(models: &Path, name: &str, version: u64, prefix: &str) {
@@ -163,4 +167,67 @@ async fn an_empty_folder_does_not_take_the_models_away() {
     server.signal("HUP");
     server.wait_for_log(MODELS_KEPT).await;
     assert_eq!(server.label("", white_row(2)).await, "c");
+}
+
+/// Which signals a process holds back or handles, as the bit masks of `/proc/PID/status`.
+fn hears_hangups(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    (mask("SigBlk:") | mask("SigCgt:")) & 1 == 1
+}
+
+#[test]
+fn a_hangup_while_the_models_load_is_answered_when_they_are_loaded() {
+    let mut child = classifyd()
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--models",
+        ])
+        .arg(shipped_models())
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = child.id();
+    // The system ends a process on a signal that comes before the process's first instruction.
+    while !hears_hangups(process) {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut models_read_again = false;
+        for line in std::io::BufRead::lines(stderr).map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            if line["message"] == "ready" {
+                ready.send(()).unwrap();
+            }
+            models_read_again |= line["message"] == "read again" && line["what"] == "models";
+            if models_read_again {
+                break;
+            }
+        }
+        models_read_again
+    });
+    let id = nix::unistd::Pid::from_raw(i32::try_from(process).unwrap());
+    while is_ready.try_recv().is_err() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the signal ended the process"
+        );
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGHUP).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(reader.join().unwrap(), "the models were not read again");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
