@@ -1,20 +1,211 @@
 //! How many CPUs there really are, and who gets them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 /// CPUs that this process may use: the affinity mask and the cgroup quota (v1 and v2) count, not the host.
 pub fn available() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Runs work that is too long for the threads that serve connections, at most so many at a time as there are CPUs.
+/// Threads for work that is too long for the threads that serve connections: decoding, tokenising, reading long JSON. There is
+/// one set of them in the process, and every [`Pool`] has its work done there. A clone is another handle to the same threads;
+/// they end with the last handle.
+#[derive(Debug, Clone)]
+pub struct Workers(Arc<Owner>);
+
+#[derive(Debug)]
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when there may be something to do.
+    changed: Condvar,
+    /// Most pieces of one pool that run at a time.
+    most_of_a_pool: usize,
+    memory_limit: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pools: BTreeMap<u64, Line>,
+    /// Pools in the order in which they come to their turn.
+    turns: VecDeque<u64>,
+    next_id: u64,
+    running: usize,
+    memory: u64,
+    closed: bool,
+}
+
+/// The work of one pool.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<Piece>,
+    running: usize,
+}
+
+struct Piece {
+    id: u64,
+    memory: u64,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Piece")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the workers have at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Pieces of work that run.
+    pub running: usize,
+    /// Pieces of work that wait.
+    pub waiting: usize,
+    /// Bytes that the running pieces may take.
+    pub memory: u64,
+    /// Most of these bytes.
+    pub memory_limit: u64,
+}
+
+impl Workers {
+    /// Starts the threads: one more than `cpus`, so that a pool that uses all the CPUs does not keep the others waiting. The
+    /// pieces that run may take `memory_limit` bytes together.
+    pub fn start(cpus: usize, memory_limit: u64) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            most_of_a_pool: cpus,
+            memory_limit,
+        });
+        // Made first, so that the threads end if one of them cannot be started.
+        let workers = Self(Arc::new(Owner {
+            shared: Arc::clone(&shared),
+        }));
+        for _ in 0..=cpus {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("decode".to_owned())
+                .spawn(move || shared.work())?;
+        }
+        Ok(workers)
+    }
+
+    /// A pool in which at most `max_waiting` pieces of work wait.
+    pub fn pool(&self, max_waiting: usize) -> Pool {
+        let mut state = self.0.shared.lock();
+        let id = state.take_id();
+        state.pools.insert(id, Line::default());
+        state.turns.push_back(id);
+        drop(state);
+        Pool {
+            id,
+            max_waiting,
+            workers: self.clone(),
+        }
+    }
+
+    /// What runs, what waits, and the memory it may take.
+    pub fn usage(&self) -> Usage {
+        let state = self.0.shared.lock();
+        Usage {
+            running: state.running,
+            waiting: state.pools.values().map(|line| line.waiting.len()).sum(),
+            memory: state.memory,
+            memory_limit: self.0.shared.memory_limit,
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No work runs under the lock, and every change under it is complete.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread does until the last handle is dropped.
+    fn work(&self) {
+        let mut state = self.lock();
+        while !state.closed {
+            let Some((pool, piece)) = state.take(self.memory_limit, self.most_of_a_pool) else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            // Another thread looks whether there is more. It finds nothing if what waits may not run yet.
+            self.changed.notify_one();
+            (piece.work)();
+            state = self.lock();
+            state.running -= 1;
+            state.memory -= piece.memory;
+            if let Some(line) = state.pools.get_mut(&pool) {
+                line.running -= 1;
+            }
+        }
+    }
+}
+
+impl State {
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The first piece of the pool whose turn it is, if it may run.
+    ///
+    /// A piece that takes memory waits until there is enough of it, and those that take memory wait behind it: otherwise small
+    /// ones would keep a large one waiting for ever.
+    fn take(&mut self, memory_limit: u64, most_of_a_pool: usize) -> Option<(u64, Piece)> {
+        let mut left = memory_limit.saturating_sub(self.memory);
+        for turn in 0..self.turns.len() {
+            let pool = self.turns[turn];
+            let Some(line) = self.pools.get_mut(&pool) else {
+                continue;
+            };
+            if line.running >= most_of_a_pool {
+                continue;
+            }
+            let Some(first) = line.waiting.front() else {
+                continue;
+            };
+            if first.memory > left {
+                left = 0;
+                continue;
+            }
+            let piece = line.waiting.pop_front()?;
+            line.running += 1;
+            self.running += 1;
+            self.memory += piece.memory;
+            self.turns.remove(turn);
+            self.turns.push_back(pool);
+            return Some((pool, piece));
+        }
+        None
+    }
+}
+
+/// Has work done by the [`Workers`]: at most so many pieces at a time as there are CPUs, taking turns with the other pools.
 #[derive(Debug)]
 pub struct Pool {
-    running: Semaphore,
-    waiting: AtomicUsize,
+    id: u64,
     max_waiting: usize,
+    workers: Workers,
 }
 
 /// Why the pool gave no result.
@@ -22,86 +213,163 @@ pub struct Pool {
 pub enum PoolError {
     /// As much work waits as may.
     Full,
+    /// The work takes more memory than all work together may.
+    TooLarge {
+        /// Bytes.
+        memory: u64,
+        /// Most of them.
+        limit: u64,
+    },
     /// The work panicked.
     Panicked,
 }
 
 impl Pool {
-    /// A pool in which at most `max_waiting` pieces of work wait.
-    pub fn new(cpus: usize, max_waiting: usize) -> Self {
-        Self {
-            running: Semaphore::new(cpus),
-            waiting: AtomicUsize::new(0),
-            max_waiting,
-        }
-    }
-
-    /// Runs `work`. Dropping the future before the work has begun takes it back.
+    /// Runs `work`, which takes little memory. Dropping the future before the work has begun takes it back; work that has begun
+    /// keeps its place until it has ended, whether or not its result is awaited.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let permit = if let Ok(permit) = self.running.try_acquire() {
-            permit
-        } else {
-            let _waiting = Waiting::enter(self)?;
-            // The semaphore is never closed.
-            self.running.acquire().await.map_err(|_| PoolError::Full)?
-        };
-        let result = tokio::task::spawn_blocking(work).await;
-        drop(permit);
-        result.map_err(|_| PoolError::Panicked)
+        self.run_with_memory(0, work).await
     }
-}
 
-/// Counts one waiting piece of work for as long as it waits.
-struct Waiting<'a>(&'a AtomicUsize);
+    /// The same for work that takes so many bytes of memory, which it waits for.
+    pub async fn run_with_memory<T: Send + 'static>(
+        &self,
+        memory: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let (done, result) = oneshot::channel();
+        let queued = self.queue(
+            memory,
+            Box::new(move || {
+                if done.is_closed() {
+                    return;
+                }
+                let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| PoolError::Panicked);
+                let _ = done.send(result);
+            }),
+        )?;
+        let result = result.await;
+        drop(queued);
+        // Without a result the work was dropped, which only the end of the process does while somebody waits.
+        result.map_err(|_| PoolError::Panicked)?
+    }
 
-impl<'a> Waiting<'a> {
-    fn enter(pool: &'a Pool) -> Result<Self, PoolError> {
-        let waiting = Self(&pool.waiting);
-        if pool.waiting.fetch_add(1, Ordering::Relaxed) >= pool.max_waiting {
+    fn queue(&self, memory: u64, work: Box<dyn FnOnce() + Send>) -> Result<Queued<'_>, PoolError> {
+        let shared = &self.workers.0.shared;
+        let limit = shared.memory_limit;
+        if memory > limit {
+            return Err(PoolError::TooLarge { memory, limit });
+        }
+        let mut state = shared.lock();
+        let id = state.take_id();
+        let line = state.pools.entry(self.id).or_default();
+        if line.waiting.len() + line.running >= self.max_waiting + shared.most_of_a_pool {
             return Err(PoolError::Full);
         }
-        Ok(waiting)
+        line.waiting.push_back(Piece { id, memory, work });
+        drop(state);
+        shared.changed.notify_one();
+        Ok(Queued { pool: self, id })
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Pool {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        // Nothing waits here: whoever waits borrows the pool.
+        let mut state = self.workers.0.shared.lock();
+        state.pools.remove(&self.id);
+        state.turns.retain(|pool| *pool != self.id);
+    }
+}
+
+/// Takes a piece of work back, unless it has begun.
+struct Queued<'a> {
+    pool: &'a Pool,
+    id: u64,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let shared = &self.pool.workers.0.shared;
+        let taken_back = {
+            let mut state = shared.lock();
+            state.pools.get_mut(&self.pool.id).and_then(|line| {
+                let at = line
+                    .waiting
+                    .binary_search_by_key(&self.id, |piece| piece.id)
+                    .ok()?;
+                line.waiting.remove(at)
+            })
+        };
+        if taken_back.is_some() {
+            // It may have been what the others waited behind.
+            shared.changed.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio_test::{assert_pending, task};
 
     use super::*;
 
+    fn workers(cpus: usize) -> Workers {
+        Workers::start(cpus, 1000).unwrap()
+    }
+
+    /// Work that runs until it is released, and says when it has begun.
+    fn held() -> (impl FnOnce() -> bool + Send, mpsc::Sender<()>, mpsc::Receiver<()>) {
+        let (release, released) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        let work = move || {
+            let _ = begin.send(());
+            released.recv().is_ok()
+        };
+        (work, release, begun)
+    }
+
+    fn wait(begun: &mpsc::Receiver<()>) {
+        begun.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
+    async fn wait_for(workers: &Workers, found: impl Fn(Usage) -> bool) {
+        let started = std::time::Instant::now();
+        while !found(workers.usage()) {
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                workers.usage()
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     #[tokio::test]
     async fn work_beyond_the_limit_is_refused_and_the_pool_goes_on() {
-        let pool = Arc::new(Pool::new(1, 1));
-        let (release, released) = mpsc::channel::<()>();
-        let first = tokio::spawn({
-            let pool = Arc::clone(&pool);
-            async move { pool.run(move || released.recv().is_ok()).await }
-        });
-        while pool.running.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        let mut second = tokio_test::task::spawn(pool.run(|| 2));
-        tokio_test::assert_pending!(second.poll());
+        let pool = workers(1).pool(1);
+        let (work, release, begun) = held();
+        let mut first = task::spawn(pool.run(work));
+        assert_pending!(first.poll());
+        wait(&begun);
+        let mut second = task::spawn(pool.run(|| 2));
+        assert_pending!(second.poll());
         assert_eq!(pool.run(|| 3).await, Err(PoolError::Full));
         release.send(()).unwrap();
-        assert_eq!(first.await.unwrap(), Ok(true));
+        assert_eq!(first.await, Ok(true));
         assert_eq!(second.await, Ok(2));
         assert_eq!(pool.run(|| 4).await, Ok(4));
     }
 
     #[tokio::test]
     async fn a_panic_is_an_error_of_its_own_work_alone() {
-        let pool = Pool::new(1, 1);
+        let pool = workers(1).pool(1);
         assert_eq!(
             pool.run(|| panic!("asked to panic")).await,
             Err::<(), _>(PoolError::Panicked)
@@ -111,14 +379,92 @@ mod tests {
 
     #[tokio::test]
     async fn work_whose_caller_has_gone_leaves_the_line() {
-        let pool = Pool::new(1, 1);
-        let held = pool.running.acquire().await.unwrap();
-        let mut gone = tokio_test::task::spawn(pool.run(|| panic!("nobody waits for this")));
-        tokio_test::assert_pending!(gone.poll());
+        let pool = workers(1).pool(1);
+        let (work, release, begun) = held();
+        let mut first = task::spawn(pool.run(work));
+        assert_pending!(first.poll());
+        wait(&begun);
+        let mut gone = task::spawn(pool.run(|| panic!("nobody waits for this")));
+        assert_pending!(gone.poll());
         drop(gone);
-        let mut next = tokio_test::task::spawn(pool.run(|| 1));
-        tokio_test::assert_pending!(next.poll());
-        drop(held);
+        let mut next = task::spawn(pool.run(|| 1));
+        assert_pending!(next.poll());
+        release.send(()).unwrap();
         assert_eq!(next.await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn work_that_has_begun_keeps_its_place_after_its_caller_has_gone() {
+        let workers = workers(1);
+        let pool = workers.pool(8);
+        let (work, release, begun) = held();
+        let mut gone = task::spawn(pool.run_with_memory(600, work));
+        assert_pending!(gone.poll());
+        wait(&begun);
+        drop(gone);
+        let mut next = task::spawn(pool.run_with_memory(600, || 1));
+        assert_pending!(next.poll());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_pending!(next.poll());
+        let usage = Usage {
+            running: 1,
+            waiting: 1,
+            memory: 600,
+            memory_limit: 1000,
+        };
+        assert_eq!(workers.usage(), usage);
+        release.send(()).unwrap();
+        assert_eq!(next.await, Ok(1));
+        wait_for(&workers, |usage| usage.running == 0 && usage.memory == 0).await;
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_uses_all_cpus_does_not_keep_the_others_waiting() {
+        let workers = workers(2);
+        let (busy, other) = (workers.pool(8), workers.pool(8));
+        let held: Vec<_> = (0..4).map(|_| held()).collect();
+        let mut releases = Vec::new();
+        let mut running = Vec::new();
+        for (work, release, _begun) in held {
+            let mut one = task::spawn(busy.run(work));
+            assert_pending!(one.poll());
+            running.push(one);
+            releases.push(release);
+        }
+        wait_for(&workers, |usage| usage.running == 2 && usage.waiting == 2).await;
+        assert_eq!(other.run(|| 1).await, Ok(1));
+        for release in &releases {
+            release.send(()).unwrap();
+        }
+        for one in running {
+            assert_eq!(one.await, Ok(true));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_memory_is_not_overtaken_by_what_takes_some() {
+        let workers = workers(4);
+        let (one, other) = (workers.pool(8), workers.pool(8));
+        let (work, release, begun) = held();
+        let mut first = task::spawn(other.run_with_memory(600, work));
+        assert_pending!(first.poll());
+        wait(&begun);
+        let mut large = task::spawn(one.run_with_memory(1000, || 1));
+        assert_pending!(large.poll());
+        let mut small = task::spawn(other.run_with_memory(10, || 2));
+        assert_pending!(small.poll());
+        // What takes none may pass.
+        assert_eq!(workers.pool(8).run(|| 3).await, Ok(3));
+        wait_for(&workers, |usage| usage.running == 1).await;
+        assert_eq!(workers.usage().waiting, 2);
+        release.send(()).unwrap();
+        assert_eq!(first.await, Ok(true));
+        assert_eq!(large.await, Ok(1));
+        assert_eq!(small.await, Ok(2));
+        let too_large = PoolError::TooLarge {
+            memory: 1001,
+            limit: 1000,
+        };
+        assert_eq!(one.run_with_memory(1001, || 4).await, Err(too_large));
     }
 }

@@ -320,6 +320,12 @@ impl From<PoolError> for Error {
                 Code::QueueFull,
                 "too many inputs wait to be read, decoded or tokenised",
             ),
+            PoolError::TooLarge { memory, limit } => Self::new(
+                Code::ImageTooLarge,
+                format!(
+                    "expected an input that takes at most {limit} bytes to decode, found one that takes {memory}"
+                ),
+            ),
             PoolError::Panicked => Self::internal("reading, decoding or tokenising panicked"),
         }
     }

@@ -9,7 +9,7 @@ use classifier::{Bundle, Device, DeviceOptions, LoadError, Preprocessor, Provide
 use crate::batch::Limits;
 use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
-use crate::cpu;
+use crate::cpu::{self, Workers};
 use crate::engine::{LaneSettings, Placed, Weights};
 use crate::gpu;
 use crate::metrics::Metrics;
@@ -49,7 +49,12 @@ pub fn open(config: &Config) -> Result<Vec<(Found, Bundle)>, ModelsError> {
 }
 
 /// Loads every model that is in the folder and not in `served` in that version. Blocks.
-pub fn models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<Catalog, ModelsError> {
+pub fn models(
+    config: &Config,
+    metrics: &Metrics,
+    workers: &Workers,
+    served: &Catalog,
+) -> Result<Catalog, ModelsError> {
     let opened = open(config)?;
     let mut models = Vec::new();
     for (Found { name, version, .. }, bundle) in opened {
@@ -57,7 +62,7 @@ pub fn models(config: &Config, metrics: &Metrics, served: &Catalog) -> Result<Ca
             models.push(Arc::clone(model));
             continue;
         }
-        let model = start(config, &name, version, bundle, metrics)?;
+        let model = start(config, &name, version, bundle, metrics, workers)?;
         if model.placement().provider != Provider::Cpu {
             gpu::watch(metrics);
         }
@@ -91,6 +96,7 @@ pub fn start(
     version: u64,
     bundle: Bundle,
     metrics: &Metrics,
+    workers: &Workers,
 ) -> Result<Model, ModelsError> {
     let lanes = lane_settings(config, name, &bundle);
     let placed = Placed::find(&bundle, device_options(config, name, &bundle)?, lanes.threads);
@@ -102,7 +108,7 @@ pub fn start(
         LoadError::Bundle(error) => classifier::Error::from(error).into(),
     })?;
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
-    let model = Model::start(name, version, bundle, &settings, placed, metrics)?;
+    let model = Model::start(name, version, bundle, &settings, placed, metrics, workers)?;
     let (plan, placement) = (model.plan(), model.placement());
     if let Some(reason) = &placement.fallback {
         tracing::warn!(

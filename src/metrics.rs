@@ -5,6 +5,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::cpu::Usage;
 use crate::error::Code;
 
 /// Buckets for whole requests and their stages, in seconds: from a digit on an idle machine to a deadline.
@@ -44,6 +45,10 @@ pub struct Metrics {
     pub requests_by_key: IntCounterVec,
     /// Requests that were refused or given up, by model and reason.
     pub rejected: IntCounterVec,
+    decode_running: IntGauge,
+    decode_waiting: IntGauge,
+    decode_memory: IntGauge,
+    decode_memory_limit: IntGauge,
     ready: IntGauge,
     log_lines_dropped: IntCounter,
     stage_duration: HistogramVec,
@@ -170,6 +175,22 @@ impl Metrics {
             connections: single("classifyd_connections", "Open connections.")?,
             connections_refused,
             connection_limit: single("classifyd_connections_limit", "Most open connections.")?,
+            decode_running: single(
+                "classifyd_decode_running",
+                "Inputs that are being decoded or tokenised and long JSON bodies that are being read, apart from what is small.",
+            )?,
+            decode_waiting: single(
+                "classifyd_decode_waiting",
+                "Inputs that wait to be decoded or tokenised and long JSON bodies that wait to be read.",
+            )?,
+            decode_memory: single(
+                "classifyd_decode_memory_bytes",
+                "Memory that the inputs that are being decoded may take.",
+            )?,
+            decode_memory_limit: single(
+                "classifyd_decode_memory_limit_bytes",
+                "Most memory that they may take.",
+            )?,
             ready: single("classifyd_ready", "Whether /readyz says so: 1 or 0.")?,
             log_lines_dropped,
             queue_limit: gauge(
@@ -302,6 +323,15 @@ impl Metrics {
         // Two scrapes at once must not count a line twice.
         let known = &self.log_lines_dropped;
         known.inc_by(log_lines_dropped.saturating_sub(known.get()));
+    }
+
+    /// Takes over what is being decoded; called when the metrics are read.
+    pub fn set_decoding(&self, usage: Usage) {
+        let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.decode_running, usage.running as u64);
+        set(&self.decode_waiting, usage.waiting as u64);
+        set(&self.decode_memory, usage.memory);
+        set(&self.decode_memory_limit, usage.memory_limit);
     }
 
     /// All metrics in Prometheus' text format.

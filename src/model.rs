@@ -15,7 +15,7 @@ use futures_util::future::try_join_all;
 use tower::Service;
 
 use crate::batch::{self, Answer, Limits, Priority, Submission};
-use crate::cpu::{self, Pool};
+use crate::cpu::{Pool, Workers};
 use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Placed, Plan, Weights};
 use crate::error::Error;
 use crate::metrics::{Metrics, ModelMetrics};
@@ -155,6 +155,7 @@ impl Model {
         settings: &ModelSettings,
         placed: Placed,
         metrics: &Metrics,
+        workers: &Workers,
     ) -> Result<Self, classifier::Error> {
         let model_metrics = metrics.model(name, &bundle.labels);
         let ModelSettings {
@@ -173,7 +174,7 @@ impl Model {
             request_timeout,
             image_limits,
             weights,
-            pool: Pool::new(cpu::available(), limits.capacity as usize),
+            pool: workers.pool(limits.capacity as usize),
             service: engine.service(),
             metrics: model_metrics,
             bundle,

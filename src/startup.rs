@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::catalog::Catalog;
 use crate::config::{Config, ConfigError};
-use crate::cpu::{self, Pool};
+use crate::cpu::{self, Workers};
 use crate::http::guard::Guard;
 use crate::http::per_client::PerClient;
 use crate::http::probes::Pulse;
@@ -71,11 +71,13 @@ pub async fn serve(
     // Before the models, whose loading takes longer than to find out that a certificate is missing.
     let tls = load_tls(&config)?;
     let metrics = Metrics::new()?;
+    let cpus = cpu::available();
+    let workers = Workers::start(cpus, u64::MAX).map_err(io("cannot start the threads that decode"))?;
     let catalog = {
-        let (config, metrics) = (config.clone(), metrics.clone());
+        let (config, metrics, workers) = (config.clone(), metrics.clone(), workers.clone());
         let loading = tokio::task::spawn_blocking(move || {
             load::runtime(&config)?;
-            let catalog = load::models(&config, &metrics, &Catalog::default())?;
+            let catalog = load::models(&config, &metrics, &workers, &Catalog::default())?;
             announce(&metrics, &Catalog::default(), &catalog);
             Ok::<_, StartupError>(catalog)
         });
@@ -85,12 +87,12 @@ pub async fn serve(
             _ = signals.next() => return Ok(()),
         }
     };
-    let cpus = cpu::available();
     let guard = Guard::new(&config, metrics.requests_by_key.clone());
     let app = Arc::new(App {
         draining: Draining::default(),
         catalog: ArcSwap::from_pointee(catalog),
-        bodies: Pool::new(cpus, config.queue_capacity as usize),
+        bodies: workers.pool(config.queue_capacity as usize),
+        workers,
         metrics,
         config,
         guard,
@@ -276,7 +278,7 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
 /// stays as it was.
 fn reload_models(app: &App, config: &Config) -> Result<(), StartupError> {
     let old = app.catalog.load_full();
-    let new = load::models(config, &app.metrics, &old)?;
+    let new = load::models(config, &app.metrics, &app.workers, &old)?;
     let new = Arc::new(new);
     app.catalog.store(Arc::clone(&new));
     announce(&app.metrics, &old, &new);

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::catalog;
 use crate::config::Config;
+use crate::cpu::{self, Workers};
 use crate::load;
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -18,11 +19,12 @@ pub fn run(config: &Config) -> Result<()> {
     load::runtime(config)?;
     let opened = load::open(config)?;
     let metrics = Metrics::new()?;
+    let workers = Workers::start(cpu::available(), u64::MAX)?;
     let count = opened.len();
     let mut rows = Vec::new();
     for (catalog::Found { name, version, .. }, bundle) in opened {
         let started = Instant::now();
-        match load::start(config, &name, version, bundle, &metrics) {
+        match load::start(config, &name, version, bundle, &metrics, &workers) {
             Ok(model) => {
                 rows.push(row(&model, started.elapsed()));
                 // Gives the memory back before the next one needs it.

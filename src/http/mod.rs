@@ -34,7 +34,7 @@ use self::guard::Guard;
 use self::probes::Pulse;
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::cpu::Pool;
+use crate::cpu::{Pool, Workers};
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
@@ -49,6 +49,8 @@ pub struct App {
     pub catalog: ArcSwap<Catalog>,
     /// Where long bodies are read.
     pub bodies: Pool,
+    /// The threads that decode.
+    pub workers: Workers,
     /// The metrics.
     pub metrics: Metrics,
     /// Whether the server is on its way out.

@@ -139,6 +139,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
             model.is_degraded(),
         );
     }
+    app.metrics.set_decoding(app.workers.usage());
     app.metrics
         .set_server(ready(&app).is_ok(), app.telemetry.writer.dropped());
     let text = app.metrics.render().map_err(Error::internal)?;

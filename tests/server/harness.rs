@@ -227,6 +227,31 @@ impl Server {
         }
     }
 
+    /// Names of the threads of the process.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .unwrap()
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim_end().to_owned())
+            .collect()
+    }
+
+    /// Most memory that the process has had, in MiB.
+    pub(crate) fn peak_memory(&self) -> f64 {
+        self.status_in_mib("VmHWM:")
+    }
+
+    /// Memory that the process has, in MiB.
+    pub(crate) fn memory(&self) -> f64 {
+        self.status_in_mib("VmRSS:")
+    }
+
+    fn status_in_mib(&self, key: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    }
+
     /// Waits until the process has so many threads of this name.
     pub(crate) async fn wait_for_threads(&self, name: &str, count: usize) {
         let started = Instant::now();

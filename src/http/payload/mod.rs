@@ -242,6 +242,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cpu::Workers;
 
     async fn read_with(
         content_type: &str,
@@ -267,7 +268,7 @@ mod tests {
             body.into(),
             max_body,
             deadline,
-            &Pool::new(1, 1),
+            &Workers::start(1, 0).unwrap().pool(1),
         )
         .await
     }
