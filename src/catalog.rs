@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use classifier::{Bundle, BundleError, Kind};
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, quoted};
 use crate::model::Model;
 
 /// A model directory that was found: the highest version of a name.
@@ -180,7 +180,7 @@ impl Catalog {
         self.models.get(name).ok_or_else(|| {
             Error::new(
                 Code::ModelNotFound,
-                format!("model: expected one of {}, found {name:?}", self.names()),
+                format!("model: expected one of {}, found {}", self.names(), quoted(name)),
             )
         })
     }

@@ -25,6 +25,8 @@ pub enum Code {
     ModelNotFound,
     /// An API key is needed, and none that is known came.
     Unauthorized,
+    /// The API key does not allow what was asked, or none is needed and so none allows it.
+    Forbidden,
     /// The client, or its API key, has asked too often.
     RateLimited,
     /// No such route.
@@ -77,6 +79,7 @@ impl Code {
             Self::ModelRequired => "model_required",
             Self::ModelNotFound => "model_not_found",
             Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::RateLimited => "rate_limited",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -99,6 +102,7 @@ impl Code {
         match self {
             Self::InvalidRequest | Self::ModelRequired => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -118,6 +122,7 @@ impl Code {
             Self::ModelRequired => "The request must name a model",
             Self::ModelNotFound => "There is no such model",
             Self::Unauthorized => "An API key is needed",
+            Self::Forbidden => "The API key does not allow this",
             Self::RateLimited => "There were too many requests",
             Self::NotFound => "There is no such route",
             Self::MethodNotAllowed => "The route does not take this method",
@@ -145,6 +150,53 @@ impl Code {
             _ => None,
         }
     }
+}
+
+/// Most characters of a client's own that an error repeats.
+const MAX_QUOTED: usize = 100;
+/// Longest detail of an error, in bytes. It bounds what libraries say of a request in words of their own.
+const MAX_DETAIL: usize = 2_000;
+
+/// What a client sent, as an error repeats it: in quotes, with control characters escaped, and at most 100 characters of it.
+pub fn quoted(text: &str) -> String {
+    match text.char_indices().nth(MAX_QUOTED) {
+        Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
+        None => format!("{text:?}"),
+    }
+}
+
+/// A message of serde with at most 100 characters of what the client sent. Serde repeats a key or a value whole, between
+/// backticks or quotation marks, and says behind it what it expected.
+pub fn shortened(message: &str) -> String {
+    let longest = |mark: char| {
+        let start = message.find(mark)? + 1;
+        let end = message[start..].rfind(&format!("{mark}, expected"))? + start;
+        Some((start, end))
+    };
+    let (start, end) = match (longest('`'), longest('"')) {
+        // The first mark begins what was sent; others may stand within it.
+        (Some(one), Some(other)) => one.min(other),
+        (Some(range), None) | (None, Some(range)) => range,
+        (None, None) => return cut(message.to_owned()),
+    };
+    match message[start..end].char_indices().nth(MAX_QUOTED) {
+        Some((length, _)) => cut(format!(
+            "{}{}…{}",
+            &message[..start],
+            &message[start..start + length],
+            &message[end..]
+        )),
+        None => cut(message.to_owned()),
+    }
+}
+
+fn cut(mut detail: String) -> String {
+    if detail.len() > MAX_DETAIL {
+        detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
+        detail.push('…');
+        detail.shrink_to_fit();
+    }
+    detail
 }
 
 /// An error on its way to the client.
@@ -190,7 +242,7 @@ impl Error {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
-            detail: detail.into(),
+            detail: cut(detail.into()),
             cause: None,
             retry_after: None,
             body_unread: false,
@@ -341,5 +393,45 @@ impl IntoResponse for Error {
         }
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sent_is_repeated_in_part() {
+        assert_eq!(quoted("a\"b"), r#""a\"b""#);
+        assert_eq!(quoted(&"é".repeat(100)), format!("{:?}", "é".repeat(100)));
+        let long = quoted(&"é".repeat(1_000_000));
+        assert_eq!(long.matches('é').count(), 100);
+        assert!(long.ends_with("…\""), "{long}");
+        // Each is escaped with eight characters.
+        assert!(quoted(&"\u{200b}".repeat(1_000_000)).len() < 1_000);
+    }
+
+    #[test]
+    fn messages_of_serde_are_repeated_in_part() {
+        let short = "unknown field `topk`, expected one of `model`, `inputs` at line 1 column 8";
+        assert_eq!(shortened(short), short);
+        for sent in [
+            "x".repeat(10_000),
+            "x`".repeat(5_000),
+            "`, expected `".repeat(900),
+        ] {
+            let message = format!("unknown field `{sent}`, expected `text` or `image` at line 1 column 8");
+            let short = shortened(&message);
+            assert!(short.len() < 300, "{short}");
+            assert!(short.ends_with(" at line 1 column 8"), "{short}");
+        }
+        let message = format!("invalid type: string \"{}\", expected u32", "x".repeat(10_000));
+        assert_eq!(shortened(&message).matches('x').count(), 100 + 1);
+    }
+
+    #[test]
+    fn no_detail_is_long() {
+        let error = Error::invalid_request("é".repeat(1_000_000));
+        assert!(error.detail.len() < 2_100, "{}", error.detail.len());
     }
 }

@@ -25,6 +25,7 @@
 pub mod api_key;
 pub mod batch;
 pub mod bench;
+pub mod budget;
 pub mod catalog;
 pub mod check;
 pub mod classify;

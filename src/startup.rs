@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::time::{sleep, timeout};
 
+use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{Config, ConfigError};
 use crate::cpu::{self, Workers};
@@ -93,6 +94,7 @@ pub async fn serve(
         catalog: ArcSwap::from_pointee(catalog),
         bodies: workers.pool(config.queue_capacity as usize),
         workers,
+        body_memory: Budget::new(config.body_memory.0.as_u64()),
         metrics,
         config,
         guard,

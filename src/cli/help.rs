@@ -58,6 +58,7 @@ const KEYS: &[(&str, Lines)] = &[
         "Limits of a request",
         &[
             ("max_body", "SIZE"),
+            ("body_memory", "SIZE"),
             ("max_image_side", "N"),
             ("max_image_pixels", "N"),
             ("request_timeout", "DURATION"),

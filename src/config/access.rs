@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, Uri};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::values::deserialize_text;
+use crate::http::payload::RequestPriority;
 
 /// Longest name of an API key.
 const MAX_NAME: usize = 64;
@@ -25,6 +26,9 @@ pub struct ApiKey {
     /// Most requests with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// The highest priority that its requests may ask for. Default: normal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<RequestPriority>,
 }
 
 impl ApiKey {

@@ -110,6 +110,8 @@ settings! {
     default_text_model: Unset<String> = Unset(None), "CLASSIFYD_DEFAULT_TEXT_MODEL";
     /// Longest body of a request.
     max_body: Size = Size(ByteSize::mib(16)), "CLASSIFYD_MAX_BODY";
+    /// Most memory for the bodies of all requests in flight; beyond it requests are refused with 503.
+    body_memory: Size = Size(ByteSize::mib(192)), "CLASSIFYD_BODY_MEMORY";
     /// Most pixels of a picture along one side.
     max_image_side: u32 = classifier::Limits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
     /// Most pixels of a picture in all.
@@ -260,6 +262,15 @@ impl Config {
             Ok(())
         };
         at_least_one("max_body", Some(self.max_body.0.as_u64()))?;
+        // Else one long body would leave no room for others.
+        let least = self.max_body.0.as_u64().saturating_mul(2);
+        if self.body_memory.0.as_u64() < least {
+            let message = format!(
+                "expected at least twice max_body ({}), found {}",
+                self.max_body, self.body_memory
+            );
+            return Err(self.mistake("body_memory", &message));
+        }
         at_least_one("max_image_side", Some(u64::from(self.max_image_side)))?;
         at_least_one("max_image_pixels", Some(self.max_image_pixels))?;
         at_least_one("max_connections", Some(self.max_connections as u64))?;

@@ -16,6 +16,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
 use super::document::{Picture, problems};
+use super::guard::HighestPriority;
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
 use crate::decimal;
@@ -178,6 +179,10 @@ impl IntoResponses for ClassifyProblems {
         problems(&[
             (Code::InvalidRequest, "top_k: expected at least 1, found 0"),
             (
+                Code::Forbidden,
+                "priority: expected normal or low, found high, which takes an API key with priority = \"high\" in the server's configuration",
+            ),
+            (
                 Code::ModelRequired,
                 "model: expected one of those that take a picture (digits, fashion, images), found none",
             ),
@@ -312,8 +317,15 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         max_body,
         body_deadline,
         &app.bodies,
+        &app.body_memory,
     )
     .await?;
+    let highest = parts
+        .extensions
+        .get::<HighestPriority>()
+        .copied()
+        .unwrap_or_default();
+    highest.check(payload.options.priority.unwrap_or_default())?;
     let model = find(&app.catalog.load(), &payload)?;
     // The body may have asked for less time than the query, and the model may have a limit of its own.
     let deadline = arrived + payload.options.timeout(model.request_timeout);
@@ -350,6 +362,7 @@ async fn run(
         form,
         inputs,
         options,
+        memory: _memory,
     } = payload;
     if inputs.len() > model.max_batch as usize {
         return Err(Error::new(

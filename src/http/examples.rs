@@ -15,7 +15,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::App;
 use super::document::{Picture, problems};
 use super::models::ModelProblems;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, quoted};
 use crate::model::{Example, Model};
 
 /// Inputs to try a model with.
@@ -80,7 +80,10 @@ pub(super) async fn show(
     let found = found.ok_or_else(|| {
         Error::new(
             Code::NotFound,
-            format!("example: expected one of GET /v1/models/{name}/examples, found {example:?}"),
+            format!(
+                "example: expected one of GET /v1/models/{name}/examples, found {}",
+                quoted(&example)
+            ),
         )
     })?;
     let media_type = media_type(model, found);

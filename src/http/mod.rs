@@ -32,10 +32,11 @@ use utoipa_axum::routes;
 
 use self::guard::Guard;
 use self::probes::Pulse;
+use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::cpu::{Pool, Workers};
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, quoted};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
 use crate::telemetry::Telemetry;
@@ -51,6 +52,8 @@ pub struct App {
     pub bodies: Pool,
     /// The threads that decode.
     pub workers: Workers,
+    /// What all bodies may take.
+    pub body_memory: Budget,
     /// The metrics.
     pub metrics: Metrics,
     /// Whether the server is on its way out.
@@ -145,8 +148,8 @@ fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, app: Arc<App>)
 
 async fn not_found(request: Request) -> Error {
     let detail = format!(
-        "expected a path of GET /openapi.json, found {:?}",
-        request.uri().path()
+        "expected a path that the document at GET /openapi.json lists, found {}",
+        quoted(request.uri().path())
     );
     unread(Error::new(Code::NotFound, detail), &request)
 }
@@ -163,8 +166,9 @@ fn unread(error: Error, request: &Request) -> Error {
 async fn method_not_allowed(request: Request) -> Error {
     let (method, uri) = (request.method(), request.uri());
     let detail = format!(
-        "{method} is not a method of {:?}; the Allow header lists them",
-        uri.path()
+        "{} is not a method of {}; the Allow header lists them",
+        quoted(method.as_str()),
+        quoted(uri.path())
     );
     unread(Error::new(Code::MethodNotAllowed, detail), &request)
 }

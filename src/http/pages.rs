@@ -18,7 +18,7 @@ use utoipa::openapi::RefOr;
 
 use super::App;
 use super::document::problems;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, quoted};
 
 /// For pages whose scripts and styles all lie in files of their own.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -139,7 +139,7 @@ pub(super) async fn asset(
     let asset = asset.ok_or_else(|| {
         Error::new(
             Code::NotFound,
-            format!("expected a file that a page loads, found {file:?}"),
+            format!("expected a file that a page loads, found {}", quoted(&file)),
         )
     })?;
     Ok(respond(asset, &headers))

@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod answers;
+mod bodies;
 mod busy;
 mod clients;
 mod commands;

@@ -249,15 +249,26 @@ async fn every_problem_example_is_what_the_server_says() {
             server.send_png("?timeout_ms=300", square(0)),
         )
         .await;
-    let waiting = server.send_png("", square(0));
+    let waiting = server.send_png("?priority=low", square(0));
     let waiting = tokio::spawn(async move { waiting.send().await });
     server
         .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 1.0)
         .await;
     examples
-        .check(classify, "queue_full", server.send_png("", square(0)))
+        .check(
+            classify,
+            "queue_full",
+            server.send_png("?priority=low", square(0)),
+        )
         .await;
-    let drained = server.send_png("?priority=high", square(0));
+    examples
+        .check(
+            classify,
+            "forbidden",
+            server.send_png("?priority=high", square(0)),
+        )
+        .await;
+    let drained = server.send_png("", square(0));
     server.signal("TERM");
     server.wait_for_log(&["draining"]).await;
     examples.check("/readyz", "draining", server.get("/readyz")).await;

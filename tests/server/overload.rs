@@ -140,7 +140,7 @@ async fn what_waits_together_runs_together() {
 }
 
 #[tokio::test]
-async fn a_high_request_overtakes_those_that_wait() {
+async fn a_request_overtakes_those_of_a_lower_priority() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), &["--lanes", "1", "--max-batch", "1"]);
     let busy = tokio::spawn(server.send_png("", square(255)).send());
@@ -153,7 +153,7 @@ async fn a_high_request_overtakes_those_that_wait() {
     server
         .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 3.0)
         .await;
-    ok(server.send_png("?priority=high", square(0)).send().await.unwrap()).await;
+    ok(server.send_png("", square(0)).send().await.unwrap()).await;
     assert!(low.iter().filter(|request| request.is_finished()).count() <= 1);
     ok(busy.await.unwrap().unwrap()).await;
     for request in low {

@@ -453,3 +453,44 @@ async fn no_log_and_no_answer_tells_a_key() {
         assert!(!told.contains(&secret[8..24]), "{secret} in {told}");
     }
 }
+
+#[tokio::test]
+async fn only_a_key_that_is_allowed_it_may_ask_for_a_high_priority() {
+    let (shop, lab) = (make_key("shop"), make_key("lab"));
+    let file = File::new(&format!("{}priority = \"high\"\n{}", shop.entry, lab.entry));
+    let server = start(&file, &[]);
+    let high = || server.send_png("?priority=high", white_row(1));
+    ok(high().bearer_auth(&shop.key).send().await.unwrap()).await;
+    let refused = problem(high().bearer_auth(&lab.key).send().await.unwrap()).await;
+    assert_eq!(
+        (&refused["code"], &refused["status"]),
+        (&"forbidden".into(), &403.into())
+    );
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("priority: expected normal or low, found high"),
+        "{detail}"
+    );
+    for allowed in ["normal", "low"] {
+        let query = format!("?priority={allowed}");
+        let request = server.send_png(&query, white_row(1)).bearer_auth(&lab.key);
+        ok(request.send().await.unwrap()).await;
+    }
+    // The same in a body.
+    let form = || {
+        let picture = reqwest::multipart::Part::bytes(white_row(1));
+        reqwest::multipart::Form::new()
+            .part("image", picture)
+            .text("priority", "high")
+    };
+    let post = |key: &str| server.post("").multipart(form()).bearer_auth(key);
+    assert_eq!(code(post(&lab.key)).await, "forbidden");
+    ok(post(&shop.key).send().await.unwrap()).await;
+
+    // Without keys nobody is known to be allowed it.
+    let open = Server::start(&fixture_models(), &[]);
+    let request = open.send_png("?model=linear&priority=high", white_row(1));
+    assert_eq!(code(request).await, "forbidden");
+    let request = open.send_png("?model=linear&priority=low", white_row(1));
+    ok(request.send().await.unwrap()).await;
+}

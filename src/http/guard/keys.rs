@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 use super::rate::Rate;
 use crate::config::{ApiKey, KeyHash};
 use crate::error::{Code, Error};
+use crate::http::payload::RequestPriority;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -19,6 +20,8 @@ pub(super) struct Key {
     pub(super) name: String,
     hash: KeyHash,
     rate: Option<Rate>,
+    /// The highest priority that it may ask for.
+    pub(super) priority: RequestPriority,
 }
 
 impl Key {
@@ -39,6 +42,7 @@ impl Keyring {
                 name: key.name.clone(),
                 hash: key.sha256,
                 rate: key.rate_limit.map(Rate::new),
+                priority: key.priority.unwrap_or_default(),
             })
         };
         Self(api_keys.iter().map(key).collect())
@@ -85,6 +89,7 @@ mod tests {
             name: name.to_owned(),
             sha256: KeyHash::of(name.as_bytes()),
             rate_limit: None,
+            priority: None,
         };
         let keyring = Keyring::new(&[key("a"), key("b"), key("c")]);
         assert_eq!(keyring.find(b"b").unwrap().name, "b");

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use self::keys::{Key, Keyring};
 use self::rate::ClientRates;
 use super::App;
-use super::payload;
+use super::payload::{self, RequestPriority};
 use super::server::Peer;
 use crate::config::{ApiKey, Config};
 use crate::error::{Code, Error};
@@ -108,6 +108,23 @@ impl Guard {
     }
 }
 
+/// The highest priority that a request may ask for. Without an API key it is normal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HighestPriority(RequestPriority);
+
+impl HighestPriority {
+    /// Refuses a request that asks for more.
+    pub fn check(self, asked: RequestPriority) -> Result<(), Error> {
+        if asked <= self.0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Forbidden,
+            "priority: expected normal or low, found high, which takes an API key with priority = \"high\" in the server's configuration",
+        ))
+    }
+}
+
 fn limited(who: &str, wait: Duration) -> Error {
     let detail = format!("{who} has sent as many requests as it may; the next one is welcome in {wait:.1?}");
     Error {
@@ -117,7 +134,7 @@ fn limited(who: &str, wait: Duration) -> Error {
 }
 
 /// Lets a request through or refuses it.
-pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(guard) = &app.guard else {
         return next.run(request).await;
     };
@@ -127,7 +144,10 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         Err(error) => return refuse(&app, error, request).await.into_response(),
     };
     let response = match key.check_rate() {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            request.extensions_mut().insert(HighestPriority(key.priority));
+            next.run(request).await
+        }
         Err(wait) => {
             let error = limited(&format!("API key {:?}", key.name), wait);
             refuse(&app, error, request).await.into_response()

@@ -12,8 +12,13 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Form, Options, RequestPriority};
-use crate::error::Error;
+use crate::error::{Code, Error, shortened};
 use crate::model::Input;
+
+/// Most characters of a place in the body that an error names.
+const MAX_PATH: usize = 100;
+/// Most inputs that are kept. No model takes as many in one request; the rest is only counted.
+const MAX_KEPT: usize = 65_536;
 
 /// The JSON form.
 #[derive(Debug, Deserialize)]
@@ -59,11 +64,19 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
         let path = error.path().to_string();
         // "." is the whole, "?" a place that the parser did not get to.
         let field = if path == "." || path == "?" { "body" } else { &path };
-        Error::invalid_request(format!("{field}: {}", error.inner()))
+        let reason = shortened(&error.inner().to_string());
+        Error::invalid_request(format!("{}: {reason}", shortened_path(field)))
     })?;
     deserializer
         .end()
         .map_err(|error| Error::invalid_request(format!("body: expected one JSON object: {error}")))?;
+    if payload.inputs.more > 0 {
+        let found = payload.inputs.kept.len() + payload.inputs.more;
+        return Err(Error::new(
+            Code::TooManyInputs,
+            format!("inputs: expected at most {MAX_KEPT}, found {found}"),
+        ));
+    }
     let options = Options {
         model: payload.model,
         top_k: payload.top_k,
@@ -72,7 +85,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
     };
     let inputs = payload
         .inputs
-        .0
+        .kept
         .into_iter()
         .enumerate()
         .map(|(at, input)| match input {
@@ -82,6 +95,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
             }),
         });
     Ok((options, inputs.collect::<Result<_, _>>()?))
+}
+
+/// Where in the body an error is. The last part may be a key that the client made up.
+fn shortened_path(path: &str) -> String {
+    match path.char_indices().nth(MAX_PATH) {
+        Some((end, _)) => format!("{}…", &path[..end]),
+        None => path.to_owned(),
+    }
 }
 
 /// Base64 with or without padding, bare or as a `data:` URI.
@@ -105,7 +126,20 @@ fn decode_base64(encoded: &str) -> Result<Bytes, String> {
 
 /// One input or a list.
 #[derive(Debug)]
-struct JsonInputs<'a>(Vec<JsonInput<'a>>);
+struct JsonInputs<'a> {
+    kept: Vec<JsonInput<'a>>,
+    /// How many came behind those.
+    more: usize,
+}
+
+impl<'a> From<JsonInput<'a>> for JsonInputs<'a> {
+    fn from(input: JsonInput<'a>) -> Self {
+        Self {
+            kept: vec![input],
+            more: 0,
+        }
+    }
+}
 
 /// A text, or the base64 of a picture; borrowed from the body where nothing is escaped.
 #[derive(Debug)]
@@ -132,25 +166,32 @@ impl<'de> Visitor<'de> for InputsVisitor {
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        InputVisitor
-            .visit_borrowed_str(text)
-            .map(|input| JsonInputs(vec![input]))
+        InputVisitor.visit_borrowed_str(text).map(JsonInputs::from)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        InputVisitor.visit_str(text).map(|input| JsonInputs(vec![input]))
+        InputVisitor.visit_str(text).map(JsonInputs::from)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        InputVisitor.visit_map(map).map(|input| JsonInputs(vec![input]))
+        InputVisitor.visit_map(map).map(JsonInputs::from)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut inputs = Vec::new();
-        while let Some(input) = sequence.next_element()? {
-            inputs.push(input);
+        let mut inputs = JsonInputs {
+            kept: Vec::new(),
+            more: 0,
+        };
+        while inputs.kept.len() < MAX_KEPT {
+            let Some(input) = sequence.next_element()? else {
+                return Ok(inputs);
+            };
+            inputs.kept.push(input);
         }
-        Ok(JsonInputs(inputs))
+        while sequence.next_element::<de::IgnoredAny>()?.is_some() {
+            inputs.more += 1;
+        }
+        Ok(inputs)
     }
 }
 

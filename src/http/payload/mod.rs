@@ -7,18 +7,22 @@ mod options;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use classifier::Kind as InputKind;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::options::{Options, RequestPriority};
+use crate::budget::{Budget, Share};
 use crate::cpu::Pool;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, quoted};
 use crate::model::Input;
 
 /// JSON of at most so many bytes is read where the request is, which takes less than a hop to another thread.
 const INLINE_JSON: usize = 64 * 1024;
+
+/// The least room that is made for a body whose length is not known.
+const FIRST_ROOM: usize = 16 * 1024;
 
 /// How a request was sent, which decides how its inputs are called in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl Form {
 }
 
 /// A classification as it was sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Payload {
     /// How it was sent.
     pub form: Form,
@@ -53,6 +57,8 @@ pub struct Payload {
     pub options: Options,
     /// In their order; at least one.
     pub inputs: Vec<Input>,
+    /// The memory that the body takes. To be kept until the request has ended.
+    pub memory: Share,
 }
 
 /// What the content type says.
@@ -65,7 +71,8 @@ enum Kind {
 
 const EXPECTED_TYPES: &str = "image/png, image/jpeg, image/webp, image/gif, image/bmp, text/plain, application/json or multipart/form-data";
 
-/// Reads a request's body, at most `max_body` bytes of it, until `deadline`. Long JSON is read in `pool`.
+/// Reads a request's body, at most `max_body` bytes of it, until `deadline`. Long JSON is read in `pool`. What arrives is taken out
+/// of `memory`; a body for which there is none left is refused.
 pub async fn read(
     headers: &HeaderMap,
     options: Options,
@@ -73,12 +80,14 @@ pub async fn read(
     max_body: u64,
     deadline: Instant,
     pool: &Pool,
+    memory: &Budget,
 ) -> Result<Payload, Error> {
     let kind = match kind(headers) {
         Ok(kind) => kind,
         Err(error) => return Err(refuse(error, body, max_body, deadline).await),
     };
-    let bytes = read_body(headers, body, max_body, deadline).await?;
+    let mut share = memory.share();
+    let bytes = read_body(headers, body, max_body, deadline, memory, &mut share).await?;
     let (form, body_options, inputs) = match kind {
         Kind::Image => (Form::Raw, Options::default(), vec![Input::Image(bytes)]),
         Kind::Text => (
@@ -116,6 +125,7 @@ pub async fn read(
         form,
         options,
         inputs,
+        memory: share,
     })
 }
 
@@ -167,12 +177,13 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Error> {
     if is("multipart/form-data") {
         let boundary = multer::parse_boundary(value).map_err(|error| {
             Error::invalid_request(format!(
-                "Content-Type: expected a boundary, found {value:?}: {error}"
+                "Content-Type: expected a boundary, found {}: {error}",
+                quoted(value)
             ))
         })?;
         return Ok(Kind::Multipart { boundary });
     }
-    Err(unsupported(&format!("{value:?}")))
+    Err(unsupported(&quoted(value)))
 }
 
 async fn read_body(
@@ -180,6 +191,8 @@ async fn read_body(
     body: Body,
     max_body: u64,
     deadline: Instant,
+    memory: &Budget,
+    share: &mut Share,
 ) -> Result<Bytes, Error> {
     let too_long = |found: &str| {
         Error::new(
@@ -194,10 +207,23 @@ async fn read_body(
         return Err(refuse(too_long(&length.to_string()), body, max_body, deadline).await);
     }
     let limit = usize::try_from(max_body).unwrap_or(usize::MAX);
-    match timeout_at(deadline, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long("more").with_body_unread()),
-        Ok(Err(error)) => {
+    let longest = announced.map_or(limit, |length| limit.min(length as usize));
+    match timeout_at(deadline, collect(Limited::new(body, limit), longest, share)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(Broken::NoMemory)) => {
+            let error = Error::new(
+                Code::QueueFull,
+                format!(
+                    "the bodies of the requests in flight take as much memory as they may, {} bytes",
+                    memory.limit()
+                ),
+            );
+            Err(error.with_body_unread())
+        }
+        Ok(Err(Broken::Body(error))) if error.is::<LengthLimitError>() => {
+            Err(too_long("more").with_body_unread())
+        }
+        Ok(Err(Broken::Body(error))) => {
             Err(Error::invalid_request(format!("body: it broke off: {error}")).with_body_unread())
         }
         Err(_) => Err(Error::new(
@@ -206,6 +232,44 @@ async fn read_body(
         )
         .with_body_unread()),
     }
+}
+
+/// Why a body was not read to its end.
+enum Broken {
+    Body(axum::BoxError),
+    NoMemory,
+}
+
+/// The whole body in one piece of memory: kept as they came, chunks of one byte would take forty times their length.
+async fn collect(mut body: Limited<Body>, longest: usize, share: &mut Share) -> Result<Bytes, Broken> {
+    let mut bytes = BytesMut::new();
+    let mut first = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Broken::Body)?.into_data() else {
+            continue;
+        };
+        let length = bytes.len() + first.as_ref().map_or(0, Bytes::len) + data.len();
+        if bytes.is_empty() && first.is_none() {
+            // Most bodies come in one frame, which needs no copy.
+            if !share.grow_to(length as u64) {
+                return Err(Broken::NoMemory);
+            }
+            first = Some(data);
+            continue;
+        }
+        if bytes.capacity() < length {
+            let room = length.saturating_mul(2).max(FIRST_ROOM).min(longest.max(length));
+            if !share.grow_to(room as u64) {
+                return Err(Broken::NoMemory);
+            }
+            bytes.reserve(room - bytes.len());
+        }
+        if let Some(first) = first.take() {
+            bytes.extend_from_slice(&first);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(first.unwrap_or_else(|| bytes.freeze()))
 }
 
 /// Texts are read as UTF-8, of which ASCII is a part. Any other character set is refused rather than read wrongly.
@@ -224,7 +288,7 @@ fn check_charset(field: &str, content_type: &str) -> Result<(), Error> {
         {
             return Err(Error::new(
                 Code::UnsupportedMediaType,
-                format!("{field}: expected charset=utf-8, found {content_type:?}"),
+                format!("{field}: expected charset=utf-8, found {}", quoted(content_type)),
             ));
         }
     }
@@ -269,6 +333,7 @@ mod tests {
             max_body,
             deadline,
             &Workers::start(1, 0).unwrap().pool(1),
+            &Budget::new(64 * 1024 * 1024),
         )
         .await
     }

@@ -6,13 +6,17 @@ use bytes::Bytes;
 use classifier::Kind as InputKind;
 
 use super::{Form, Options, RequestPriority, check_charset, text};
-use crate::error::Error;
+use crate::error::{Error, quoted, shortened};
 use crate::model::Input;
 
 /// The options and inputs of a form.
 pub(super) async fn read(boundary: String, bytes: Bytes) -> Result<(Options, Vec<Input>), Error> {
-    let broken =
-        |error: multer::Error| Error::invalid_request(format!("body: expected multipart/form-data: {error}"));
+    let broken = |error: multer::Error| {
+        Error::invalid_request(format!(
+            "body: expected multipart/form-data: {}",
+            shortened(&error.to_string())
+        ))
+    };
     let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
     let mut parts = multer::Multipart::new(stream, boundary);
     let mut options = Options::default();
@@ -36,7 +40,8 @@ pub(super) async fn read(boundary: String, bytes: Bytes) -> Result<(Options, Vec
             "priority" => set_once(&mut options.priority, &name, priority(&name, content)?)?,
             _ => {
                 return Err(Error::invalid_request(format!(
-                    "body: expected the parts image, text, model, top_k, timeout_ms and priority, found {name:?}"
+                    "body: expected the parts image, text, model, top_k, timeout_ms and priority, found {}",
+                    quoted(&name)
                 )));
             }
         }
@@ -55,15 +60,20 @@ fn set_once<T>(option: &mut Option<T>, name: &str, value: T) -> Result<(), Error
 
 fn number<T: FromStr>(name: &str, content: Bytes) -> Result<T, Error> {
     let written = text(name, &content)?;
-    written
-        .trim()
-        .parse()
-        .map_err(|_| Error::invalid_request(format!("{name}: expected a whole number, found {written:?}")))
+    written.trim().parse().map_err(|_| {
+        Error::invalid_request(format!(
+            "{name}: expected a whole number, found {}",
+            quoted(&written)
+        ))
+    })
 }
 
 fn priority(name: &str, content: Bytes) -> Result<RequestPriority, Error> {
     let written = text(name, &content)?;
     written.trim().parse().map_err(|_| {
-        Error::invalid_request(format!("{name}: expected high, normal or low, found {written:?}"))
+        Error::invalid_request(format!(
+            "{name}: expected high, normal or low, found {}",
+            quoted(&written)
+        ))
     })
 }

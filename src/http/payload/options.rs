@@ -1,14 +1,13 @@
 //! What a request may say beside its inputs.
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::IntoDeserializer;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::Priority;
-use crate::error::Error;
+use crate::error::{Error, quoted, shortened};
 
 /// What may stand in the query, in JSON and in a multipart form alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
@@ -30,16 +29,18 @@ pub struct Options {
 }
 
 /// Who goes first when requests wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestPriority {
-    /// Before all others.
-    High,
+    /// After all others.
+    Low,
     /// As usual.
     #[default]
     Normal,
-    /// After all others.
-    Low,
+    /// Before all others. Only with an API key that is allowed it.
+    High,
 }
 
 impl From<RequestPriority> for Priority {
@@ -68,7 +69,9 @@ impl Options {
         };
         let options: Self = serde_urlencoded::from_str(query).map_err(|error| {
             Error::invalid_request(format!(
-                "query: expected model, top_k, timeout_ms or priority, found {query:?}: {error}"
+                "query: expected model, top_k, timeout_ms or priority, found {}: {}",
+                quoted(query),
+                shortened(&error.to_string())
             ))
         })?;
         options.check()
@@ -86,23 +89,28 @@ impl Options {
 
     /// Both together. What stands in both must be the same.
     pub(super) fn merge(self, other: Self) -> Result<Self, Error> {
-        fn one<T: PartialEq + fmt::Debug>(
+        fn one<T: PartialEq>(
             key: &str,
             query: Option<T>,
             body: Option<T>,
+            show: impl Fn(&T) -> String,
         ) -> Result<Option<T>, Error> {
             match (query, body) {
                 (Some(query), Some(body)) if query != body => Err(Error::invalid_request(format!(
-                    "{key}: expected the same in the query and in the body, found {query:?} and {body:?}"
+                    "{key}: expected the same in the query and in the body, found {} and {}",
+                    show(&query),
+                    show(&body)
                 ))),
                 (query, body) => Ok(query.or(body)),
             }
         }
         Ok(Self {
-            model: one("model", self.model, other.model)?,
-            top_k: one("top_k", self.top_k, other.top_k)?,
-            timeout_ms: one("timeout_ms", self.timeout_ms, other.timeout_ms)?,
-            priority: one("priority", self.priority, other.priority)?,
+            model: one("model", self.model, other.model, |name| quoted(name))?,
+            top_k: one("top_k", self.top_k, other.top_k, u32::to_string)?,
+            timeout_ms: one("timeout_ms", self.timeout_ms, other.timeout_ms, u32::to_string)?,
+            priority: one("priority", self.priority, other.priority, |priority| {
+                format!("{priority:?}").to_lowercase()
+            })?,
         })
     }
 

@@ -1,0 +1,184 @@
+//! Bodies: the memory that they take, and what errors repeat of them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+
+use crate::harness::{Server, ok, problem, some_models, white_row};
+
+fn linear(options: &[&str]) -> Server {
+    let models = some_models(&["linear"]);
+    Server::start(models.path(), options)
+}
+
+/// Opens a connection and sends the head of a classification.
+fn begin(server: &Server, header: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = format!(
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n{header}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+}
+
+fn status(stream: &mut TcpStream) -> String {
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[9..]).into_owned()
+}
+
+#[tokio::test]
+async fn errors_repeat_at_most_a_hundred_characters_of_a_request() {
+    let server = linear(&[]);
+    // Takes eight characters where it is escaped.
+    let long = "\u{200b}".repeat(1_000_000);
+    let json = |body: String| {
+        server
+            .post("")
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+    };
+    let form = |name: String, value: String| {
+        let form =
+            reqwest::multipart::Form::new().part("image", reqwest::multipart::Part::bytes(white_row(1)));
+        server.post("").multipart(form.text(name, value))
+    };
+    let path = "é".repeat(3_000);
+    for (what, request) in [
+        ("model", json(format!(r#"{{"inputs": "a", "model": "{long}"}}"#))),
+        ("key", json(format!(r#"{{"inputs": "a", "{long}": 1}}"#))),
+        (
+            "key of an input",
+            json(format!(r#"{{"inputs": [{{"{long}": 1}}]}}"#)),
+        ),
+        ("top_k", json(format!(r#"{{"inputs": "a", "top_k": "{long}"}}"#))),
+        (
+            "priority",
+            json(format!(r#"{{"inputs": "a", "priority": "{long}"}}"#)),
+        ),
+        ("inputs", json(format!(r#"{{"inputs": 1, "{long}": 2}}"#))),
+        ("part's name", form(long.clone(), "1".into())),
+        ("part model", form("model".into(), long.clone())),
+        ("part top_k", form("top_k".into(), long.clone())),
+        ("part priority", form("priority".into(), long.clone())),
+        ("query", server.send_png(&format!("?{path}=1"), white_row(1))),
+        (
+            "query model",
+            server.send_png(&format!("?model={path}"), white_row(1)),
+        ),
+        (
+            "content type",
+            server
+                .post("")
+                .header(CONTENT_TYPE, "x/".to_owned() + &"y".repeat(3_000))
+                .body("x"),
+        ),
+        ("path", server.get(&format!("/{path}"))),
+        ("model's path", server.get(&format!("/v1/models/{path}"))),
+        ("asset", server.get(&format!("/assets/{path}"))),
+    ] {
+        let answer = request.send().await.unwrap();
+        let length = answer.content_length().unwrap();
+        assert!(length < 2_500, "{what}: {length} bytes");
+        let answer = problem(answer).await;
+        let detail = answer["detail"].as_str().unwrap();
+        let repeated = detail.matches("200b").count().max(detail.matches('é').count());
+        assert!(repeated <= 100, "{what}: {repeated} in {detail}");
+    }
+    ok(server.send_png("", white_row(1)).send().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_of_one_byte_takes_its_length() {
+    const LENGTH: usize = 1024 * 1024;
+    let server = linear(&["--request-timeout", "2m"]);
+    let before = server.peak_memory();
+    let mut stream = begin(&server, "Transfer-Encoding: chunked");
+    let chunks = b"1\r\nx\r\n".repeat(16 * 1024);
+    for _ in 0..LENGTH / (16 * 1024) {
+        stream.write_all(&chunks).unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    assert_eq!(status(&mut stream), "422");
+    let added = server.peak_memory() - before;
+    // Kept as they come, the chunks take 39 bytes each: 39 MiB.
+    assert!(added < 16.0, "{added} MiB for a body of 1 MiB");
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_memory_for_them_are_refused_and_the_next_request_works() {
+    let server = linear(&["--max-body", "2 MiB", "--body-memory", "4 MiB"]);
+    let part = vec![0; 1024 * 1024];
+    let mut slow: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = begin(&server, "Content-Length: 2097152");
+            // A server that refuses may close before all of it is written.
+            let _ = stream.write_all(&part);
+            stream
+        })
+        .collect();
+    // Those that are refused are answered at once; the others wait for the rest of their bodies.
+    let mut refused = 0;
+    for stream in &mut slow {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut answer = [0; 12];
+        if stream.read_exact(&mut answer).is_ok() {
+            assert_eq!(&answer[9..], b"503");
+            refused += 1;
+        }
+    }
+    assert!((4..8).contains(&refused), "{refused} of 8 were refused");
+    let long = server
+        .post("")
+        .header(CONTENT_TYPE, "image/png")
+        .body(vec![0; 2 * 1024 * 1024]);
+    let answer = long.send().await.unwrap();
+    assert!(answer.headers().contains_key(RETRY_AFTER));
+    let answer = problem(answer).await;
+    assert_eq!(answer["code"], "queue_full");
+    assert!(
+        answer["detail"].as_str().unwrap().contains("4194304 bytes"),
+        "{answer}"
+    );
+    // A short one finds room.
+    ok(server.send_png("", white_row(1)).send().await.unwrap()).await;
+
+    drop(slow);
+    let begun = std::time::Instant::now();
+    loop {
+        let long = server
+            .post("")
+            .header(CONTENT_TYPE, "image/png")
+            .body(vec![0; 2 * 1024 * 1024]);
+        let answer = problem(long.send().await.unwrap()).await;
+        if answer["code"] == "invalid_image" {
+            break;
+        }
+        assert_eq!(answer["code"], "queue_full", "{answer}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "the memory was not given back"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn inputs_that_no_model_takes_are_counted_and_not_kept() {
+    let server = linear(&[]);
+    let before = server.peak_memory();
+    let many = format!(r#"{{"inputs": [{}""]}}"#, r#""","#.repeat(4_999_999));
+    let request = server
+        .post("")
+        .header(CONTENT_TYPE, "application/json")
+        .body(many);
+    let answer = problem(request.send().await.unwrap()).await;
+    assert_eq!(answer["code"], "too_many_inputs");
+    assert_eq!(answer["detail"], "inputs: expected at most 65536, found 5000000");
+    let added = server.peak_memory() - before;
+    // Kept, they take 64 bytes each beside the body's 15 MB.
+    assert!(added < 150.0, "{added} MiB");
+}
