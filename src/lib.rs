@@ -35,6 +35,7 @@ pub mod cpu;
 mod decimal;
 pub mod engine;
 pub mod error;
+pub mod fair;
 pub mod gpu;
 pub mod healthcheck;
 pub mod http;

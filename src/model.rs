@@ -14,7 +14,7 @@ use classifier::{
 use futures_util::future::try_join_all;
 use tower::Service;
 
-use crate::batch::{self, Answer, Limits, Priority, Submission};
+use crate::batch::{self, Answer, Flow, Limits, Priority, Submission};
 use crate::cpu::{Pool, Workers};
 use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Placed, Plan, Weights};
 use crate::error::Error;
@@ -139,6 +139,19 @@ struct Ran {
     batch: SpanRef,
 }
 
+/// On which terms a request is classified.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Who goes first.
+    pub priority: Priority,
+    /// Whose request it is.
+    pub flow: Flow,
+    /// When its client stops waiting.
+    pub deadline: tokio::time::Instant,
+    /// Its span.
+    pub span: &'a SpanRef,
+}
+
 /// Rows of one request that run together.
 struct Part {
     /// Places of the rows in the request.
@@ -225,16 +238,20 @@ impl Model {
         &self,
         inputs: Vec<Input>,
         field: impl Fn(usize) -> String,
-        priority: Priority,
-        deadline: tokio::time::Instant,
-        span: &SpanRef,
+        terms: Terms<'_>,
     ) -> Result<Classified, Error> {
+        let Terms {
+            priority,
+            flow,
+            deadline,
+            ..
+        } = terms;
         // Before any work is done for a request that will not be taken. Long texts will weigh more than this.
         let weight = inputs.len() as u32;
         let permit = self
             .engine
             .queue()
-            .admit(weight, priority, deadline)
+            .admit(weight, flow, priority, deadline)
             .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
         let started = Instant::now();
         let prepared = tokio::time::timeout_at(deadline, self.prepare(inputs, field))
@@ -245,7 +262,7 @@ impl Model {
 
         let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
         let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
-        let parts = self.parts(rows, priority, deadline, span);
+        let parts = self.parts(rows, terms);
         drop(permit);
         let Ran {
             outputs,
@@ -313,13 +330,7 @@ impl Model {
     }
 
     /// Pictures run together, texts with those of their bucket; not more at once than a batch may hold.
-    fn parts(
-        &self,
-        rows: Vec<Row>,
-        priority: Priority,
-        deadline: tokio::time::Instant,
-        span: &SpanRef,
-    ) -> Vec<Part> {
+    fn parts(&self, rows: Vec<Row>, terms: Terms<'_>) -> Vec<Part> {
         let mut buckets: BTreeMap<usize, Vec<(usize, Row)>> = BTreeMap::new();
         for (place, row) in rows.into_iter().enumerate() {
             let bucket = match (&self.bundle.preprocessor, &row) {
@@ -334,21 +345,19 @@ impl Model {
             while !rows.is_empty() {
                 let rest = rows.split_off(rows.len().min(most));
                 let (places, rows) = std::mem::replace(&mut rows, rest).into_iter().unzip();
-                parts.push(self.part(bucket, places, rows, priority, deadline, span));
+                parts.push(self.part(bucket, places, rows, terms));
             }
         }
         parts
     }
 
-    fn part(
-        &self,
-        bucket: usize,
-        places: Vec<usize>,
-        rows: Vec<Row>,
-        priority: Priority,
-        deadline: tokio::time::Instant,
-        span: &SpanRef,
-    ) -> Part {
+    fn part(&self, bucket: usize, places: Vec<usize>, rows: Vec<Row>, terms: Terms<'_>) -> Part {
+        let Terms {
+            priority,
+            flow,
+            deadline,
+            span,
+        } = terms;
         let weight = self.weights.of(bucket) * rows.len() as u32;
         Part {
             places,
@@ -360,6 +369,7 @@ impl Model {
                 },
                 bucket: bucket as u32,
                 priority,
+                flow,
                 deadline,
             },
         }
@@ -471,8 +481,13 @@ impl Model {
             let scores = outputs.map(|row| output::scores(row, self.bundle.activation));
             Ok::<Vec<Vec<f32>>, classifier::Error>(scores.collect::<Result<_, _>>()?)
         };
-        let span = SpanRef::default();
-        let alone = scores(self.parts(rows.clone(), Priority::Normal, deadline, &span))?;
+        let terms = Terms {
+            priority: Priority::Normal,
+            flow: Flow::default(),
+            deadline,
+            span: &SpanRef::default(),
+        };
+        let alone = scores(self.parts(rows.clone(), terms))?;
         let mut largest: f32 = 0.0;
         for (sample, scores) in golden.samples.iter().zip(&alone) {
             largest = largest.max(golden.compare(sample, scores, &self.bundle.labels)?);
@@ -483,14 +498,7 @@ impl Model {
             let longest = tokenizer.max_length();
             for ((sample, row), alone) in golden.samples.iter().zip(rows).zip(&alone) {
                 let rows = vec![row, Row::Text(tokenizer.blank(longest))];
-                let padded = scores(vec![self.part(
-                    longest,
-                    vec![0, 1],
-                    rows,
-                    Priority::Normal,
-                    deadline,
-                    &span,
-                )])?;
+                let padded = scores(vec![self.part(longest, vec![0, 1], rows, terms)])?;
                 golden.compare_padded(sample, alone, &padded[0], &self.bundle.labels)?;
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Error, Priority};
+use super::{Error, Flow, Priority};
 
 /// What a caller hands in.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Submission<I> {
     pub bucket: u32,
     /// Who goes first.
     pub priority: Priority,
+    /// Whose it is: within a priority, flows share equally.
+    pub flow: Flow,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }

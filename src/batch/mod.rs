@@ -13,6 +13,7 @@
 //! * A [`LentWorker`] lets callers run small batches on their own tasks while it is idle: for runs that take less than waking
 //!   its thread does.
 //! * A queue that is full refuses at once, instead of blocking: [`BatchService`] is always ready.
+//! * Requests have a flow, which says whose they are: within a priority flows share equally, in batches and in a full queue.
 //! * Requests have a priority and a bucket; a batch holds one bucket, see [`Priority`] and [`Submission`].
 //! * Every request has an absolute deadline. One that expires is answered at its deadline whatever the workers do; it and
 //!   one whose caller has gone are not computed. When every member of a running batch has gone, [`Batch::on_abandoned`]
@@ -28,6 +29,7 @@ mod policy;
 mod service;
 mod worker;
 
+pub use crate::fair::Flow;
 pub use error::{Error, Refusal};
 pub use future::ResponseFuture;
 pub use layer::BatchLayer;

@@ -1,11 +1,11 @@
 //! Who is admitted, and who goes into the next batch. Pure: it knows no threads, no wakers and no clock.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Refusal;
+use crate::fair::{FairQueue, Flow};
 
 /// Limits of a queue and of the batches that are taken from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Limits {
     pub caller_weight: u32,
 }
 
-/// Who goes first. Within a priority, whoever came first.
+/// Who goes first. Within a priority flows share equally, and within a flow it is whoever came first.
 ///
 /// The order is strict: under lasting overload a low request waits until its deadline. In a full queue a request takes the
 /// place of the youngest ones of a lower priority.
@@ -96,6 +96,7 @@ pub(super) struct Waiting<M> {
     pub(super) weight: u32,
     pub(super) bucket: u32,
     pub(super) priority: Priority,
+    pub(super) flow: Flow,
     pub(super) queued: Instant,
     pub(super) deadline: Instant,
     pub(super) message: M,
@@ -112,43 +113,25 @@ pub(super) enum Taken<M> {
     Nothing,
 }
 
-/// Requests of one priority, in the order in which they came.
-#[derive(Debug)]
-struct Line<M> {
-    list: VecDeque<Waiting<M>>,
-    weight: u32,
+/// Weight that was admitted and is yet to be queued.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ToCome {
+    /// Of higher priorities.
+    pub(super) higher: u32,
+    /// Of the same priority.
+    pub(super) same: u32,
+    /// Of the same flow, whatever its priority.
+    pub(super) own: u32,
+    /// How many flows it is of.
+    pub(super) flows: u32,
 }
 
-impl<M> Line<M> {
-    fn new() -> Self {
-        Self {
-            list: VecDeque::new(),
-            weight: 0,
-        }
-    }
-
-    fn push(&mut self, waiting: Waiting<M>) {
-        self.weight += waiting.weight;
-        self.list.push_back(waiting);
-    }
-
-    fn remove(&mut self, at: usize) -> Option<Waiting<M>> {
-        let removed = self.list.remove(at)?;
-        self.weight -= removed.weight;
-        Some(removed)
-    }
-
-    fn pop_youngest(&mut self) -> Option<Waiting<M>> {
-        self.remove(self.list.len().checked_sub(1)?)
-    }
-}
-
-/// Requests by priority, and then in the order in which they came.
+/// Requests by priority, and then so that flows share equally.
 #[derive(Debug)]
 pub(super) struct WaitingList<M> {
     limits: Limits,
     /// High, normal, low.
-    lines: [Line<M>; 3],
+    lines: [FairQueue<Waiting<M>>; 3],
     pub(super) run_times: RunTimes,
 }
 
@@ -156,68 +139,123 @@ impl<M> WaitingList<M> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            lines: [Line::new(), Line::new(), Line::new()],
+            lines: Default::default(),
             run_times: RunTimes::default(),
         }
     }
 
     /// Weight of all that waits.
     pub(super) fn weight(&self) -> u32 {
-        self.lines.iter().map(|line| line.weight).sum()
+        self.lines.iter().map(FairQueue::weight).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lines.iter().all(|line| line.list.is_empty())
+        self.lines.iter().all(FairQueue::is_empty)
     }
 
-    /// Whether a request would be taken now that may take so long, if `workers` share the work. `to_come` is the weight of
-    /// requests that were admitted before and are yet to be added.
+    /// Whether a request would be taken now that may take so long, if `workers` share the work.
+    ///
+    /// Where the queue is full, a flow that has less than an equal share of it is admitted all the same: when its request is queued, it
+    /// takes the place of another flow's.
     pub(super) fn admit(
         &self,
         weight: u32,
-        to_come: u32,
+        flow: Flow,
+        to_come: ToCome,
         priority: Priority,
         timeout: Duration,
         workers: usize,
     ) -> Result<(), Refusal> {
-        let Limits {
-            max_weight, capacity, ..
-        } = self.limits;
+        let capacity = self.limits.capacity;
+        self.check(weight, flow, to_come, priority, timeout, workers)?;
+        if self.up_to(priority) + to_come.higher + to_come.same + weight > capacity {
+            let lines = &self.lines[..priority.lines()];
+            let flows = lines.iter().map(|line| Self::flows_with(line, flow, to_come));
+            let waiting: u32 = lines.iter().map(|line| line.weight_of(flow)).sum();
+            if waiting + to_come.own + weight > capacity / flows.max().unwrap_or(1) {
+                return Err(Refusal::Full { capacity });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many flows share a line, with this one; at least.
+    fn flows_with(line: &FairQueue<Waiting<M>>, flow: Flow, to_come: ToCome) -> u32 {
+        let waiting = line.flows() + u32::from(line.weight_of(flow) == 0);
+        let admitted = to_come.flows + u32::from(to_come.own == 0);
+        waiting.max(admitted)
+    }
+
+    /// Weight of what goes before or with this priority.
+    fn up_to(&self, priority: Priority) -> u32 {
+        self.lines[..priority.lines()].iter().map(FairQueue::weight).sum()
+    }
+
+    /// Whether it fits into a batch, and whether its turn would come in time.
+    fn check(
+        &self,
+        weight: u32,
+        flow: Flow,
+        to_come: ToCome,
+        priority: Priority,
+        timeout: Duration,
+        workers: usize,
+    ) -> Result<(), Refusal> {
+        let max_weight = self.limits.max_weight;
         if weight > max_weight {
             return Err(Refusal::TooLarge { weight, max_weight });
         }
-        let before: u32 = self.lines[..priority.lines()]
-            .iter()
-            .map(|line| line.weight)
-            .sum::<u32>()
-            + to_come;
-        if before + weight > capacity {
-            return Err(Refusal::Full { capacity });
+        let line = &self.lines[priority.lines() - 1];
+        let higher = self.up_to(priority) - line.weight() + to_come.higher;
+        let same = line.weight() + to_come.same;
+        if higher + same == 0 {
+            // With nothing before it a request is always taken, whatever the averages say: they must be able to recover.
+            return Ok(());
         }
-        // With nothing before it a request is always taken, whatever the averages say: they must be able to recover.
-        match self.run_times.expected(before + weight, workers) {
-            Some(wait) if before > 0 && wait > timeout => Err(Refusal::TooLate { wait }),
+        // No flow is served more before its turn than its own flow.
+        let turn = line.backlog_of(flow) + u64::from(to_come.own) + u64::from(weight);
+        let turns = turn * u64::from(Self::flows_with(line, flow, to_come));
+        let same = same.min(u32::try_from(turns).unwrap_or(u32::MAX));
+        match self.run_times.expected(higher + same + weight, workers) {
+            Some(wait) if wait > timeout => Err(Refusal::TooLate { wait }),
             _ => Ok(()),
         }
     }
 
-    /// Adds a request, or says why not. What it takes the place of is moved to `displaced`.
+    /// Adds a request, or says why not. What it takes the place of is moved to `displaced`: in a full queue that is the youngest of
+    /// the lowest priority, and within its own priority the newest of the flow that has most waiting, if its own flow has less than
+    /// an equal share.
     pub(super) fn push(
         &mut self,
         waiting: Waiting<M>,
         workers: usize,
         displaced: &mut Vec<Waiting<M>>,
     ) -> Result<(), Refusal> {
+        let Waiting {
+            weight,
+            flow,
+            priority,
+            ..
+        } = waiting;
         let timeout = waiting.deadline.saturating_duration_since(waiting.queued);
-        self.admit(waiting.weight, 0, waiting.priority, timeout, workers)?;
-        let lines = waiting.priority.lines();
-        while self.weight() + waiting.weight > self.limits.capacity {
-            let Some(youngest) = self.lines[lines..].iter_mut().rev().find_map(Line::pop_youngest) else {
+        self.check(weight, flow, ToCome::default(), priority, timeout, workers)?;
+        let capacity = self.limits.capacity;
+        let own = priority.lines() - 1;
+        let needed = (self.up_to(priority) + weight).saturating_sub(capacity);
+        if needed > 0 && !self.lines[own].would_yield(needed, flow, weight) {
+            return Err(Refusal::Full { capacity });
+        }
+        while self.weight() + weight > capacity {
+            let Some(youngest) = self.lines[own..]
+                .iter_mut()
+                .rev()
+                .find_map(FairQueue::remove_last)
+            else {
                 break;
             };
             displaced.push(youngest);
         }
-        self.lines[lines - 1].push(waiting);
+        self.lines[own].push(flow, weight, waiting);
         Ok(())
     }
 
@@ -250,7 +288,7 @@ impl<M> WaitingList<M> {
         let mut earliest = None;
         'lines: for line in &mut self.lines {
             let mut at = 0;
-            while let Some(next) = line.list.get(at) {
+            while let Some(next) = line.get(at) {
                 let is_expired = next.deadline <= now;
                 if batch.is_empty() && !is_expired && next.weight > max_weight {
                     break 'lines;
@@ -275,10 +313,10 @@ impl<M> WaitingList<M> {
                         break 'lines;
                     }
                 }
-                let Some(next) = line.remove(at) else { break };
                 if is_expired {
-                    expired.push(next);
+                    expired.extend(line.remove(at));
                 } else {
+                    let Some(next) = line.serve(at) else { break };
                     weight += next.weight;
                     earliest = Some(earliest.map_or(next.deadline, |earliest| earliest.min(next.deadline)));
                     batch.push(next);
@@ -297,23 +335,23 @@ impl<M> WaitingList<M> {
         if self.limits.max_wait.is_zero() || self.weight() >= self.limits.max_weight {
             return None;
         }
-        let firsts = self.lines.iter().filter_map(|line| line.list.front());
-        let at = firsts.map(|first| first.queued).min()? + self.limits.max_wait;
+        // There are fewer than a batch holds.
+        let waiting = self.lines.iter().flat_map(FairQueue::iter);
+        let at = waiting.map(|waiting| waiting.queued).min()? + self.limits.max_wait;
         (at > now).then_some(at)
     }
 
     /// Takes out one request.
     pub(super) fn remove(&mut self, id: u64) -> Option<Waiting<M>> {
         self.lines.iter_mut().find_map(|line| {
-            let at = line.list.iter().position(|waiting| waiting.id == id)?;
+            let at = line.iter().position(|waiting| waiting.id == id)?;
             line.remove(at)
         })
     }
 
     /// Takes out all.
     pub(super) fn drain(&mut self) -> Vec<Waiting<M>> {
-        let lines = std::mem::replace(&mut self.lines, [Line::new(), Line::new(), Line::new()]);
-        lines.into_iter().flat_map(|line| line.list).collect()
+        self.lines.iter_mut().flat_map(FairQueue::drain).collect()
     }
 }
 
@@ -333,6 +371,7 @@ mod tests {
         timeout_ms: u64,
         bucket: u32,
         priority: Priority,
+        flow: u64,
     }
 
     const ONE: Ask = Ask {
@@ -340,6 +379,7 @@ mod tests {
         timeout_ms: 1000,
         bucket: 0,
         priority: Priority::Normal,
+        flow: 0,
     };
 
     fn weighing(weight: u32) -> Ask {
@@ -348,6 +388,10 @@ mod tests {
 
     fn of(priority: Priority) -> Ask {
         Ask { priority, ..ONE }
+    }
+
+    fn from(flow: u64) -> Ask {
+        Ask { flow, ..ONE }
     }
 
     fn list(max_weight: u32, capacity: u32, max_wait_ms: u64) -> List {
@@ -374,6 +418,7 @@ mod tests {
                 weight: ask.weight,
                 bucket: ask.bucket,
                 priority: ask.priority,
+                flow: Flow(ask.flow),
                 queued: self.start,
                 deadline: self.start + Duration::from_millis(ask.timeout_ms),
                 message: name,
@@ -605,5 +650,97 @@ mod tests {
         assert_eq!(list.waiting.remove(0).map(|waiting| waiting.message), Some("a"));
         assert_eq!(list.push("c", weighing(2)), Ok(vec![]));
         assert!(list.waiting.remove(0).is_none(), "once");
+    }
+
+    #[test]
+    fn flows_share_the_batches_and_each_keeps_its_order() {
+        let mut list = list(4, 100, 0);
+        for name in ["a1", "a2", "a3", "a4", "a5", "a6"] {
+            list.push(name, from(1)).unwrap();
+        }
+        list.push("b1", from(2)).unwrap();
+        list.push("b2", from(2)).unwrap();
+        assert_eq!(list.take(0).0, ["a1", "b1", "a2", "b2"]);
+        assert_eq!(list.take(0).0, ["a3", "a4", "a5", "a6"]);
+    }
+
+    #[test]
+    fn a_flow_comes_before_no_higher_priority() {
+        let mut list = list(1, 100, 0);
+        list.push(
+            "a high 1",
+            Ask {
+                priority: Priority::High,
+                ..from(1)
+            },
+        )
+        .unwrap();
+        list.push(
+            "a high 2",
+            Ask {
+                priority: Priority::High,
+                ..from(1)
+            },
+        )
+        .unwrap();
+        list.push("b", from(2)).unwrap();
+        let order: Vec<_> = (0..3).flat_map(|_| list.take(0).0).collect();
+        assert_eq!(order, ["a high 1", "a high 2", "b"]);
+    }
+
+    #[test]
+    fn in_a_full_queue_a_flow_gets_its_share_from_the_largest() {
+        let mut list = list(4, 4, 0);
+        for name in ["a1", "a2", "a3", "a4"] {
+            list.push(name, from(1)).unwrap();
+        }
+        let full = Err(Refusal::Full { capacity: 4 });
+        assert_eq!(list.push("a5", from(1)), full);
+        assert_eq!(list.push("b1", from(2)), Ok(vec!["a4"]));
+        assert_eq!(list.push("b2", from(2)), Ok(vec!["a3"]));
+        assert_eq!(list.push("b3", from(2)), full, "it has an equal share");
+        assert_eq!(list.push("a6", from(1)), full, "so has the other");
+        assert_eq!(list.take(0).0, ["a1", "b1", "a2", "b2"]);
+    }
+
+    #[test]
+    fn a_flow_with_less_than_its_share_is_admitted_to_a_full_queue() {
+        let mut list = list(4, 4, 0);
+        for name in ["a1", "a2"] {
+            list.push(name, from(1)).unwrap();
+        }
+        let admit = |flow, own, flows| {
+            let to_come = ToCome {
+                higher: 0,
+                same: 2,
+                own,
+                flows,
+            };
+            let timeout = Duration::from_secs(1);
+            list.waiting
+                .admit(1, Flow(flow), to_come, Priority::Normal, timeout, 1)
+        };
+        assert_eq!(admit(2, 0, 1), Ok(()));
+        assert_eq!(admit(2, 1, 2), Ok(()));
+        assert_eq!(admit(2, 2, 2), Err(Refusal::Full { capacity: 4 }));
+        assert_eq!(admit(1, 2, 1), Err(Refusal::Full { capacity: 4 }));
+    }
+
+    #[test]
+    fn how_long_a_flow_waits_depends_on_its_own_backlog() {
+        let mut list = list(1, 1000, 0);
+        for _ in 0..50 {
+            list.waiting.run_times.add(Duration::from_millis(10), 1);
+        }
+        for _ in 0..50 {
+            list.push("a", from(1)).unwrap();
+        }
+        let soon = |flow| Ask {
+            timeout_ms: 100,
+            ..from(flow)
+        };
+        let refused = list.push("a late", soon(1)).unwrap_err();
+        assert!(matches!(refused, Refusal::TooLate { .. }), "{refused}");
+        list.push("b", soon(2)).unwrap();
     }
 }

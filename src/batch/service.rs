@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::message::{Abandonment, Answered, Message};
-use super::policy::{Limits, Taken, Waiting, WaitingList};
+use super::policy::{Limits, Taken, ToCome, Waiting, WaitingList};
 use super::worker::{Lent, LentWorker};
 use super::{Answer, Error, Priority, Refusal, ResponseFuture, Submission, Worker};
+use crate::fair::Flow;
 use crate::repoll;
 
 /// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
@@ -26,7 +27,43 @@ struct Shared<I, O, E> {
     callers_to_come: AtomicU32,
     /// Weight that was admitted and is yet to be queued, of high, normal and low priority.
     admitted: [AtomicU32; 3],
+    /// The same by flow.
+    admitted_by_flow: Counts,
     limits: Limits,
+}
+
+/// Weight by flow, without a lock and in bounded memory. Flows may share a count, which makes them look like one that has more.
+struct Counts {
+    counts: Box<[AtomicU32; COUNTS]>,
+    /// How many are not 0.
+    used: AtomicU32,
+}
+
+const COUNTS: usize = 1024;
+
+impl Counts {
+    fn new() -> Self {
+        Self {
+            counts: Box::new([const { AtomicU32::new(0) }; COUNTS]),
+            used: AtomicU32::new(0),
+        }
+    }
+
+    fn count(&self, flow: Flow) -> &AtomicU32 {
+        &self.counts[(flow.0 % COUNTS as u64) as usize]
+    }
+
+    fn add(&self, flow: Flow, weight: u32) {
+        if self.count(flow).fetch_add(weight, Ordering::Relaxed) == 0 {
+            self.used.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn subtract(&self, flow: Flow, weight: u32) {
+        if self.count(flow).fetch_sub(weight, Ordering::Relaxed) == weight {
+            self.used.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A place in the queue for a request that is yet to be queued, until it is dropped. To be dropped right before that.
@@ -34,13 +71,16 @@ struct Shared<I, O, E> {
 pub struct Permit<I, O, E> {
     queue: Queue<I, O, E>,
     weight: u32,
+    flow: Flow,
     priority: Priority,
 }
 
 impl<I, O, E> Drop for Permit<I, O, E> {
     fn drop(&mut self) {
-        let admitted = &self.queue.0.admitted[self.priority.lines() - 1];
+        let shared = &self.queue.0;
+        let admitted = &shared.admitted[self.priority.lines() - 1];
         admitted.fetch_sub(self.weight, Ordering::Relaxed);
+        shared.admitted_by_flow.subtract(self.flow, self.weight);
     }
 }
 
@@ -123,6 +163,7 @@ impl<I, O, E> Queue<I, O, E> {
             depth: AtomicU32::new(0),
             callers_to_come: AtomicU32::new(0),
             admitted: Default::default(),
+            admitted_by_flow: Counts::new(),
             limits,
         }))
     }
@@ -210,23 +251,32 @@ impl<I, O, E> Queue<I, O, E> {
     pub fn admit(
         &self,
         weight: u32,
+        flow: Flow,
         priority: Priority,
         deadline: Instant,
     ) -> Result<Permit<I, O, E>, Refusal> {
         let weight = weight.max(1);
+        let shared = &self.0;
         let state = self.lock();
         state.is_open()?;
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let admitted = &self.0.admitted[..priority.lines()];
-        let to_come = admitted.iter().map(|weight| weight.load(Ordering::Relaxed)).sum();
+        let (higher, rest) = shared.admitted.split_at(priority.lines() - 1);
+        let to_come = ToCome {
+            higher: higher.iter().map(|weight| weight.load(Ordering::Relaxed)).sum(),
+            same: rest.first().map_or(0, |weight| weight.load(Ordering::Relaxed)),
+            own: shared.admitted_by_flow.count(flow).load(Ordering::Relaxed),
+            flows: shared.admitted_by_flow.used.load(Ordering::Relaxed),
+        };
         state
             .waiting
-            .admit(weight, to_come, priority, timeout, state.workers)?;
+            .admit(weight, flow, to_come, priority, timeout, state.workers)?;
         // Only ever added to under the lock, so that two cannot have the same place.
-        self.0.admitted[priority.lines() - 1].fetch_add(weight, Ordering::Relaxed);
+        shared.admitted[priority.lines() - 1].fetch_add(weight, Ordering::Relaxed);
+        shared.admitted_by_flow.add(flow, weight);
         Ok(Permit {
             queue: self.clone(),
             weight,
+            flow,
             priority,
         })
     }
@@ -246,6 +296,7 @@ impl<I, O, E> Queue<I, O, E> {
                 weight,
                 bucket: submission.bucket,
                 priority: submission.priority,
+                flow: submission.flow,
                 queued,
                 deadline: submission.deadline,
                 message: Message {

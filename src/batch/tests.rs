@@ -80,6 +80,7 @@ fn submit_with(
         weight,
         bucket: 0,
         priority: Priority::Normal,
+        flow: Flow::default(),
         deadline,
     }))
 }
@@ -213,7 +214,7 @@ async fn what_is_admitted_keeps_its_place_while_it_is_prepared() {
     let bench = bench(LIMITS);
     let admit = |weight, priority| {
         let deadline = Instant::now() + Duration::from_secs(10);
-        bench.queue.admit(weight, priority, deadline)
+        bench.queue.admit(weight, Flow::default(), priority, deadline)
     };
     let full = Refusal::Full { capacity: 8 };
     let mut queued: Vec<_> = (0..5).map(|input| submit(&bench.queue, input)).collect();
@@ -244,6 +245,7 @@ async fn in_a_full_queue_a_low_request_is_refused_for_a_high_one() {
             weight: 4,
             bucket: 0,
             priority,
+            flow: Flow::default(),
             deadline: Instant::now() + Duration::from_secs(10),
         }))
     };
@@ -531,6 +533,7 @@ async fn as_a_layer_it_answers_every_one_of_many_callers() {
                 weight: 1,
                 bucket: 0,
                 priority: Priority::Normal,
+                flow: Flow::default(),
                 deadline,
             });
             assert_eq!(answer.await.unwrap().output, input * 10);
@@ -731,6 +734,7 @@ async fn with_lent_workers_on_threads_of_their_own_every_one_of_many_callers_is_
                     weight: 1 + u32::from(round % 7 == 0) * 2,
                     bucket: 0,
                     priority: Priority::Normal,
+                    flow: Flow::default(),
                     deadline: Instant::now() + Duration::from_mins(1),
                 });
                 if round % 11 == 0 {
@@ -751,4 +755,87 @@ async fn with_lent_workers_on_threads_of_their_own_every_one_of_many_callers_is_
     for thread in threads {
         thread.join().unwrap().unwrap();
     }
+}
+
+fn submit_of(
+    queue: &Queue<u32, u32, String>,
+    flow: u64,
+    input: u32,
+) -> task::Spawn<ResponseFuture<u32, u32, String>> {
+    task::spawn(queue.service().call(Submission {
+        input,
+        weight: 1,
+        bucket: 0,
+        priority: Priority::Normal,
+        flow: Flow(flow),
+        deadline: Instant::now() + Duration::from_secs(10),
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_beside_a_full_queue_of_another_flow_is_in_the_next_batch() {
+    let mut bench = bench(LIMITS);
+    let mut many: Vec<_> = (0..8).map(|input| submit_of(&bench.queue, 1, input)).collect();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let admit = |flow| bench.queue.admit(1, Flow(flow), Priority::Normal, deadline);
+    let full = Refusal::Full { capacity: 8 };
+    assert_eq!(admit(1).err(), Some(full.clone()));
+    drop(admit(2).unwrap());
+    let mut one = submit_of(&bench.queue, 2, 100);
+    assert_pending!(one.poll());
+    let error = assert_ready_err!(many[7].poll());
+    assert!(
+        matches!(&error, Error::Refused(refusal) if *refusal == full),
+        "the newest of the other flow: {error}"
+    );
+    let refused = assert_ready_err!(submit_of(&bench.queue, 1, 9).poll());
+    assert!(
+        matches!(refused, Error::Refused(Refusal::Full { .. })),
+        "{refused}"
+    );
+    bench.handle.allow(1);
+    let (batch, answer) = bench.take_batch();
+    assert_eq!(batch.inputs, [0, 100, 1, 2]);
+    answer.send_response(ok(&[0, 1000, 10, 20]));
+    assert_pending!(bench.worker.poll());
+    assert_eq!(assert_ready_ok!(one.poll()).output, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_has_no_more_than_its_share_of_what_is_prepared_beside_a_full_queue() {
+    let bench = bench(LIMITS);
+    let _many: Vec<_> = (0..8).map(|input| submit_of(&bench.queue, 1, input)).collect();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let admit = |flow| bench.queue.admit(1, Flow(flow), Priority::Normal, deadline);
+    let permits: Vec<_> = (0..4).map(|_| admit(2).unwrap()).collect();
+    assert!(admit(2).is_err(), "half of the queue");
+    drop(permits);
+    assert!(admit(2).is_ok());
+}
+
+#[tokio::test]
+async fn callers_run_the_batches_that_are_fair() {
+    let limits = Limits {
+        caller_weight: 2,
+        ..LIMITS
+    };
+    let queue = Queue::<u32, u32, String>::new(limits);
+    let (seen, batches) = std::sync::mpsc::channel();
+    let inner = tower::service_fn(move |batch: Batch<u32>| {
+        let outputs = batch.inputs.iter().copied().map(Ok).collect();
+        let _ = seen.send(batch.inputs);
+        std::future::ready(Ok::<Output, String>(outputs))
+    });
+    let _worker = {
+        let mut worker = task::spawn(queue.lent_worker(inner));
+        assert_pending!(worker.poll());
+        worker
+    };
+    let mut many: Vec<_> = (0..4).map(|input| submit_of(&queue, 1, input)).collect();
+    let one = submit_of(&queue, 2, 100);
+    // The first gives way once, and then runs what is first in the queue.
+    assert_pending!(many[0].poll());
+    assert_ready_ok!(many[0].poll());
+    assert_eq!(batches.try_iter().collect::<Vec<_>>(), [vec![0, 100]]);
+    drop(one);
 }

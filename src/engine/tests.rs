@@ -9,7 +9,7 @@ use tokio::time::Instant as TokioInstant;
 use tower::Service;
 
 use super::*;
-use crate::batch::{Error, Priority, Submission};
+use crate::batch::{Error, Flow, Priority, Submission};
 use crate::metrics::Metrics;
 use crate::telemetry::spans::SpanRef;
 
@@ -145,6 +145,7 @@ impl Fixture {
             weight: 1,
             bucket: 0,
             priority: Priority::Normal,
+            flow: Flow::default(),
             deadline: TokioInstant::now() + timeout,
         };
         let answer = self.engine.service().call(submission).await?;
@@ -223,6 +224,7 @@ async fn jobs_of_several_rows_get_their_own_outputs() {
         weight: 3,
         bucket: 0,
         priority: Priority::Normal,
+        flow: Flow::default(),
         deadline: TokioInstant::now() + Duration::from_secs(10),
     };
     let answer = fixture.engine.service().call(submission).await.unwrap();

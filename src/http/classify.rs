@@ -16,12 +16,13 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
 use super::document::{Picture, problems};
+use super::flow;
 use super::guard::HighestPriority;
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::catalog::Catalog;
 use crate::decimal;
 use crate::error::{Code, Error};
-use crate::model::{Classified, Input, Model};
+use crate::model::{Classified, Input, Model, Terms};
 use crate::telemetry::access::{self, Stages};
 use crate::telemetry::spans::SpanRef;
 
@@ -304,6 +305,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     let arrived = Instant::now();
     let longest = app.config.request_timeout.0;
     let (parts, body) = request.into_parts();
+    let flow = flow::of(&parts, &app.config.trusted_proxies.0);
     let max_body = app.config.max_body.0.as_u64();
     let options = match Options::from_query(parts.uri.query()) {
         Ok(options) => options,
@@ -332,7 +334,13 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
     let inputs = payload.inputs.len();
     let span = parts.extensions.get::<SpanRef>().cloned().unwrap_or_default();
-    let classified = run(&model, payload, deadline, &span).await;
+    let terms = Terms {
+        priority: payload.options.priority.unwrap_or_default().into(),
+        flow,
+        deadline,
+        span: &span,
+    };
+    let classified = run(&model, payload, terms).await;
     let (mut response, stages) = match classified.and_then(|classified| respond(&model, classified, top_k)) {
         Ok((response, stages)) => (response, Some(stages)),
         Err(error) => {
@@ -352,17 +360,12 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     Ok(response)
 }
 
-async fn run(
-    model: &Model,
-    payload: Payload,
-    deadline: Instant,
-    span: &SpanRef,
-) -> Result<Classified, Error> {
+async fn run(model: &Model, payload: Payload, terms: Terms<'_>) -> Result<Classified, Error> {
     let Payload {
         form,
         inputs,
-        options,
         memory: _memory,
+        ..
     } = payload;
     if inputs.len() > model.max_batch as usize {
         return Err(Error::new(
@@ -380,8 +383,7 @@ async fn run(
         return Err(wrong_kind(form, &inputs, at, &detail));
     }
     let field = |at| form.field(kind, at);
-    let priority = options.priority.unwrap_or_default().into();
-    model.classify(inputs, field, priority, deadline, span).await
+    model.classify(inputs, field, terms).await
 }
 
 /// The model that a request names. Where it names none, its first input decides.

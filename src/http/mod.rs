@@ -3,6 +3,7 @@
 pub mod classify;
 pub mod document;
 pub mod examples;
+pub mod flow;
 pub mod guard;
 pub mod headers;
 pub mod models;

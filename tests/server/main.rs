@@ -13,6 +13,7 @@ mod decoding;
 mod devices;
 mod documents;
 mod drain;
+mod fairness;
 mod harness;
 mod healthcheck;
 mod hostile;

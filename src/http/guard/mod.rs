@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use self::keys::{Key, Keyring};
 use self::rate::ClientRates;
 use super::App;
+use super::flow;
 use super::payload::{self, RequestPriority};
 use super::server::Peer;
 use crate::config::{ApiKey, Config};
@@ -143,6 +144,7 @@ pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next
         Ok(None) => return next.run(request).await,
         Err(error) => return refuse(&app, error, request).await.into_response(),
     };
+    request.extensions_mut().insert(flow::of_key(&key.name));
     let response = match key.check_rate() {
         Ok(()) => {
             request.extensions_mut().insert(HighestPriority(key.priority));

@@ -1,0 +1,97 @@
+//! One client beside another that has many connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::Client;
+
+use crate::harness::{Server, some_models, square};
+
+/// The many.
+const CONNECTIONS: usize = 200;
+
+/// Asks on one connection, again and again, until it is told to stop. Counts the good answers.
+fn ask(
+    client: Client,
+    url: String,
+    picture: Vec<u8>,
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicUsize>,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while !stop.load(Ordering::Relaxed) {
+            let request = client.post(&url).header("content-type", "image/png");
+            match request.body(picture.clone()).send().await {
+                Ok(answer) if answer.status() == 200 => {
+                    good.fetch_add(1, Ordering::Relaxed);
+                }
+                // Refused: not at once again, or the test is about refusals alone.
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+}
+
+/// Answers to one connection and to many of another address in the time that many answers take.
+async fn shares(server: &Server, picture: &[u8], answers: usize) -> (usize, usize) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (one, many) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let url = server.url("/v1/classify");
+    let from = |address: [u8; 4]| {
+        Client::builder()
+            .local_address(std::net::IpAddr::from(address))
+            .build()
+            .unwrap()
+    };
+    let other = from([127, 0, 0, 2]);
+    let mut clients: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            ask(
+                other.clone(),
+                url.clone(),
+                picture.to_vec(),
+                Arc::clone(&stop),
+                Arc::clone(&many),
+            )
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = many.load(Ordering::Relaxed);
+    clients.push(ask(
+        from([127, 0, 0, 1]),
+        url,
+        picture.to_vec(),
+        Arc::clone(&stop),
+        Arc::clone(&one),
+    ));
+    let counts = || (one.load(Ordering::Relaxed), many.load(Ordering::Relaxed) - before);
+    for _ in 0..1000 {
+        let (one, many) = counts();
+        if one + many >= answers {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let counts = counts();
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.abort();
+    }
+    counts
+}
+
+/// At least a tenth of an equal share, which is half.
+fn assert_fair((one, many): (usize, usize)) {
+    assert!(one * 20 >= one + many, "{one} of {}", one + many);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_gets_its_share_beside_many_that_fill_the_queue() {
+    let models = some_models(&["slow"]);
+    for capacity in ["16", "1024"] {
+        let options = ["--lanes", "1", "--max-batch", "4", "--queue-capacity", capacity];
+        let server = Server::start(models.path(), &options);
+        assert_fair(shares(&server, &square(255), 30).await);
+    }
+}
