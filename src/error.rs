@@ -33,6 +33,8 @@ pub enum Code {
     NotFound,
     /// The route does not take this method.
     MethodNotAllowed,
+    /// The `Host` is none that the server answers to.
+    MisdirectedRequest,
     /// The body is longer than the limit.
     PayloadTooLarge,
     /// More inputs in one request than a batch may hold.
@@ -83,6 +85,7 @@ impl Code {
             Self::RateLimited => "rate_limited",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::MisdirectedRequest => "misdirected_request",
             Self::PayloadTooLarge => "payload_too_large",
             Self::TooManyInputs => "too_many_inputs",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -106,6 +109,7 @@ impl Code {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Self::PayloadTooLarge | Self::TooManyInputs => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidImage | Self::ImageTooLarge | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
@@ -126,6 +130,7 @@ impl Code {
             Self::RateLimited => "There were too many requests",
             Self::NotFound => "There is no such route",
             Self::MethodNotAllowed => "The route does not take this method",
+            Self::MisdirectedRequest => "The server does not answer to this host",
             Self::PayloadTooLarge => "The body is too long",
             Self::TooManyInputs => "There are too many inputs",
             Self::UnsupportedMediaType => "The content type is not supported",

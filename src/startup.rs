@@ -16,6 +16,7 @@ use crate::http::guard::Guard;
 use crate::http::per_client::PerClient;
 use crate::http::probes::Pulse;
 use crate::http::server::{ConnectionLimits, Server};
+use crate::http::stream::StreamLimits;
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
 use crate::load::{self, ModelsError};
@@ -112,7 +113,12 @@ pub async fn serve(
     };
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
-        header_timeout: config.header_timeout.0,
+        handshake: config.header_timeout.0,
+        stream: StreamLimits {
+            keep_alive: config.keep_alive_timeout.0,
+            header: config.header_timeout.0,
+            write: config.write_timeout.0,
+        },
         max_header_size: usize::try_from(config.max_header_size.0.as_u64()).unwrap_or(usize::MAX),
     };
     let connections = &app.metrics.connections;

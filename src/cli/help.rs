@@ -32,6 +32,8 @@ const KEYS: &[(&str, Lines)] = &[
             ("listen", "ADDRESS"),
             ("admin_listen", "ADDRESS"),
             ("header_timeout", "DURATION"),
+            ("keep_alive_timeout", "DURATION"),
+            ("write_timeout", "DURATION"),
             ("max_header_size", "SIZE"),
             ("max_connections", "N"),
             ("max_connections_per_client", "N"),
@@ -51,6 +53,7 @@ const KEYS: &[(&str, Lines)] = &[
         &[
             ("rate_limit", "RATE"),
             ("trusted_proxies", "NETWORKS"),
+            ("allowed_hosts", "NAMES"),
             ("cors_origins", "ORIGINS"),
         ],
     ),

@@ -118,8 +118,12 @@ settings! {
     max_image_pixels: u64 = classifier::Limits::default().max_pixels, "CLASSIFYD_MAX_IMAGE_PIXELS";
     /// Longest time from a request's head to its answer. A request may ask for less.
     request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
-    /// Longest time for a request's head to arrive, and for a connection to stay idle.
+    /// Longest time for a TLS handshake, and for a request's head from its first byte.
     header_timeout: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_HEADER_TIMEOUT";
+    /// How long a connection may be idle. More than a load balancer keeps idle connections, so that the balancer closes them.
+    keep_alive_timeout: HumanDuration = HumanDuration(Duration::from_secs(75)), "CLASSIFYD_KEEP_ALIVE_TIMEOUT";
+    /// How long an answer may wait for a client that reads less than 1 KiB/s of it.
+    write_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_WRITE_TIMEOUT";
     /// Longest head of a request; beyond it the connection is closed with 431.
     max_header_size: Size = Size(ByteSize::kib(64)), "CLASSIFYD_MAX_HEADER_SIZE";
     /// Most open connections; others wait in the listener's backlog.
@@ -138,6 +142,9 @@ settings! {
     rate_limit: Unset<RateLimit> = Unset(None), "CLASSIFYD_RATE_LIMIT";
     /// Networks of proxies whose X-Forwarded-For is believed.
     trusted_proxies: List<IpNet> = List(Vec::new()), "CLASSIFYD_TRUSTED_PROXIES";
+    /// Names that requests may have as Host, as in api.example.org or *.example.org, or * for all. Default: those of the loopback interface when
+    /// listening there, else all.
+    allowed_hosts: List<String> = List(Vec::new()), "CLASSIFYD_ALLOWED_HOSTS";
     /// Origins of web pages that may ask from a browser, as in <https://example.org>, or * for all.
     cors_origins: List<CorsOrigin> = List(Vec::new()), "CLASSIFYD_CORS_ORIGINS";
     /// Most inputs that wait for a lane of one model; beyond it requests are refused with 503.
@@ -287,6 +294,8 @@ impl Config {
         )?;
         not_zero("request_timeout", self.request_timeout)?;
         not_zero("header_timeout", self.header_timeout)?;
+        not_zero("keep_alive_timeout", self.keep_alive_timeout)?;
+        not_zero("write_timeout", self.write_timeout)?;
         // Less would refuse what browsers send.
         if self.max_header_size.0 < ByteSize::kib(4) {
             let message = format!("expected at least 4 KiB, found {}", self.max_header_size);

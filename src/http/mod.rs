@@ -6,6 +6,7 @@ pub mod examples;
 pub mod flow;
 pub mod guard;
 pub mod headers;
+pub mod host;
 pub mod models;
 pub mod observe;
 pub mod pages;
@@ -14,6 +15,7 @@ pub mod per_client;
 pub mod probes;
 mod security;
 pub mod server;
+pub mod stream;
 pub mod tls;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::guard::Guard;
+use self::host::{AllowedHosts, HostLayer};
 use self::probes::Pulse;
 use crate::budget::Budget;
 use crate::catalog::Catalog;
@@ -108,6 +111,10 @@ pub fn document() -> utoipa::openapi::OpenApi {
 
 /// The whole HTTP side of the main listener: routes, and around them the layers that every request passes.
 pub fn router(app: Arc<App>) -> Router {
+    let hosts = HostLayer::new(AllowedHosts::new(
+        &app.config.allowed_hosts.0,
+        app.config.listen.0,
+    ));
     let mut api = Router::from(api());
     // Not there at all where there is nothing to guard.
     if app.guard.is_some() {
@@ -119,15 +126,21 @@ pub fn router(app: Arc<App>) -> Router {
     }
     let origins = &app.config.cors_origins.0;
     let cors = (!origins.is_empty()).then(|| headers::cors(origins));
-    with_layers(router, cors, app)
+    with_layers(router, cors, hosts, app)
 }
 
 /// The HTTP side of the listener for probes and metrics, where there is one.
 pub fn admin_router(app: Arc<App>) -> Router {
-    with_layers(Router::from(admin()), None, app)
+    let address = app
+        .config
+        .admin_listen
+        .0
+        .map_or(app.config.listen.0, |address| address.0);
+    let hosts = HostLayer::new(AllowedHosts::new(&app.config.allowed_hosts.0, address));
+    with_layers(Router::from(admin()), None, hosts, app)
 }
 
-fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, app: Arc<App>) -> Router {
+fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, hosts: HostLayer, app: Arc<App>) -> Router {
     let tls = app.config.tls_certificate.0.is_some();
     let layers = ServiceBuilder::new()
         // Outermost: it must see every response, those to unknown routes and panics included, to give it a request id,
@@ -136,7 +149,8 @@ fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, app: Arc<App>)
         .map_response(move |response| headers::protect(response, tls))
         .map_response(IntoResponse::into_response)
         // Inside, so that a handler that panics is one failed request with an id, and not a broken connection.
-        .layer(CatchPanicLayer::custom(observe::panicked));
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(hosts);
     let mut router = router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);

@@ -19,8 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+use tower::util::MapResult;
 
 use super::per_client::{PerClient, Place};
+use super::stream::{Exchange, Stream, StreamLimits};
 use super::tls::Tls;
 use crate::repoll::Repoll;
 
@@ -33,8 +35,10 @@ pub struct Peer(pub SocketAddr);
 pub struct ConnectionLimits {
     /// Most open connections.
     pub max_connections: usize,
-    /// Longest time for a request's head to arrive, idle time before it included.
-    pub header_timeout: Duration,
+    /// Longest time for a TLS handshake.
+    pub handshake: Duration,
+    /// How long a connection may wait for its client.
+    pub stream: StreamLimits,
     /// Longest head of a request.
     pub max_header_size: usize,
 }
@@ -188,7 +192,7 @@ impl Connection {
     async fn serve_tls(self, acceptor: TlsAcceptor, stream: TcpStream) {
         let mut closing = self.closing.clone();
         let handshake = tokio::select! {
-            handshake = timeout(self.limits.header_timeout, acceptor.accept(stream)) => handshake,
+            handshake = timeout(self.limits.handshake, acceptor.accept(stream)) => handshake,
             () = lingered(&mut closing) => return,
         };
         // Nobody waits for this one any more.
@@ -206,13 +210,21 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let peer = self.peer;
+        let exchange = Arc::new(Exchange::default());
+        let (begun, ended) = (Arc::clone(&exchange), Arc::clone(&exchange));
         let service = self.router.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
-            request
+            begun.begin(request)
         });
+        let service = MapResult::new(service, move |answer| {
+            ended.end();
+            answer
+        });
+        let stream = Stream::new(stream, self.limits.stream, exchange);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_timeout)
+            // The stream has a limit of its own, which leaves out idle time.
+            .header_read_timeout(None)
             .max_header_size(self.limits.max_header_size)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use axum::routing::post;
 use classifyd::http::server::{ConnectionLimits, Server as Listener};
+use classifyd::http::stream::StreamLimits;
 use harness::{Server, fixture_models, ok, problem, some_models, square, white_row};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -36,7 +37,12 @@ impl Collector {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let limits = ConnectionLimits {
             max_connections: 10,
-            header_timeout: Duration::from_mins(1),
+            handshake: Duration::from_mins(1),
+            stream: StreamLimits {
+                keep_alive: Duration::from_mins(1),
+                header: Duration::from_mins(1),
+                write: Duration::from_mins(1),
+            },
             max_header_size: 1 << 16,
         };
         let gauge = prometheus::IntGauge::new("connections", "of the collector").unwrap();

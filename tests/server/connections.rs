@@ -73,7 +73,7 @@ impl KeepAlive {
 
 fn request(picture: &[u8]) -> Arc<Vec<u8>> {
     let head = format!(
-        "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
         picture.len()
     );
     Arc::new([head.as_bytes(), picture].concat())
@@ -126,7 +126,7 @@ fn a_client_that_is_refused_while_it_sends_gets_its_answer_and_knows_whether_to_
     let server = Server::start(models.path(), &["--max-body", "1MB"]);
     let good = request(&white_row(1));
     let ask = |head: &str, length: usize| {
-        let head = format!("{head}\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!("{head}\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         let mut client = KeepAlive {
             address: server.address,
             request: Arc::new([head.as_bytes(), &vec![0; length]].concat()),
@@ -223,7 +223,7 @@ async fn one_client_cannot_take_the_places_of_the_others() {
     // Whether a connection is served; one that is refused is closed without an answer.
     let is_served = async |mut stream: tokio::net::TcpStream| {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;

@@ -27,6 +27,7 @@ mod privacy;
 mod refusals;
 mod security;
 mod startup;
+mod streams;
 mod telemetry;
 mod texts;
 mod tls;

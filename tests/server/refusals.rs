@@ -326,7 +326,7 @@ async fn a_body_that_stops_arriving_is_given_up_at_the_deadline() {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
         .write_all(
-            b"POST /v1/classify?model=linear HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n12345",
+            b"POST /v1/classify?model=linear HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n12345",
         )
         .unwrap();
     let mut answer = String::new();
