@@ -3,13 +3,15 @@
 //! The steps and their keys are those of `preprocessor_config.json` as Hugging Face image processors write it, in their
 //! order: convert, resize, centre crop, rescale, normalise. Resizing gives what Pillow gives, to one grey level.
 
-use std::io::Cursor;
-
 use fast_image_resize as fir;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
+mod header;
 mod ink;
+mod survey;
+
+pub use self::header::{Header, decode};
 
 /// Why a picture cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,74 +68,6 @@ impl Default for Limits {
             max_pixels: 1 << 25,
         }
     }
-}
-
-/// A picture whose header was read and found within the limits; its pixels are still encoded.
-pub struct Header<'a> {
-    decoder: Box<dyn ImageDecoder + 'a>,
-    format: &'static str,
-    /// Width in pixels as stored, before the EXIF orientation is applied.
-    pub width: u32,
-    /// Height in pixels as stored.
-    pub height: u32,
-}
-
-impl<'a> Header<'a> {
-    /// Reads the header of an encoded picture.
-    pub fn read(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
-        let (format, name) = guess_format(bytes)?;
-        let malformed = |error: image::ImageError| ImageError::Malformed {
-            format: name,
-            reason: error.to_string(),
-        };
-        let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-        // What a decoder may allocate beside the pixels (palettes, profiles, animation canvases) is bounded as well.
-        let mut decoder_limits = image::Limits::default();
-        decoder_limits.max_alloc = Some(limits.max_pixels.saturating_mul(16));
-        reader.limits(decoder_limits);
-        let decoder = reader.into_decoder().map_err(malformed)?;
-        let (width, height) = decoder.dimensions();
-        if width == 0 || height == 0 {
-            return Err(ImageError::Malformed {
-                format: name,
-                reason: format!("it is {width} x {height} pixels"),
-            });
-        }
-        if width > limits.max_side
-            || height > limits.max_side
-            || u64::from(width) * u64::from(height) > limits.max_pixels
-        {
-            return Err(ImageError::TooLarge {
-                width,
-                height,
-                max_side: limits.max_side,
-                max_pixels: limits.max_pixels,
-            });
-        }
-        Ok(Self {
-            decoder: Box::new(decoder),
-            format: name,
-            width,
-            height,
-        })
-    }
-
-    /// Decodes the pixels and turns the picture the way its EXIF orientation says.
-    pub fn decode(mut self) -> Result<DynamicImage, ImageError> {
-        let malformed = |error: image::ImageError| ImageError::Malformed {
-            format: self.format,
-            reason: error.to_string(),
-        };
-        let orientation = self.decoder.orientation().map_err(malformed)?;
-        let mut picture = DynamicImage::from_decoder(self.decoder).map_err(malformed)?;
-        picture.apply_orientation(orientation);
-        Ok(picture)
-    }
-}
-
-/// Decodes a picture (png, jpeg, webp, bmp, or the first frame of a gif). The format is told by the content.
-pub fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, ImageError> {
-    Header::read(bytes, limits)?.decode()
 }
 
 /// The media type of a picture, as its first bytes tell it; none if they are of no format that is read here.
