@@ -3,8 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+
+/// Least work whose time is measured, and the part that the newest measurement has in the average.
+const LEAST_MEASURED: u64 = 4096;
+const NEWEST_PART: f64 = 0.2;
 
 /// CPUs that this process may use: the affinity mask and the cgroup quota (v1 and v2) count, not the host.
 pub fn available() -> usize {
@@ -48,12 +53,27 @@ struct State {
 struct Line {
     waiting: VecDeque<Piece>,
     running: usize,
+    /// Work of the pieces that run or wait.
+    queued: u64,
+    /// Work of the requests that were admitted and have not ended.
+    admitted: u64,
+    /// Seconds for each unit of work, as far as it was measured.
+    pace: Option<f64>,
 }
 
 struct Piece {
     id: u64,
-    memory: u64,
+    cost: Cost,
     work: Box<dyn FnOnce() + Send>,
+}
+
+/// What a piece of work takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// In units that are alike within a pool, such as pixels. 0: little.
+    pub work: u64,
+    /// Most bytes of memory at a time.
+    pub memory: u64,
 }
 
 impl std::fmt::Debug for Piece {
@@ -150,14 +170,29 @@ impl Shared {
             drop(state);
             // Another thread looks whether there is more. It finds nothing if what waits may not run yet.
             self.changed.notify_one();
+            let began = Instant::now();
             (piece.work)();
+            let took = began.elapsed();
             state = self.lock();
             state.running -= 1;
-            state.memory -= piece.memory;
+            state.memory -= piece.cost.memory;
             if let Some(line) = state.pools.get_mut(&pool) {
                 line.running -= 1;
+                line.queued -= piece.cost.work;
+                line.measure(piece.cost.work, took);
             }
         }
+    }
+}
+
+impl Line {
+    /// Takes a time into the average. Short work says little of its pace.
+    fn measure(&mut self, work: u64, took: Duration) {
+        if work < LEAST_MEASURED {
+            return;
+        }
+        let pace = took.as_secs_f64() / work as f64;
+        self.pace = Some(self.pace.map_or(pace, |mean| mean + NEWEST_PART * (pace - mean)));
     }
 }
 
@@ -184,14 +219,14 @@ impl State {
             let Some(first) = line.waiting.front() else {
                 continue;
             };
-            if first.memory > left {
+            if first.cost.memory > left {
                 left = 0;
                 continue;
             }
             let piece = line.waiting.pop_front()?;
             line.running += 1;
             self.running += 1;
-            self.memory += piece.memory;
+            self.memory += piece.cost.memory;
             self.turns.remove(turn);
             self.turns.push_back(pool);
             return Some((pool, piece));
@@ -220,6 +255,11 @@ pub enum PoolError {
         /// Most of them.
         limit: u64,
     },
+    /// What waits takes longer than the work may.
+    Late {
+        /// How long it is expected to take.
+        wait: Duration,
+    },
     /// The work panicked.
     Panicked,
 }
@@ -231,18 +271,18 @@ impl Pool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        self.run_with_memory(0, work).await
+        self.run_at(Cost::default(), work).await
     }
 
-    /// The same for work that takes so many bytes of memory, which it waits for.
-    pub async fn run_with_memory<T: Send + 'static>(
+    /// The same for work of which it is known what it takes. It waits for its memory.
+    pub async fn run_at<T: Send + 'static>(
         &self,
-        memory: u64,
+        cost: Cost,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let (done, result) = oneshot::channel();
         let queued = self.queue(
-            memory,
+            cost,
             Box::new(move || {
                 if done.is_closed() {
                     return;
@@ -257,9 +297,36 @@ impl Pool {
         result.map_err(|_| PoolError::Panicked)?
     }
 
-    fn queue(&self, memory: u64, work: Box<dyn FnOnce() + Send>) -> Result<Queued<'_>, PoolError> {
+    /// Pieces of this pool that run at a time, and as many as one request should have in it.
+    pub fn most_at_a_time(&self) -> usize {
+        self.workers.0.shared.most_of_a_pool
+    }
+
+    /// Says of the pieces of a request whether they will be done by `deadline`, as far as is known, and has them counted for the
+    /// requests after it until the result is dropped. They are to be run at most [`Self::most_at_a_time`] together.
+    pub fn admit(&self, pieces: &[Cost], deadline: tokio::time::Instant) -> Result<Admitted<'_>, PoolError> {
         let shared = &self.workers.0.shared;
-        let limit = shared.memory_limit;
+        let at_a_time = shared.most_of_a_pool;
+        let work: u64 = pieces.iter().map(|cost| cost.work).sum();
+        let mut state = shared.lock();
+        let line = state.pools.entry(self.id).or_default();
+        // Each piece waits for what is in line before it, but all of them not longer than all that was admitted takes.
+        let rounds = pieces.len().div_ceil(at_a_time) as u64;
+        let before = line.queued.saturating_mul(rounds).min(line.admitted);
+        if let Some(pace) = line.pace.filter(|_| before > 0) {
+            let seconds = (before + work) as f64 * pace / at_a_time as f64;
+            let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            if wait > deadline.saturating_duration_since(tokio::time::Instant::now()) {
+                return Err(PoolError::Late { wait });
+            }
+        }
+        line.admitted += work;
+        Ok(Admitted { pool: self, work })
+    }
+
+    fn queue(&self, cost: Cost, work: Box<dyn FnOnce() + Send>) -> Result<Queued<'_>, PoolError> {
+        let shared = &self.workers.0.shared;
+        let (memory, limit) = (cost.memory, shared.memory_limit);
         if memory > limit {
             return Err(PoolError::TooLarge { memory, limit });
         }
@@ -269,7 +336,8 @@ impl Pool {
         if line.waiting.len() + line.running >= self.max_waiting + shared.most_of_a_pool {
             return Err(PoolError::Full);
         }
-        line.waiting.push_back(Piece { id, memory, work });
+        line.queued += cost.work;
+        line.waiting.push_back(Piece { id, cost, work });
         drop(state);
         shared.changed.notify_one();
         Ok(Queued { pool: self, id })
@@ -282,6 +350,22 @@ impl Drop for Pool {
         let mut state = self.workers.0.shared.lock();
         state.pools.remove(&self.id);
         state.turns.retain(|pool| *pool != self.id);
+    }
+}
+
+/// Counts the work of a request, until it is dropped.
+#[derive(Debug)]
+pub struct Admitted<'a> {
+    pool: &'a Pool,
+    work: u64,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.workers.0.shared.lock();
+        if let Some(line) = state.pools.get_mut(&self.pool.id) {
+            line.admitted -= self.work;
+        }
     }
 }
 
@@ -301,7 +385,9 @@ impl Drop for Queued<'_> {
                     .waiting
                     .binary_search_by_key(&self.id, |piece| piece.id)
                     .ok()?;
-                line.waiting.remove(at)
+                let piece = line.waiting.remove(at)?;
+                line.queued -= piece.cost.work;
+                Some(piece)
             })
         };
         if taken_back.is_some() {
@@ -314,11 +400,14 @@ impl Drop for Queued<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use tokio_test::{assert_pending, task};
 
     use super::*;
+
+    fn memory(memory: u64) -> Cost {
+        Cost { work: 0, memory }
+    }
 
     fn workers(cpus: usize) -> Workers {
         Workers::start(cpus, 1000).unwrap()
@@ -398,11 +487,11 @@ mod tests {
         let workers = workers(1);
         let pool = workers.pool(8);
         let (work, release, begun) = held();
-        let mut gone = task::spawn(pool.run_with_memory(600, work));
+        let mut gone = task::spawn(pool.run_at(memory(600), work));
         assert_pending!(gone.poll());
         wait(&begun);
         drop(gone);
-        let mut next = task::spawn(pool.run_with_memory(600, || 1));
+        let mut next = task::spawn(pool.run_at(memory(600), || 1));
         assert_pending!(next.poll());
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_pending!(next.poll());
@@ -446,12 +535,12 @@ mod tests {
         let workers = workers(4);
         let (one, other) = (workers.pool(8), workers.pool(8));
         let (work, release, begun) = held();
-        let mut first = task::spawn(other.run_with_memory(600, work));
+        let mut first = task::spawn(other.run_at(memory(600), work));
         assert_pending!(first.poll());
         wait(&begun);
-        let mut large = task::spawn(one.run_with_memory(1000, || 1));
+        let mut large = task::spawn(one.run_at(memory(1000), || 1));
         assert_pending!(large.poll());
-        let mut small = task::spawn(other.run_with_memory(10, || 2));
+        let mut small = task::spawn(other.run_at(memory(10), || 2));
         assert_pending!(small.poll());
         // What takes none may pass.
         assert_eq!(workers.pool(8).run(|| 3).await, Ok(3));
@@ -465,6 +554,34 @@ mod tests {
             memory: 1001,
             limit: 1000,
         };
-        assert_eq!(one.run_with_memory(1001, || 4).await, Err(too_large));
+        assert_eq!(one.run_at(memory(1001), || 4).await, Err(too_large));
+    }
+
+    #[tokio::test]
+    async fn work_that_would_be_done_too_late_is_refused_before_it_waits() {
+        let workers = workers(1);
+        let pool = workers.pool(8);
+        let work = |work: u64| Cost { work, memory: 0 };
+        let within = |seconds: u64| tokio::time::Instant::now() + Duration::from_secs(seconds);
+        // A thousand units take about 5 ms.
+        let slow = || std::thread::sleep(Duration::from_millis(500));
+        pool.run_at(work(100_000), slow).await.unwrap();
+        let nothing_waits = pool.admit(&[work(10_000_000)], within(1));
+        let (held, release, begun) = held();
+        let mut first = task::spawn(pool.run_at(work(10_000_000), held));
+        assert_pending!(first.poll());
+        wait(&begun);
+        let late = pool.admit(&[work(10)], within(30)).unwrap_err();
+        assert!(
+            matches!(late, PoolError::Late { wait } if wait >= Duration::from_secs(50)),
+            "{late:?}"
+        );
+        assert!(pool.admit(&[work(10)], within(6000)).is_ok());
+        // Another pool has a pace of its own.
+        assert!(workers.pool(8).admit(&[work(10)], within(1)).is_ok());
+        release.send(()).unwrap();
+        first.await.unwrap();
+        drop(nothing_waits);
+        assert!(pool.admit(&[work(10)], within(1)).is_ok());
     }
 }

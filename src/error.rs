@@ -383,6 +383,15 @@ impl From<PoolError> for Error {
                     "expected an input that takes at most {limit} bytes to decode, found one that takes {memory}"
                 ),
             ),
+            PoolError::Late { wait } => Self {
+                retry_after: Some(wait),
+                ..Self::new(
+                    Code::QueueFull,
+                    format!(
+                        "the inputs that wait to be decoded take about {wait:?}, and the request's deadline comes before that"
+                    ),
+                )
+            },
             PoolError::Panicked => Self::internal("reading, decoding or tokenising panicked"),
         }
     }

@@ -249,6 +249,7 @@ fn model_settings(
             max_side: max_image_side,
             max_pixels: max_image_pixels,
         },
+        max_request_pixels: config.max_request_pixels,
         request_timeout,
     })
 }

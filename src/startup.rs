@@ -74,7 +74,8 @@ pub async fn serve(
     let tls = load_tls(&config)?;
     let metrics = Metrics::new()?;
     let cpus = cpu::available();
-    let workers = Workers::start(cpus, u64::MAX).map_err(io("cannot start the threads that decode"))?;
+    let workers = Workers::start(cpus, config.decode_memory.0.as_u64())
+        .map_err(io("cannot start the threads that decode"))?;
     let catalog = {
         let (config, metrics, workers) = (config.clone(), metrics.clone(), workers.clone());
         let loading = tokio::task::spawn_blocking(move || {

@@ -19,7 +19,7 @@ pub fn run(config: &Config) -> Result<()> {
     load::runtime(config)?;
     let opened = load::open(config)?;
     let metrics = Metrics::new()?;
-    let workers = Workers::start(cpu::available(), u64::MAX)?;
+    let workers = Workers::start(cpu::available(), config.decode_memory.0.as_u64())?;
     let count = opened.len();
     let mut rows = Vec::new();
     for (catalog::Found { name, version, .. }, bundle) in opened {

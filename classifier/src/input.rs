@@ -91,11 +91,17 @@ impl Preprocessor {
     /// The row of an encoded picture, or of a text in UTF-8, whichever it takes.
     pub fn prepare(&self, bytes: &[u8], limits: &Limits) -> Result<Prepared, Error> {
         match self {
-            Self::Image(preprocessor) => Ok(Prepared {
-                row: Row::Image(preprocessor.apply(image::decode(bytes, limits)?)?),
-                truncated: false,
-            }),
+            Self::Image(preprocessor) => Ok(preprocessor.apply(image::decode(bytes, limits)?)?.into()),
             Self::Text(tokenizer) => Ok(tokenizer.encode(text::decode(bytes)?)?.into()),
+        }
+    }
+}
+
+impl From<Vec<f32>> for Prepared {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self {
+            row: Row::Image(numbers),
+            truncated: false,
         }
     }
 }

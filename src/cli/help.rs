@@ -64,6 +64,8 @@ const KEYS: &[(&str, Lines)] = &[
             ("body_memory", "SIZE"),
             ("max_image_side", "N"),
             ("max_image_pixels", "N"),
+            ("max_request_pixels", "N"),
+            ("decode_memory", "SIZE"),
             ("request_timeout", "DURATION"),
         ],
     ),

@@ -116,6 +116,10 @@ settings! {
     max_image_side: u32 = classifier::Limits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
     /// Most pixels of a picture in all.
     max_image_pixels: u64 = classifier::Limits::default().max_pixels, "CLASSIFYD_MAX_IMAGE_PIXELS";
+    /// Most pixels of all pictures of a request.
+    max_request_pixels: u64 = 1 << 28, "CLASSIFYD_MAX_REQUEST_PIXELS";
+    /// Most memory for the pictures that are being decoded; others wait. A picture that takes more by itself is refused with 422.
+    decode_memory: Size = Size(ByteSize::mib(384)), "CLASSIFYD_DECODE_MEMORY";
     /// Longest time from a request's head to its answer. A request may ask for less.
     request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
     /// Longest time for a TLS handshake, and for a request's head from its first byte.
@@ -280,6 +284,12 @@ impl Config {
         }
         at_least_one("max_image_side", Some(u64::from(self.max_image_side)))?;
         at_least_one("max_image_pixels", Some(self.max_image_pixels))?;
+        // Less would refuse every picture.
+        if self.decode_memory.0 < ByteSize::mib(16) {
+            let message = format!("expected at least 16 MiB, found {}", self.decode_memory);
+            return Err(self.mistake("decode_memory", &message));
+        }
+        self.check_pixels("")?;
         at_least_one("max_connections", Some(self.max_connections as u64))?;
         let per_client = self.max_connections_per_client.0;
         at_least_one("max_connections_per_client", per_client.map(|limit| limit as u64))?;
@@ -312,6 +322,7 @@ impl Config {
                 not_zero(&format!("model.{name}.request_timeout"), timeout)?;
             }
             self.check_batch(name)?;
+            self.check_pixels(name)?;
         }
         self.check_batch("")
     }
@@ -342,6 +353,20 @@ impl Config {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A request may hold at least one picture. Without a name: for the models that have no table.
+    fn check_pixels(&self, name: &str) -> Result<(), ConfigError> {
+        let largest = self.of_model(name).max_image_pixels;
+        if self.max_request_pixels >= largest {
+            return Ok(());
+        }
+        let key = self.key_for(name, "max_image_pixels");
+        let message = format!(
+            "expected at most max_request_pixels ({}), found {largest}",
+            self.max_request_pixels
+        );
+        Err(self.mistake(&key, &message))
     }
 
     /// The effective values as a file that gives this configuration, with the origin of each in a comment. Hashes of API keys are

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
 
-use crate::harness::{Server, problem, some_models, white_row};
-use crate::hostile_images::flat_webp;
+use crate::harness::{Server, ok, problem, some_models, white_row};
+use crate::hostile_images::{flat_webp, gif_of_large_frame, png_with, webp_of_large_bitstream, zeros};
 
 /// 33 million pixels, as many as are allowed by default.
 fn large_webp() -> Vec<u8> {
@@ -38,7 +38,7 @@ async fn pictures_whose_clients_wait_no_longer_keep_their_places_in_the_pool() {
         let request = server
             .post("?timeout_ms=1")
             .header(CONTENT_TYPE, "image/webp")
-            .body(large_webp());
+            .body(flat_webp(2048, 2048));
         if at % 2 == 0 {
             let problem = problem(request.send().await.unwrap()).await;
             assert!(
@@ -62,6 +62,147 @@ async fn pictures_whose_clients_wait_no_longer_keep_their_places_in_the_pool() {
     for name in ["decode", "tokio-rt-worker"] {
         assert_eq!(count(&after, name), count(&threads, name), "{name}: {after:?}");
     }
+    // 37 MiB each while they are decoded.
     let grown = server.peak_memory() - memory;
-    assert!(grown < 250.0 * cpus as f64, "{grown} MiB");
+    assert!(grown < 60.0 * cpus as f64, "{grown} MiB");
+}
+
+#[tokio::test]
+async fn what_a_small_picture_hides_is_not_decoded() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
+    assert_eq!(server.label("", white_row(1)).await, "b");
+    let memory = server.memory();
+    let hidden = zeros(500_000_000);
+    assert!(hidden.len() < 4_000_000, "{}", hidden.len());
+    let text = |before: &[u8]| [before, &hidden].concat();
+    let profile = [(b"iCCP", text(b"profile\0\0"))];
+    let texts = [
+        (b"zTXt", text(b"Raw profile type iptc\0\0")),
+        (b"iTXt", text(b"XML:com.adobe.xmp\0\x01\0\0\0")),
+    ];
+    let more_pixels = [(b"IDAT", hidden.clone())];
+    let cases = [
+        ("png, a profile of 500 MB", png_with(4, &profile, &[]), 200),
+        ("png, two texts of 500 MB", png_with(4, &texts, &[]), 200),
+        (
+            "png, 500 MB after the pixels",
+            png_with(4, &[], &more_pixels),
+            200,
+        ),
+        ("gif", gif_of_large_frame((4, 4), (11_585, 11_585)), 422),
+        ("webp", webp_of_large_bitstream((4, 4), (16_383, 16_383)), 422),
+    ];
+    for (name, picture, status) in cases {
+        let response = server.post("").body(picture).header(CONTENT_TYPE, "image/png");
+        let response = response.send().await.unwrap();
+        if status == 200 {
+            ok(response).await;
+        } else {
+            let problem = problem(response).await;
+            assert_eq!(problem["code"], "image_too_large", "{name}: {problem}");
+        }
+        let grown = server.peak_memory() - memory;
+        assert!(grown < 50.0, "{name}: {grown} MiB");
+        assert_eq!(server.label("", white_row(1)).await, "b", "after {name}");
+    }
+}
+
+#[tokio::test]
+async fn pictures_that_are_decoded_share_a_budget_of_memory() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &["--decode-memory", "64MiB"]);
+    assert_eq!(
+        server.metrics().await.get("classifyd_decode_memory_limit_bytes"),
+        Some(64.0 * 1024.0 * 1024.0)
+    );
+    let memory = server.memory();
+    let webp = |picture| server.post("").header(CONTENT_TYPE, "image/webp").body(picture);
+    let refused = problem(webp(large_webp()).send().await.unwrap()).await;
+    assert_eq!(refused["code"], "image_too_large", "{refused}");
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .starts_with("body: expected a picture that is decoded in at most"),
+        "{refused}"
+    );
+    // About 36 MiB each: one after the other.
+    let requests: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(webp(flat_webp(2048, 2048)).send()))
+        .collect();
+    for request in requests {
+        ok(request.await.unwrap().unwrap()).await;
+    }
+    let grown = server.peak_memory() - memory;
+    assert!(grown < 80.0, "{grown} MiB");
+    decoded(&server).await;
+    assert_eq!(
+        server.metrics().await.get("classifyd_decode_memory_bytes"),
+        Some(0.0)
+    );
+}
+
+#[tokio::test]
+async fn the_pictures_of_a_request_have_a_limit_together() {
+    let models = some_models(&["linear"]);
+    let options = ["--max-request-pixels", "50000", "--max-image-pixels", "40000"];
+    let server = Server::start(models.path(), &options);
+    let form = |count: usize| {
+        let part = || {
+            let part = reqwest::multipart::Part::bytes(flat_webp(200, 200));
+            part.file_name("picture.webp").mime_str("image/webp").unwrap()
+        };
+        let form = (0..count).fold(reqwest::multipart::Form::new(), |form, _| {
+            form.part("image", part())
+        });
+        server.post("").multipart(form).send()
+    };
+    ok(form(1).await.unwrap()).await;
+    let refused = problem(form(2).await.unwrap()).await;
+    assert_eq!(refused["code"], "image_too_large", "{refused}");
+    assert_eq!(
+        refused["detail"],
+        "inputs: expected at most 50000 pixels in all, found 80000"
+    );
+}
+
+/// Requests with many large pictures wait for each other, but hold neither the queue nor the pool.
+#[tokio::test]
+async fn pictures_that_wait_to_be_decoded_leave_room_for_small_ones() {
+    let models = some_models(&["linear"]);
+    let options = [
+        "--queue-capacity",
+        "32",
+        "--max-batch",
+        "16",
+        "--request-timeout",
+        "20s",
+    ];
+    let server = Server::start(models.path(), &options);
+    let flood: Vec<_> = (0..8)
+        .map(|_| {
+            let part = || {
+                let part = reqwest::multipart::Part::bytes(flat_webp(2048, 2048));
+                part.file_name("picture.webp").mime_str("image/webp").unwrap()
+            };
+            let form = (0..16).fold(reqwest::multipart::Form::new(), |form, _| {
+                form.part("image", part())
+            });
+            tokio::spawn(server.post("").multipart(form).send())
+        })
+        .collect();
+    let started = std::time::Instant::now();
+    while server.metrics().await.get("classifyd_decode_running") == Some(0.0) {
+        assert!(started.elapsed() < Duration::from_secs(20), "nothing is decoded");
+    }
+    for _ in 0..20 {
+        assert_eq!(server.label("", white_row(1)).await, "b");
+    }
+    assert_ne!(server.metrics().await.get("classifyd_decode_running"), Some(0.0));
+    for request in flood {
+        request.abort();
+    }
+    decoded(&server).await;
+    assert_eq!(server.label("", white_row(1)).await, "b");
 }

@@ -13,3 +13,105 @@ pub(crate) fn flat_webp(width: u32, height: u32) -> Vec<u8> {
     file.extend(bits.to_le_bytes());
     file
 }
+
+/// A GIF whose first frame is larger than its screen. Its pixels are missing.
+pub(crate) fn gif_of_large_frame(screen: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
+    let mut file = b"GIF89a".to_vec();
+    file.extend(screen.0.to_le_bytes());
+    file.extend(screen.1.to_le_bytes());
+    // A palette of two colours.
+    file.extend([0x80, 0, 0, 0, 0, 0, 255, 255, 255]);
+    file.extend([0x2c, 0, 0, 0, 0]);
+    file.extend(frame.0.to_le_bytes());
+    file.extend(frame.1.to_le_bytes());
+    // Clear, one pixel, end.
+    file.extend([0, 2, 2, 0x44, 0x01, 0, 0x3b]);
+    file
+}
+
+/// A lossy WebP whose bitstream is larger than its canvas.
+pub(crate) fn webp_of_large_bitstream(canvas: (u32, u32), bitstream: (u16, u16)) -> Vec<u8> {
+    let mut chunk = vec![0, 0, 0, 0x9d, 1, 0x2a];
+    chunk.extend(bitstream.0.to_le_bytes());
+    chunk.extend(bitstream.1.to_le_bytes());
+    let mut file = b"RIFF\x28\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0".to_vec();
+    file.extend(&(canvas.0 - 1).to_le_bytes()[..3]);
+    file.extend(&(canvas.1 - 1).to_le_bytes()[..3]);
+    file.extend(b"VP8 \x0a\0\0\0");
+    file.extend(chunk);
+    file
+}
+
+/// A compressed stream of so many zeros, a thousandth as long.
+pub(crate) fn zeros(count: usize) -> Vec<u8> {
+    // One block with the fixed codes. Bits of a code come highest first, those of a number lowest first.
+    let mut bits = Bits::default();
+    bits.add(0b011, 3);
+    bits.add(0b0000_1100, 8);
+    // 258 bytes like the last one: the code 285 with the distance 1.
+    for _ in 0..count / 258 {
+        bits.add(0b0_0000_1010_0011, 13);
+    }
+    for _ in 0..count % 258 {
+        bits.add(0b0000_1100, 8);
+    }
+    bits.add(0, 7);
+    let mut stream = vec![0x78, 1];
+    stream.extend(bits.finish());
+    let length = 1 + count / 258 * 258 + count % 258;
+    let checksum = ((length % 65_521) as u32) << 16 | 1;
+    stream.extend(checksum.to_be_bytes());
+    stream
+}
+
+#[derive(Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    last: u32,
+    count: u32,
+}
+
+impl Bits {
+    /// The lowest `count` bits of `bits`, the lowest first.
+    fn add(&mut self, bits: u32, count: u32) {
+        self.last |= bits << self.count;
+        self.count += count;
+        while self.count >= 8 {
+            self.bytes.push(self.last as u8);
+            self.last >>= 8;
+            self.count -= 8;
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.add(0, 7);
+        self.bytes
+    }
+}
+
+/// A PNG with these chunks before and after its pixels, which are white.
+pub(crate) fn png_with(side: u32, before: &[(&[u8; 4], Vec<u8>)], after: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
+    let picture = image::GrayImage::from_pixel(side, side, image::Luma([255]));
+    let file = super::harness::encode(&picture.into(), image::ImageFormat::Png);
+    // Signature and IHDR; IEND.
+    let (start, end) = (33, file.len() - 12);
+    let mut changed = file[..start].to_vec();
+    changed.extend(before.iter().flat_map(|(name, content)| chunk(name, content)));
+    changed.extend(&file[start..end]);
+    changed.extend(after.iter().flat_map(|(name, content)| chunk(name, content)));
+    changed.extend(&file[end..]);
+    changed
+}
+
+fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    let mut chunk = (content.len() as u32).to_be_bytes().to_vec();
+    chunk.extend(name);
+    chunk.extend(content);
+    let checksum = chunk[4..].iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    });
+    chunk.extend((!checksum).to_be_bytes());
+    chunk
+}

@@ -160,12 +160,15 @@ fn png(mut file: Reader<'_>) -> Result<Survey, Stop> {
     // The checksum.
     file.take(4)?;
     let mut turned = false;
-    loop {
+    let mut has_pixels = false;
+    // The decoder stops after the last row; that the file is whole is seen here.
+    while !(has_pixels && file.rest.is_empty()) {
         file.block()?;
         let length = file.be32()?;
         match &file.array()? {
-            b"IDAT" => break,
-            b"IEND" => return Err(Stop::Malformed("it ends before its pixels")),
+            b"IDAT" => has_pixels = true,
+            b"IEND" if !has_pixels => return Err(Stop::Malformed("it ends before its pixels")),
+            _ if has_pixels => break,
             b"tRNS" if channels % 2 == 1 => channels += 1,
             b"eXIf" => turned = true,
             _ => {}
