@@ -16,9 +16,10 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tower::Service;
 
 use crate::batch::{self, Answer, Flow, Limits, Permit, Priority, Submission};
-use crate::cpu::{Cost, Pool, PoolError, Workers};
+use crate::cpu::{self, Cost, Pool, PoolError, Workers};
 use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Placed, Plan, Weights};
 use crate::error::{Code, Error};
+use crate::fair::Turns;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::telemetry::access::Stages;
 use crate::telemetry::spans::SpanRef;
@@ -34,6 +35,10 @@ const INLINE_TEXT: usize = 4096;
 /// Bytes of memory for each byte of a text while it is tokenised, of which not more are looked at than this.
 const TEXT_MEMORY: u64 = 64;
 const LONGEST_TEXT: u64 = 256 * 1024;
+
+/// Requests that are prepared at a time where clients meet, at least. Few, so that a client with one connection has its turn soon; enough for
+/// batches.
+const LEAST_TURNS: u32 = 16;
 
 /// Golden samples that are kept as examples: so many, and none that is longer.
 const MAX_EXAMPLES: usize = 32;
@@ -82,6 +87,10 @@ pub struct Model {
     weights: Weights,
     /// Its own, so that large pictures for one model do not hold up another.
     pool: Pool,
+    /// Who prepares inputs, and who runs what waits.
+    turns: Turns,
+    /// Whether requests run batches on their own tasks.
+    callers_run: bool,
     engine: Engine,
     service: JobService,
 }
@@ -205,6 +214,10 @@ impl Model {
             max_request_pixels,
             weights,
             pool: workers.pool(limits.capacity as usize),
+            turns: Turns::new(
+                u32::try_from(2 * cpu::available()).map_or(LEAST_TURNS, |turns| turns.max(LEAST_TURNS)),
+            ),
+            callers_run: engine.plan().caller_weight > 0 && limits.max_wait.is_zero(),
             service: engine.service(),
             metrics: model_metrics,
             bundle,
@@ -270,16 +283,22 @@ impl Model {
             .queue()
             .admit(weight, flow, priority, deadline)
             .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
-        let started = Instant::now();
-        let prepared = tokio::time::timeout_at(deadline, self.prepare(inputs, field, permit, deadline))
+        let preparing = async {
+            let turn = self.turns.wait(flow, weight).await;
+            let started = Instant::now();
+            let prepared = self.prepare(inputs, field, permit, deadline).await?;
+            Ok::<_, Error>((turn, started, started.elapsed(), prepared))
+        };
+        let (turn, started, decode, prepared) = tokio::time::timeout_at(deadline, preparing)
             .await
             .map_err(|_| Error::deadline())??;
-        let decode = started.elapsed();
         self.metrics.decode.observe(decode.as_secs_f64());
 
         let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
         let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
         let parts = self.parts(rows, terms);
+        // What waits for a lane has its turn in the queue; where callers run what waits, the turn lasts until that has run.
+        let turn = self.callers_run.then_some(turn);
         let Ran {
             outputs,
             queue,
@@ -287,6 +306,7 @@ impl Model {
             batch_size,
             batch,
         } = self.run(parts).await?;
+        drop(turn);
         self.metrics.queue.observe(queue.as_secs_f64());
         self.metrics.inference.observe(inference.as_secs_f64());
         let stages = Stages {
