@@ -11,7 +11,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
+.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak fuzz fuzz-quick fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,15 @@ telemetry: setup benches/.venv/ready ## Measure what access lines cost, on an id
 soak: setup ## Ten minutes under load with bad requests mixed in, on an idle machine
 	cargo build --release -p classifyd -p benches
 	target/release/soak --minutes 10
+
+# Seconds in all.
+FUZZ_SECONDS ?= 3600
+
+fuzz: ## An hour of fuzzing, or FUZZ_SECONDS, divided over the targets
+	scripts/fuzz.sh $$(($(FUZZ_SECONDS) / 5)) 1
+
+fuzz-quick: ## A minute of fuzzing for each target, two at a time
+	scripts/fuzz.sh 60 2
 
 fmt: ## Format the code
 	cargo fmt --all

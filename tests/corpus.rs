@@ -1,0 +1,40 @@
+//! Every input of `fuzz/corpus` goes through its fuzz target. An input that once broke something lies there.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "a crate of its own where it is fuzzed")]
+mod fuzz;
+
+use std::fs;
+
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Most bytes of all inputs together.
+const CORPUS: usize = 1_000_000;
+
+// One test, for the memory of several at a time could not be told apart.
+#[test]
+fn every_input_of_the_corpus_keeps_what_its_target_demands() {
+    let corpus = fuzz::repository().join("fuzz/corpus");
+    let mut size = 0;
+    for (name, target) in fuzz::TARGETS {
+        let mut files: Vec<_> = fs::read_dir(corpus.join(name))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        assert!(!files.is_empty(), "{name}: expected inputs, found none");
+        for file in files {
+            let bytes = fs::read(&file).unwrap();
+            size += bytes.len();
+            // Shown where the test fails.
+            println!("{}", file.display());
+            fuzz::run(&MEMORY, target, &bytes);
+        }
+    }
+    assert!(size <= CORPUS, "expected at most {CORPUS} bytes, found {size}");
+}
