@@ -11,7 +11,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak fuzz fuzz-quick fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
+.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak attack fuzz fuzz-quick fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,10 @@ telemetry: setup benches/.venv/ready ## Measure what access lines cost, on an id
 soak: setup ## Ten minutes under load with bad requests mixed in, on an idle machine
 	cargo build --release -p classifyd -p benches
 	target/release/soak --minutes 10
+
+attack: setup ## Put loads on the server that are made to hurt it, on an idle machine; writes docs/threat-model.md
+	cargo build --release -p classifyd -p benches
+	target/release/attack --write
 
 # Seconds in all.
 FUZZ_SECONDS ?= 3600

@@ -5,7 +5,9 @@
 //!   cost more than.
 //! * `compare` runs them, classifyd and the peers ([`server`]) under the same loads ([`setting`]), and ONNX Runtime alone
 //!   ([`raw`]), and writes `docs/performance.md` ([`page`]).
+//! * `attack` sends what is made to hurt ([`evil`]).
 
+pub mod evil;
 pub mod floor;
 pub mod page;
 pub mod raw;

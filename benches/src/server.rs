@@ -88,6 +88,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Whether the process that was started has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Resident memory of all its processes in bytes. Pages that several of them share count several times.
     pub fn resident(&self) -> u64 {
         let kibibytes = |id: u32| -> Option<u64> {
