@@ -7,6 +7,7 @@ use fast_image_resize as fir;
 use image::{DynamicImage, ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
+mod codes;
 mod header;
 mod ink;
 mod survey;

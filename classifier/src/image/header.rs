@@ -290,6 +290,8 @@ mod tests {
     fn lossless(width: u32, height: u32) -> Vec<u8> {
         let mut chunk = vec![0x2f];
         chunk.extend((width - 1 | (height - 1) << 14).to_le_bytes());
+        // No transform, no cache, one group of five codes with the one symbol 0.
+        chunk.extend(0x8_8888_u32.to_le_bytes());
         chunk
     }
 
@@ -386,6 +388,34 @@ mod tests {
         assert_eq!(found(&file), Ok((100, true)));
         let file = gif((10, 10), &[0x21, 0xfe, 1, b' ', 0], (10, 10));
         assert!(Header::read_start(&file, &LIMITS).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_codes_of_a_lossless_webp_count() {
+        // No transform, no cache; groups of codes for blocks of 4 x 4: an image without a cache whose codes have one symbol each.
+        let groups = |red: u64, green: u64| {
+            let symbol = |symbol: u64| symbol << 3 | 0b101;
+            let codes = [symbol(green), symbol(red), symbol(0), symbol(0), symbol(0)];
+            let codes = codes
+                .iter()
+                .rev()
+                .fold(0_u128, |all, code| all << 11 | u128::from(*code));
+            let bits = 0b100_u128 | codes << 7;
+            let mut chunk = lossless(100, 100)[..5].to_vec();
+            chunk.extend(bits.to_le_bytes());
+            chunk.resize(1_000_000, 0);
+            chunk
+        };
+        let memory = |chunk: Vec<u8>| {
+            let file = webp(&[(b"VP8L", chunk)]);
+            Header::read(&file, &LIMITS).map(|header| header.memory())
+        };
+        let few = memory(groups(0, 1)).unwrap();
+        assert!(few < 5_000_000, "{few}");
+        let many = memory(groups(255, 255)).unwrap();
+        assert!(many > 1_000_000_000, "{many}");
+        let missing = memory(lossless(100, 100)[..5].to_vec()).unwrap_err();
+        assert!(missing.to_string().contains("ends early"), "{missing}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use image::ImageFormat;
 
-use super::Limits;
+use super::{Limits, codes};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) enum Stop {
     Unfinished,
 }
 
-const ENDS_EARLY: Stop = Stop::Malformed("the file ends early");
+pub(super) const ENDS_EARLY: Stop = Stop::Malformed("the file ends early");
 
 /// What decoders take beside the pixels: tables, rows, profiles.
 const OVERHEAD: u64 = 1 << 20;
@@ -61,8 +61,8 @@ pub(super) fn survey(
 
 /// Goes through a file.
 #[derive(Clone)]
-struct Reader<'a> {
-    rest: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) rest: &'a [u8],
     blocks: usize,
     limits: &'a Limits,
 }
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
     }
 
     /// To be called for each block, of which a file may have millions.
-    fn block(&mut self) -> Result<(), Stop> {
+    pub(super) fn block(&mut self) -> Result<(), Stop> {
         self.blocks = self.blocks.checked_sub(1).ok_or(Stop::Unfinished)?;
         Ok(())
     }
@@ -292,13 +292,15 @@ fn gif(mut file: Reader<'_>) -> Result<Survey, Stop> {
 /// The bitstreams of a WebP that are decoded.
 #[derive(Default)]
 struct Streams {
-    /// Width and height of the last one.
+    /// Width and height of the last one, before it of what they are drawn on.
     size: (u32, u32),
     /// Pixels of the largest one.
     pixels: u64,
     lossy: bool,
     lossless: bool,
     alpha: bool,
+    /// Bytes of memory for the codes of the lossless ones.
+    codes: u64,
 }
 
 impl Streams {
@@ -314,10 +316,17 @@ impl Streams {
                 chunk.byte()?;
                 let sizes = chunk.le32()?;
                 self.lossless = true;
-                ((sizes & 0x3fff) + 1, (sizes >> 14 & 0x3fff) + 1)
+                let (width, height) = ((sizes & 0x3fff) + 1, (sizes >> 14 & 0x3fff) + 1);
+                chunk.pixels(width, height)?;
+                self.codes += codes::memory(&mut chunk, width, height)?;
+                (width, height)
             }
             b"ALPH" => {
                 self.alpha = true;
+                if chunk.byte()? & 3 == 1 {
+                    let (width, height) = self.size;
+                    self.codes += codes::memory(&mut chunk, width, height)?;
+                }
                 return Ok(false);
             }
             _ => return Ok(false),
@@ -366,13 +375,14 @@ fn webp(mut file: Reader<'_>) -> Result<Survey, Stop> {
             width,
             height,
             pixels,
-            memory: pixels * (4 + streams.memory()).max(conversion(4, 1, false)),
+            memory: streams.codes + pixels * (4 + streams.memory()).max(conversion(4, 1, false)),
         });
     }
     let flags = first.byte()?;
     first.take(3)?;
     let (width, height) = (first.le24()? + 1, first.le24()? + 1);
     let canvas = file.pixels(width, height)?;
+    streams.size = (width, height);
     let animated = flags & 2 != 0;
     let turned = flags & 8 != 0;
     let mut found = false;
@@ -382,6 +392,7 @@ fn webp(mut file: Reader<'_>) -> Result<Survey, Stop> {
             content.take(6)?;
             let (width, height) = (content.le24()? + 1, content.le24()? + 1);
             streams.pixels = streams.pixels.max(file.pixels(width, height)?);
+            streams.size = (width, height);
             content.take(4)?;
             while !found {
                 let (name, part) = next_chunk(&mut content)?;
@@ -403,7 +414,7 @@ fn webp(mut file: Reader<'_>) -> Result<Survey, Stop> {
         width,
         height,
         pixels,
-        memory: pixels * decoding.max(conversion(4, 1, turned)),
+        memory: streams.codes + pixels * decoding.max(conversion(4, 1, turned)),
     })
 }
 
