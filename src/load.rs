@@ -105,7 +105,7 @@ pub fn start(
             let message = format!("model {name}: {error}");
             ModelsError::Config(config.mistake(&config.key_for(name, "device"), &message))
         }
-        LoadError::Bundle(error) => classifier::Error::from(error).into(),
+        other => classifier::Error::from(other).into(),
     })?;
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
     let model = Model::start(name, version, bundle, &settings, placed, metrics, workers)?;

@@ -1,10 +1,11 @@
 //! One running model: from encoded inputs to scores.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use classifier::golden::GoldenSample;
+use classifier::golden::{Golden, GoldenSample, Proof};
 use classifier::image::{self, Header};
 use classifier::text::{TextError, Tokens};
 use classifier::{
@@ -203,7 +204,21 @@ impl Model {
             max_request_pixels,
             request_timeout,
         } = *settings;
-        let engine = Engine::start(name, &bundle, lanes, limits, weights, placed, &model_metrics)?;
+        let golden = Golden::read(&bundle.directory, &bundle.labels)?;
+        let proof = golden
+            .map(|golden| Proof::new(golden, &bundle, &image_limits))
+            .transpose()?;
+        let proof = proof.map(Arc::new);
+        let engine = Engine::start(
+            name,
+            &bundle,
+            lanes,
+            limits,
+            weights,
+            placed,
+            proof.clone(),
+            &model_metrics,
+        )?;
         let mut model = Self {
             name: name.to_owned(),
             version: version.to_string(),
@@ -224,7 +239,7 @@ impl Model {
             engine,
             examples: Vec::new(),
         };
-        model.examples = model.check_golden()?;
+        model.examples = model.check_golden(proof.as_deref())?;
         Ok(model)
     }
 
@@ -564,25 +579,18 @@ impl Model {
         self.engine.join();
     }
 
-    /// Sends the golden samples through the lanes, all at once, so that they meet batches as requests do; returns some of them.
-    fn check_golden(&self) -> Result<Vec<Example>, classifier::Error> {
-        let Some(golden) = classifier::golden::Golden::read(&self.bundle.directory, &self.bundle.labels)?
-        else {
+    /// Sends the golden samples through the queue, all at once, so that they meet batches as requests do; returns some of them. Each
+    /// lane has run them already, see [`Engine::start`].
+    fn check_golden(&self, proof: Option<&Proof>) -> Result<Vec<Example>, classifier::Error> {
+        let Some(proof) = proof else {
             tracing::warn!(
                 model = self.name,
                 "the model has no golden samples: it cannot prove itself"
             );
             return Ok(Vec::new());
         };
-        let golden = golden.at_the_precision_of(self.placement());
-        let rows = golden.samples.iter().map(|sample| {
-            let prepared = self
-                .bundle
-                .preprocessor
-                .prepare(&sample.bytes, &self.image_limits)?;
-            Ok::<_, classifier::Error>(prepared.row)
-        });
-        let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
+        let golden = proof.golden().clone().at_the_precision_of(self.placement());
+        let rows = proof.rows().to_vec();
         let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         let scores = |parts| {
             let ran = tokio::runtime::Handle::current().block_on(self.run(parts));

@@ -12,15 +12,19 @@
 //! | `golden.json` + `golden/` | optional, see [`crate::golden`] |
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::image::{self, Layout, PreprocessorConfig};
 use crate::input::Preprocessor;
 use crate::output::Activation;
+use crate::runtime::graph;
 use crate::runtime::provider::Device;
 use crate::text::{self, TextServing, Tokenizer};
 
@@ -171,6 +175,60 @@ pub struct Bundle {
     pub preprocessor: Preprocessor,
     /// `serving.toml`, or its defaults.
     pub serving: Serving,
+    /// `model.onnx` and what belongs to it, as they were when the directory was read.
+    pub graph: GraphFiles,
+}
+
+/// The files of a graph. They are read once: every session is made of the same bytes, also one that is made long after the
+/// files in the directory were replaced.
+#[derive(Clone)]
+pub struct GraphFiles {
+    /// `model.onnx`.
+    pub model: Arc<[u8]>,
+    /// Weights in files beside it, by the names that the graph has for them.
+    pub external: Vec<(String, Arc<[u8]>)>,
+}
+
+impl fmt::Debug for GraphFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphFiles")
+            .field("bytes", &self.model.len())
+            .field("external", &self.external.len())
+            .finish()
+    }
+}
+
+impl GraphFiles {
+    fn read(directory: &Path) -> Result<Self, BundleError> {
+        let file = directory.join(MODEL);
+        let wrong = |found: &dyn ToString| BundleError::new(&file, None, "an ONNX graph", found.to_string());
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.is_file() && metadata.len() > 0 => {}
+            Ok(metadata) if metadata.is_file() => return Err(wrong(&"an empty file")),
+            Ok(_) => return Err(wrong(&"a directory")),
+            Err(error) => return Err(wrong(&error)),
+        }
+        let model: Arc<[u8]> = files::read(&file).map_err(|error| wrong(&error))?.into();
+        // What cannot be read here is told by ONNX Runtime when it makes a session of it.
+        let names = graph::external_files(&model).unwrap_or_default();
+        let external = names.into_iter().map(|name| {
+            let inside = Path::new(&name)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            if !inside {
+                let expected = "weights in files inside the model directory";
+                return Err(BundleError::new(&file, None, expected, format!("{name:?}")));
+            }
+            let path = directory.join(&name);
+            let bytes = files::read(&path)
+                .map_err(|error| BundleError::new(&path, None, "the graph's weights", error))?;
+            Ok((name, bytes.into()))
+        });
+        Ok(Self {
+            external: external.collect::<Result<_, _>>()?,
+            model,
+        })
+    }
 }
 
 impl Bundle {
@@ -182,7 +240,7 @@ impl Bundle {
             Ok(_) => return Err(BundleError::new(directory, None, "a model directory", "a file")),
             Err(error) => return Err(BundleError::new(directory, None, "a model directory", error)),
         }
-        check_model_file(&directory)?;
+        let graph = GraphFiles::read(&directory)?;
         let config: Config = read_json(&directory.join(CONFIG))?;
         let labels = labels(&directory, &config)?;
         let serving: Serving = read_serving(&directory)?;
@@ -201,24 +259,13 @@ impl Bundle {
             problem_type,
             preprocessor,
             serving,
+            graph,
         })
     }
 
     /// Path of the graph.
     pub fn model(&self) -> PathBuf {
         self.directory.join(MODEL)
-    }
-}
-
-fn check_model_file(directory: &Path) -> Result<(), BundleError> {
-    let model = directory.join(MODEL);
-    match fs::metadata(&model) {
-        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
-        Ok(metadata) if metadata.is_file() => {
-            Err(BundleError::new(model, None, "an ONNX graph", "an empty file"))
-        }
-        Ok(_) => Err(BundleError::new(model, None, "an ONNX graph", "a directory")),
-        Err(error) => Err(BundleError::new(model, None, "an ONNX graph", error)),
     }
 }
 
@@ -271,7 +318,10 @@ fn preprocessor(directory: &Path, serving: &Serving) -> Result<Preprocessor, Bun
 }
 
 pub(crate) fn read(file: &Path) -> Result<String, BundleError> {
-    fs::read_to_string(file).map_err(|error| BundleError::new(file, None, "a readable UTF-8 file", error))
+    let unreadable =
+        |found: &dyn ToString| BundleError::new(file, None, "a readable UTF-8 file", found.to_string());
+    let bytes = files::read(file).map_err(|error| unreadable(&error))?;
+    String::from_utf8(bytes).map_err(|error| unreadable(&error))
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, BundleError> {

@@ -9,13 +9,17 @@
 //! A server that does not reproduce the scores through its own path (another library, another resize, another
 //! provider) must not serve the classifier.
 
-use std::fs;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleError, read_json};
+use crate::bundle::{Bundle, BundleError, read_json};
+use crate::files;
+use crate::image::Limits;
+use crate::input::{Preprocessor, Row};
+use crate::output;
 use crate::runtime::provider::Placement;
+use crate::runtime::session::{LoadError, Session};
 
 /// Name of the file that lists the samples.
 pub const GOLDEN: &str = "golden.json";
@@ -136,7 +140,7 @@ impl Golden {
                 let expected = "a path inside the model directory".into();
                 return Err(wrong(key("file"), expected, format!("{:?}", entry.file)));
             }
-            let bytes = fs::read(directory.join(&entry.file)).map_err(|error| {
+            let bytes = files::read(&directory.join(&entry.file)).map_err(|error| {
                 wrong(
                     key("file"),
                     "a readable file".into(),
@@ -192,6 +196,91 @@ impl Golden {
     ) -> Result<f32, GoldenError> {
         let origin = "the text has alone, beside a longer one";
         compare(sample, alone, origin, padded, self.padding_tolerance, labels)
+    }
+}
+
+/// Most pictures in a run of a proof: a batch of all of them may take more memory than a server is given.
+const PROOF_BATCH: usize = 8;
+
+/// The golden samples as rows, with which every session that serves proves itself: one whose graph, memory or device is not as
+/// it was for the others must not answer.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use classifier::{Bundle, Session, SessionOptions};
+/// use classifier::golden::{Golden, Proof};
+///
+/// let bundle = Bundle::open("models/digits/1")?;
+/// let golden = Golden::read(&bundle.directory, &bundle.labels)?;
+/// let proof = golden.map(|golden| Proof::new(golden, &bundle, &Default::default())).transpose()?;
+/// let mut session = Session::load(&bundle, &SessionOptions::default())?;
+/// if let Some(proof) = proof {
+///     proof.check(&mut session)?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Proof {
+    golden: Golden,
+    rows: Vec<Row>,
+    labels: Vec<String>,
+    activation: output::Activation,
+    /// Most rows of a run.
+    batch: usize,
+}
+
+impl Proof {
+    /// Prepares the samples of `bundle`.
+    ///
+    /// # Errors
+    ///
+    /// A sample that the preprocessor refuses.
+    pub fn new(golden: Golden, bundle: &Bundle, limits: &Limits) -> Result<Self, crate::Error> {
+        let samples = golden.samples.iter();
+        let rows = samples.map(|sample| Ok(bundle.preprocessor.prepare(&sample.bytes, limits)?.row));
+        Ok(Self {
+            rows: rows.collect::<Result<_, crate::Error>>()?,
+            golden,
+            labels: bundle.labels.clone(),
+            activation: bundle.activation,
+            batch: match bundle.preprocessor {
+                Preprocessor::Image(_) => PROOF_BATCH,
+                // Padding is tried apart.
+                Preprocessor::Text(_) => 1,
+            },
+        })
+    }
+
+    /// The samples.
+    pub fn golden(&self) -> &Golden {
+        &self.golden
+    }
+
+    /// The samples as rows, in their order.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Runs the samples and compares the scores.
+    ///
+    /// # Errors
+    ///
+    /// A run that fails, or a score that differs by more than is allowed.
+    pub fn check(&self, session: &mut Session) -> Result<(), LoadError> {
+        let golden = self.golden.clone().at_the_precision_of(session.placement());
+        let largest = session.batch_sizes().last().copied().unwrap_or(usize::MAX);
+        let batch = self.batch.min(largest).max(1);
+        for (samples, rows) in golden.samples.chunks(batch).zip(self.rows.chunks(batch)) {
+            let values = session.run(rows.iter(), |_| {})?;
+            for (sample, values) in samples.iter().zip(values.chunks(self.labels.len())) {
+                let scores = output::scores(values, self.activation)?;
+                golden.compare(sample, &scores, &self.labels)?;
+            }
+        }
+        Ok(())
     }
 }
 

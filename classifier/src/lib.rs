@@ -18,6 +18,7 @@
 //! ```
 
 pub mod bundle;
+mod files;
 pub mod golden;
 pub mod image;
 pub mod input;
@@ -71,6 +72,8 @@ impl From<LoadError> for Error {
         match error {
             LoadError::Bundle(error) => Self::Bundle(error),
             LoadError::Device(error) => Self::Device(error),
+            LoadError::Golden(error) => Self::Golden(error),
+            LoadError::Run(error) => Self::Run(error),
         }
     }
 }

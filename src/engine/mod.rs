@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use classifier::golden::Proof;
 use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{
@@ -59,6 +60,7 @@ impl Engine {
         limits: Limits,
         weights: Weights,
         placed: Placed,
+        proof: Option<Arc<Proof>>,
         metrics: &ModelMetrics,
     ) -> Result<Self, LoadError> {
         let on_gpu = placed.is_on_gpu();
@@ -98,16 +100,24 @@ impl Engine {
             metrics,
         };
         let bundle = bundle.clone();
+        // Each session proves itself, also one that is loaded again after a run that failed.
+        let prove = move |mut session: Session| {
+            if let Some(proof) = &proof {
+                proof.check(&mut session)?;
+            }
+            Ok::<_, LoadError>(session)
+        };
+        let prove_found = prove.clone();
         let load = move |threads| {
             let device = device.clone();
-            Session::load(&bundle, &SessionOptions { threads, device })
+            prove(Session::load(&bundle, &SessionOptions { threads, device })?)
         };
         if lanes.plan.threads.is_some() {
             let threads = lanes.plan.threads;
             // The first lane goes on with the session that the device was found with.
             let found = Arc::new(Mutex::new(session));
             let load = move || match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(session) => Ok(session),
+                Some(session) => prove_found(session),
                 None => load(threads),
             };
             return Self::start_with(lanes, load, move |session| warm_up.run(session));
@@ -351,7 +361,7 @@ fn measure(bundle: &Bundle, warm_up: &WarmUp) -> Result<RunTimes, LoadError> {
         in_batch: median(typical)? / typical.rows as u32,
         of_a_unit: None,
     };
-    if times.single <= CALLER_RUN && is_steady(&bundle.model()).unwrap_or(false) {
+    if times.single <= CALLER_RUN && is_steady(&bundle.graph.model).unwrap_or(false) {
         times.of_a_unit = Some(median(&warm_up.batches[0])? / warm_up.heaviest);
     }
     Ok(times)

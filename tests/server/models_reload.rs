@@ -231,3 +231,22 @@ fn a_hangup_while_the_models_load_is_answered_when_they_are_loaded() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[tokio::test]
+async fn a_lane_that_is_loaded_again_is_made_of_what_was_read_at_the_start() {
+    let models = changed_model("fails", |_| {});
+    let server = Server::start(models.path(), &["--lanes", "1"]);
+    assert_eq!(server.label("", square(0)).await, "a");
+    // Another graph under the served version, which takes the same pictures and answers otherwise.
+    let graph = models.path().join("fails/1/model.onnx");
+    fs::copy(fixture_models().join("nan/1/model.onnx"), &graph).unwrap();
+    for _ in 0..3 {
+        // A failed run: the lane gets a new session.
+        let failed = problem(server.send_png("", square(255)).send().await.unwrap()).await;
+        assert_eq!(failed["code"], "internal");
+        assert_eq!(server.label("", square(0)).await, "a");
+    }
+    fs::remove_file(&graph).unwrap();
+    problem(server.send_png("", square(255)).send().await.unwrap()).await;
+    assert_eq!(server.label("", square(0)).await, "a");
+}

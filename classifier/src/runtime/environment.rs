@@ -32,7 +32,7 @@ pub const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 /// ```no_run
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     classifier::runtime::environment::without_telemetry()?;
-///     let classifier = classifier::Classifier::open("models/digits/1".as_ref())?;
+///     let classifier = classifier::open("models/digits/1")?;
 ///     # let _ = classifier;
 ///     Ok(())
 /// }

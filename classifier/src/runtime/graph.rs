@@ -1,8 +1,7 @@
 //! What can be known of a graph without running it.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
 
 use prost::Message;
 
@@ -27,6 +26,17 @@ struct GraphProto {
 struct TensorProto {
     #[prost(string, tag = "8")]
     name: String,
+    /// `location`, `offset` and `length` of values that are in another file.
+    #[prost(message, repeated, tag = "13")]
+    external_data: Vec<StringStringEntryProto>,
+}
+
+#[derive(Message)]
+struct StringStringEntryProto {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
 }
 
 #[derive(Message)]
@@ -126,23 +136,23 @@ const STEADY: &[&str] = &[
     "Where",
 ];
 
-/// Whether a run of the graph in this file takes as long for one input as for any other of the same shape.
+/// Whether a run of this graph takes as long for one input as for any other of the same shape.
 ///
 /// False where that cannot be told from the names of its operators.
-pub fn is_steady(file: &Path) -> io::Result<bool> {
+pub fn is_steady(model: &[u8]) -> io::Result<bool> {
     let steady = |node: &NodeProto| node.domain.is_empty() && STEADY.contains(&node.op_type.as_str());
-    Ok(read(file)?.is_some_and(|graph| graph.node.iter().all(steady)))
+    Ok(read(model)?.is_some_and(|graph| graph.node.iter().all(steady)))
 }
 
-/// How many convolutions the graph in this file has.
-pub(super) fn convolutions(file: &Path) -> io::Result<usize> {
+/// How many convolutions this graph has.
+pub(super) fn convolutions(model: &[u8]) -> io::Result<usize> {
     let is_convolution = |node: &&NodeProto| matches!(node.op_type.as_str(), "Conv" | "ConvTranspose");
-    Ok(read(file)?.map_or(0, |graph| graph.node.iter().filter(is_convolution).count()))
+    Ok(read(model)?.map_or(0, |graph| graph.node.iter().filter(is_convolution).count()))
 }
 
 /// The names of the inputs that a run must give. Old files list weights among the inputs.
-pub(super) fn input_names(file: &Path) -> io::Result<Vec<String>> {
-    let Some(graph) = read(file)? else {
+pub(super) fn input_names(model: &[u8]) -> io::Result<Vec<String>> {
+    let Some(graph) = read(model)? else {
         return Ok(Vec::new());
     };
     let is_weight = |name: &String| graph.initializer.iter().any(|tensor| tensor.name == *name);
@@ -150,8 +160,16 @@ pub(super) fn input_names(file: &Path) -> io::Result<Vec<String>> {
     Ok(names.filter(|name| !is_weight(name)).collect())
 }
 
-fn read(file: &Path) -> io::Result<Option<GraphProto>> {
-    let model = ModelProto::decode(fs::read(file)?.as_slice()).map_err(io::Error::other)?;
+/// The files beside the graph that hold values of its weights, as the graph names them.
+pub(crate) fn external_files(model: &[u8]) -> io::Result<BTreeSet<String>> {
+    let weights = read(model)?.map(|graph| graph.initializer).unwrap_or_default();
+    let entries = weights.into_iter().flat_map(|tensor| tensor.external_data);
+    let locations = entries.filter(|entry| entry.key == "location");
+    Ok(locations.map(|entry| entry.value).collect())
+}
+
+fn read(model: &[u8]) -> io::Result<Option<GraphProto>> {
+    let model = ModelProto::decode(model).map_err(io::Error::other)?;
     Ok(model.graph)
 }
 
@@ -159,10 +177,9 @@ fn read(file: &Path) -> io::Result<Option<GraphProto>> {
 mod tests {
     use super::*;
 
-    fn model(name: &str) -> std::path::PathBuf {
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-            .join(name)
-            .join("1/model.onnx")
+    fn model(name: &str) -> Vec<u8> {
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        std::fs::read(root.join(name).join("1/model.onnx")).unwrap()
     }
 
     #[test]
@@ -171,7 +188,27 @@ mod tests {
         assert!(is_steady(&model("tests/fixtures/models/linear")).unwrap());
         assert!(!is_steady(&model("tests/fixtures/models/hang")).unwrap());
         assert!(!is_steady(&model("tests/fixtures/models/slow")).unwrap());
-        assert!(is_steady(Path::new("nowhere")).is_err());
+        assert!(is_steady(b"no graph").is_err());
+    }
+
+    #[test]
+    fn files_of_weights_are_told() {
+        let weights = |location: &str| TensorProto {
+            name: "weights".into(),
+            external_data: vec![StringStringEntryProto {
+                key: "location".into(),
+                value: location.into(),
+            }],
+        };
+        let graph = GraphProto {
+            node: Vec::new(),
+            initializer: vec![weights("model.onnx_data"), weights("other"), weights("other")],
+            input: Vec::new(),
+        };
+        let bytes = ModelProto { graph: Some(graph) }.encode_to_vec();
+        let files: Vec<_> = external_files(&bytes).unwrap().into_iter().collect();
+        assert_eq!(files, ["model.onnx_data", "other"]);
+        assert!(external_files(&model("models/digits")).unwrap().is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{gpu_libraries, graph, library};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, GraphFiles};
 use crate::input::Preprocessor;
 
 /// What is asked for.
@@ -255,8 +255,8 @@ fn tensorrt(
         provider = provider.with_max_workspace_size(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     if profile {
-        let file = bundle.model();
-        let names = graph::input_names(&file).map_err(|error| failed(&file.display().to_string(), error))?;
+        let names = graph::input_names(&bundle.graph.model)
+            .map_err(|error| failed(&bundle.model().display().to_string(), error))?;
         let shapes = |of: fn(&Range) -> usize| profile_shapes(bundle, &names, options.max_batch, of);
         provider = provider
             .with_profile_min_shapes(shapes(|range| range.min))
@@ -313,7 +313,7 @@ fn profile_shapes(bundle: &Bundle, names: &[String], max_batch: u32, of: fn(&Ran
 /// GPU. What else it belongs to (precision, compute capability, the ranges of its shapes) ONNX Runtime puts into the files' names
 /// and beside them.
 fn cache_folder(cache: &Path, bundle: &Bundle) -> io::Result<PathBuf> {
-    let hash = weights_hash(&bundle.directory)?;
+    let hash = weights_hash(&bundle.graph);
     let tensorrt = gpu_libraries::loaded_version("libnvinfer.so");
     let gpus = gpu_names(Path::new("/proc/driver/nvidia/gpus"));
     let versions = format!(
@@ -326,30 +326,14 @@ fn cache_folder(cache: &Path, bundle: &Bundle) -> io::Result<PathBuf> {
     std::path::absolute(cache.join(hash).join(versions))
 }
 
-/// A hash of the graph and what may lie beside it as external data.
-fn weights_hash(directory: &Path) -> io::Result<String> {
-    let mut files: Vec<PathBuf> = fs::read_dir(directory)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<_>>()?;
-    let text = ["json", "toml", "md", "txt"];
-    files.retain(|file| {
-        let extension = file.extension().and_then(|extension| extension.to_str());
-        file.is_file() && !extension.is_some_and(|extension| text.contains(&extension))
-    });
-    files.sort();
+/// A hash of the graph and its weights.
+fn weights_hash(graph: &GraphFiles) -> String {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    for path in files {
-        let mut file = fs::File::open(path)?;
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(&buffer[..read]);
-        }
+    hash.update(&graph.model);
+    for (_, bytes) in &graph.external {
+        hash.update(bytes);
     }
-    Ok(hex::encode(&hash.finalize()[..8]))
+    hex::encode(&hash.finalize()[..8])
 }
 
 /// The names of the GPUs of this machine, as NVIDIA's kernel driver lists them, as a part of a file's name.
@@ -571,7 +555,7 @@ mod tests {
     fn shapes_for_tensorrt_span_the_batches_and_the_buckets() {
         let shapes = |model: &str, max_batch| {
             let bundle = bundle(model);
-            let names = graph::input_names(&bundle.model()).unwrap();
+            let names = graph::input_names(&bundle.graph.model).unwrap();
             [
                 profile_shapes(&bundle, &names, max_batch, |range| range.min),
                 profile_shapes(&bundle, &names, max_batch, |range| range.typical),
@@ -593,18 +577,8 @@ mod tests {
     }
 
     #[test]
-    fn engines_are_kept_apart_by_weights_and_by_gpu() {
+    fn engines_are_kept_apart_by_gpu() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
-        write("model.onnx", "graph");
-        write("model.onnx_data", "weights");
-        write("README.md", "card");
-        let before = weights_hash(folder.path()).unwrap();
-        write("README.md", "another card");
-        assert_eq!(weights_hash(folder.path()).unwrap(), before);
-        write("model.onnx_data", "other weights");
-        assert_ne!(weights_hash(folder.path()).unwrap(), before);
-
         assert_eq!(gpu_names(folder.path()), "", "not the driver's folder");
         for (bus, model) in [("0000:01:00.0", "NVIDIA L4"), ("0000:02:00.0", "NVIDIA L4")] {
             let gpu = folder.path().join(bus);
@@ -613,5 +587,20 @@ mod tests {
             fs::write(gpu.join("information"), text).unwrap();
         }
         assert_eq!(gpu_names(folder.path()), "NVIDIA-L4");
+    }
+
+    #[test]
+    fn the_hash_is_of_the_graph_and_its_weights() {
+        let graph = |model: &[u8], external: &[&[u8]]| GraphFiles {
+            model: model.into(),
+            external: external
+                .iter()
+                .map(|&bytes| ("weights".to_owned(), bytes.into()))
+                .collect(),
+        };
+        let before = weights_hash(&graph(b"graph", &[b"1"]));
+        assert_eq!(weights_hash(&graph(b"graph", &[b"1"])), before);
+        assert_ne!(weights_hash(&graph(b"graph", &[b"2"])), before);
+        assert_ne!(weights_hash(&graph(b"other", &[b"1"])), before);
     }
 }

@@ -15,6 +15,7 @@ use super::placement::PlacementLog;
 use super::provider::{self, Device, DeviceError, DeviceOptions, Placement, Provider};
 use super::{graph, library};
 use crate::bundle::{Bundle, BundleError, CONFIG};
+use crate::golden::GoldenError;
 use crate::input::{Preprocessor, Row};
 
 /// Where and how a session runs.
@@ -45,6 +46,12 @@ pub enum LoadError {
     /// The device cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The session does not reproduce the golden samples.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+    /// The golden samples could not be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 /// Why a run gave no scores.
@@ -296,7 +303,7 @@ impl Session {
 fn fixed_sizes(provider: Provider, bundle: &Bundle, max_batch: u32) -> Vec<Option<usize>> {
     let is_image = matches!(bundle.preprocessor, Preprocessor::Image(_));
     // One alone, as vision transformers begin with, is planned in no time. A graph that cannot be read fails when it is loaded.
-    let plans = || graph::convolutions(&bundle.model()).unwrap_or(0) > 1;
+    let plans = || graph::convolutions(&bundle.graph.model).unwrap_or(0) > 1;
     if provider != Provider::Cuda || !is_image || !plans() {
         return vec![None];
     }
@@ -352,11 +359,17 @@ fn commit_with(
                 .with_intra_op_spinning(false)?
                 .with_inter_op_spinning(false)?),
         })
+        .and_then(|builder| {
+            let files = bundle.graph.external.iter();
+            files.fold(Ok(builder), |builder, (name, bytes)| {
+                Ok(builder?.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?)
+            })
+        })
         .map_err(|error| wrong("a session to be built", error.to_string()))?;
     if provider == Provider::Cpu {
         let mut builder = builder;
         return builder
-            .commit_from_file(&model)
+            .commit_from_memory(&bundle.graph.model)
             .map_err(|error| wrong(LOADABLE, error.to_string()));
     }
     let providers = provider::execution_providers(provider, bundle, device, profile)?;
@@ -370,7 +383,7 @@ fn commit_with(
         .and_then(|builder| Ok(builder.with_execution_providers(providers)?))
         .map_err(unusable)?;
     builder
-        .commit_from_file(&model)
+        .commit_from_memory(&bundle.graph.model)
         .map_err(|error| match error.code() {
             ErrorCode::InvalidProtobuf
             | ErrorCode::InvalidGraph
