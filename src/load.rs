@@ -110,6 +110,15 @@ pub fn start(
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
     let model = Model::start(name, version, bundle, &settings, placed, metrics, workers)?;
     let (plan, placement) = (model.plan(), model.placement());
+    let rows = config.queue_memory.0.as_u64() / model.row_memory().max(1);
+    if rows < 2 * u64::from(model.max_batch) {
+        tracing::warn!(
+            model = name,
+            rows,
+            max_batch = model.max_batch,
+            "queue_memory holds less than two batches of this model, so that batches stay small: raise it, or lower max_batch"
+        );
+    }
     if let Some(reason) = &placement.fallback {
         tracing::warn!(
             model = name,

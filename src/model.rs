@@ -248,6 +248,17 @@ impl Model {
         self.bundle.preprocessor.kind()
     }
 
+    /// Most memory for the row of one input, in bytes.
+    pub fn row_memory(&self) -> u64 {
+        let bytes = match &self.bundle.preprocessor {
+            Preprocessor::Image(preprocessor) => {
+                preprocessor.shape().iter().product::<usize>() * size_of::<f32>()
+            }
+            Preprocessor::Text(tokenizer) => tokenizer.max_length() * size_of::<i64>(),
+        };
+        bytes as u64
+    }
+
     /// Where its graph runs.
     pub fn placement(&self) -> &Placement {
         self.engine.placement()

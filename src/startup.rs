@@ -97,6 +97,7 @@ pub async fn serve(
         bodies: workers.pool(config.queue_capacity as usize),
         workers,
         body_memory: Budget::new(config.body_memory.0.as_u64()),
+        queue_memory: Budget::new(config.queue_memory.0.as_u64()),
         metrics,
         config,
         guard,

@@ -73,6 +73,7 @@ const KEYS: &[(&str, Lines)] = &[
         "Queues, batches and lanes",
         &[
             ("queue_capacity", "N"),
+            ("queue_memory", "SIZE"),
             ("max_batch", "N"),
             ("max_batch_tokens", "N"),
             ("max_wait", "DURATION"),

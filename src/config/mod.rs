@@ -111,7 +111,7 @@ settings! {
     /// Longest body of a request.
     max_body: Size = Size(ByteSize::mib(16)), "CLASSIFYD_MAX_BODY";
     /// Most memory for the bodies of all requests in flight; beyond it requests are refused with 503.
-    body_memory: Size = Size(ByteSize::mib(192)), "CLASSIFYD_BODY_MEMORY";
+    body_memory: Size = Size(ByteSize::mib(128)), "CLASSIFYD_BODY_MEMORY";
     /// Most pixels of a picture along one side.
     max_image_side: u32 = classifier::Limits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
     /// Most pixels of a picture in all.
@@ -129,9 +129,9 @@ settings! {
     /// How long an answer may wait for a client that reads less than 1 KiB/s of it.
     write_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_WRITE_TIMEOUT";
     /// Longest head of a request; beyond it the connection is closed with 431.
-    max_header_size: Size = Size(ByteSize::kib(64)), "CLASSIFYD_MAX_HEADER_SIZE";
+    max_header_size: Size = Size(ByteSize::kib(16)), "CLASSIFYD_MAX_HEADER_SIZE";
     /// Most open connections; others wait in the listener's backlog.
-    max_connections: usize = 10_000, "CLASSIFYD_MAX_CONNECTIONS";
+    max_connections: usize = 8_192, "CLASSIFYD_MAX_CONNECTIONS";
     /// Most open connections of one client address; those beyond it are closed at once. Not for `trusted_proxies`.
     max_connections_per_client: Unset<usize> = Unset(None), "CLASSIFYD_MAX_CONNECTIONS_PER_CLIENT";
     /// File of the certificate chain in PEM: serve HTTPS. Needs `tls_key`.
@@ -153,6 +153,8 @@ settings! {
     cors_origins: List<CorsOrigin> = List(Vec::new()), "CLASSIFYD_CORS_ORIGINS";
     /// Most inputs that wait for a lane of one model; beyond it requests are refused with 503.
     queue_capacity: u32 = 1024, "CLASSIFYD_QUEUE_CAPACITY";
+    /// Most memory for the rows of all requests in flight, of all models; beyond it requests are refused with 503.
+    queue_memory: Size = Size(ByteSize::mib(64)), "CLASSIFYD_QUEUE_MEMORY";
     /// Most inputs in a batch, and in one request. Default: the model's own (`serving.toml`), else 32.
     max_batch: Unset<u32> = Unset(None), "CLASSIFYD_MAX_BATCH";
     /// Most tokens of texts in a batch, padding included. Default: the model's own, else 128 for each input of a batch.
@@ -190,6 +192,9 @@ settings! {
     /// OpenTelemetry collector that gets traces over OTLP, as in <http://127.0.0.1:4318>. Needs a build with the feature otlp.
     otlp_endpoint: Unset<String> = Unset(None), "CLASSIFYD_OTLP_ENDPOINT";
 }
+
+/// Memory of a connection beside the head of its request.
+const CONNECTION_MEMORY: u64 = 16 * 1024;
 
 /// A mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -294,6 +299,10 @@ impl Config {
         let per_client = self.max_connections_per_client.0;
         at_least_one("max_connections_per_client", per_client.map(|limit| limit as u64))?;
         at_least_one("queue_capacity", Some(u64::from(self.queue_capacity)))?;
+        if self.queue_memory.0 < ByteSize::mib(1) {
+            let message = format!("expected at least 1 MiB, found {}", self.queue_memory);
+            return Err(self.mistake("queue_memory", &message));
+        }
         at_least_one("max_batch", self.max_batch.0.map(u64::from))?;
         at_least_one("max_batch_tokens", self.max_batch_tokens.0.map(u64::from))?;
         at_least_one("lanes", self.lanes.0.map(|lanes| lanes as u64))?;
@@ -309,6 +318,10 @@ impl Config {
         // Less would refuse what browsers send.
         if self.max_header_size.0 < ByteSize::kib(4) {
             let message = format!("expected at least 4 KiB, found {}", self.max_header_size);
+            return Err(self.mistake("max_header_size", &message));
+        }
+        if self.max_header_size.0 > ByteSize::mib(1) {
+            let message = format!("expected at most 1 MiB, found {}", self.max_header_size);
             return Err(self.mistake("max_header_size", &message));
         }
         telemetry::parse_filter(&self.log).map_err(|message| self.mistake("log", &message))?;
@@ -369,6 +382,45 @@ impl Config {
         Err(self.mistake(&key, &message))
     }
 
+    /// The memory that each limit allows: what takes it, the keys that bound it, and bytes. The models come on top.
+    pub fn memory(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let of_a_connection = self.max_header_size.0.as_u64().saturating_add(CONNECTION_MEMORY);
+        vec![
+            (
+                "bodies and long answers",
+                "body_memory",
+                self.body_memory.0.as_u64(),
+            ),
+            (
+                "inputs that are being decoded",
+                "decode_memory",
+                self.decode_memory.0.as_u64(),
+            ),
+            ("rows of inputs", "queue_memory", self.queue_memory.0.as_u64()),
+            (
+                "connections",
+                "max_connections x (max_header_size + 16 KiB)",
+                (self.max_connections as u64).saturating_mul(of_a_connection),
+            ),
+        ]
+    }
+
+    /// The table of [`Self::memory`] with its sum, as comments.
+    fn memory_comments(&self) -> String {
+        let shares = self.memory();
+        let sum = shares
+            .iter()
+            .fold(0_u64, |sum, (_, _, bytes)| sum.saturating_add(*bytes));
+        let mut text =
+            "\n# Most memory that these limits allow, beside the models and the program itself:\n".to_owned();
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        for (what, keys, bytes) in shares {
+            let _ = writeln!(text, "# {:>8} MiB  {what} ({keys})", mib(bytes));
+        }
+        let _ = writeln!(text, "# {:>8} MiB  in all", mib(sum));
+        text
+    }
+
     /// The effective values as a file that gives this configuration, with the origin of each in a comment. Hashes of API keys are
     /// left out.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
@@ -393,6 +445,7 @@ impl Config {
                 let _ = writeln!(text, "{key} = {value} # {}", self.origins.of(&path));
             }
         }
+        text.push_str(&self.memory_comments());
         Ok(text)
     }
 }

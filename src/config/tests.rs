@@ -118,6 +118,14 @@ fn wrong_values_are_refused_with_what_was_expected() {
             "max_header_size = \"1 KiB\"",
             "max_header_size: expected at least 4 KiB",
         ),
+        (
+            "max_header_size = \"2 MiB\"",
+            "max_header_size: expected at most 1 MiB",
+        ),
+        (
+            "queue_memory = \"1 KiB\"",
+            ":1:1: queue_memory: expected at least 1 MiB",
+        ),
         ("[[api_keys]]\nname = \"a\"", "missing field `sha256`"),
         (
             "[[api_keys]]\nname = \"a\"\nsha256 = \"the key\"",
@@ -297,4 +305,34 @@ fn api_keys_are_checked_and_their_hashes_not_printed() {
         "{printed}"
     );
     assert!(toml::from_str::<toml::Table>(&printed).is_ok(), "{printed}");
+}
+
+#[test]
+fn the_memory_of_the_limits_is_printed_with_its_sum() {
+    let config = load(
+        "max_connections = 100\nmax_header_size = \"12 KiB\"\nqueue_memory = \"5 MiB\"\nbody_memory = \"40 MiB\"",
+        Settings::default(),
+    )
+    .unwrap();
+    let printed = config.to_toml().unwrap();
+    for line in [
+        "#       40 MiB  bodies and long answers (body_memory)",
+        "#        5 MiB  rows of inputs (queue_memory)",
+        "#        2 MiB  connections (max_connections x (max_header_size + 8 KiB))",
+    ] {
+        assert!(
+            printed.lines().any(|found| found == line),
+            "expected {line} in:\n{printed}"
+        );
+    }
+    let sum: u64 = config.memory().iter().map(|(_, _, bytes)| bytes).sum();
+    let line = format!("# {:>8} MiB  in all", sum.div_ceil(1 << 20));
+    assert!(printed.lines().any(|found| found == line), "{printed}");
+}
+
+#[test]
+fn the_default_limits_leave_room_for_models_in_a_gibibyte() {
+    let config = load("", Settings::default()).unwrap();
+    let sum: u64 = config.memory().iter().map(|(_, _, bytes)| bytes).sum();
+    assert!(sum <= 900 << 20, "{}", sum >> 20);
 }

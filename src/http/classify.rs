@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use classifier::{Kind, WrongKind, output};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use super::document::{Picture, problems};
 use super::flow;
 use super::guard::HighestPriority;
 use super::payload::{self, Form, Options, Payload, RequestPriority};
+use crate::budget::{Budget, Share};
 use crate::catalog::Catalog;
 use crate::decimal;
 use crate::error::{Code, Error};
@@ -340,8 +342,9 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         deadline,
         span: &span,
     };
-    let classified = run(&model, payload, terms).await;
-    let (mut response, stages) = match classified.and_then(|classified| respond(&model, classified, top_k)) {
+    let classified = run(&app, &model, payload, terms).await;
+    let answered = classified.and_then(|classified| respond(&app, &model, classified, top_k));
+    let (mut response, stages) = match answered {
         Ok((response, stages)) => (response, Some(stages)),
         Err(error) => {
             app.metrics
@@ -360,7 +363,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     Ok(response)
 }
 
-async fn run(model: &Model, payload: Payload, terms: Terms<'_>) -> Result<Classified, Error> {
+async fn run(app: &App, model: &Model, payload: Payload, terms: Terms<'_>) -> Result<Classified, Error> {
     let Payload {
         form,
         inputs,
@@ -382,8 +385,64 @@ async fn run(model: &Model, payload: Payload, terms: Terms<'_>) -> Result<Classi
         let detail = format!("{}, model {:?}", WrongKind { takes: kind }, model.name);
         return Err(wrong_kind(form, &inputs, at, &detail));
     }
+    let _rows = rows(&app.queue_memory, inputs.len() as u64, model.row_memory())?;
     let field = |at| form.field(kind, at);
     model.classify(inputs, field, terms).await
+}
+
+/// Memory for the rows of a request, until it has been run. One that takes more than there is gets all of it.
+fn rows(memory: &Budget, inputs: u64, of_a_row: u64) -> Result<Share, Error> {
+    let mut share = memory.share();
+    let wanted = inputs.saturating_mul(of_a_row);
+    if share.grow_to(wanted.min(memory.limit())) {
+        return Ok(share);
+    }
+    Err(Error::new(
+        Code::QueueFull,
+        format!(
+            "the inputs in flight take {} of the {} bytes that they may (queue_memory), and these take {wanted}",
+            memory.used(),
+            memory.limit()
+        ),
+    ))
+}
+
+/// Longest answer that is not counted: it fits into what a connection takes anyway.
+const SHORT_ANSWER: usize = 4 * 1024;
+
+/// The body of an answer. A long one is counted until it is written, for there is no saying when its client reads it.
+fn answer(memory: &Budget, bytes: Vec<u8>) -> Result<Bytes, Error> {
+    if bytes.len() <= SHORT_ANSWER {
+        return Ok(bytes.into());
+    }
+    let mut share = memory.share();
+    if share.grow_to(bytes.len() as u64) {
+        return Ok(Bytes::from_owner(Counted {
+            bytes,
+            _memory: share,
+        }));
+    }
+    Err(Error::new(
+        Code::QueueFull,
+        format!(
+            "bodies and answers in flight take {} of the {} bytes that they may (body_memory), and this answer takes {}",
+            memory.used(),
+            memory.limit(),
+            bytes.len()
+        ),
+    ))
+}
+
+/// An answer with the memory that it takes.
+struct Counted {
+    bytes: Vec<u8>,
+    _memory: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The model that a request names. Where it names none, its first input decides.
@@ -411,7 +470,12 @@ fn wrong_kind(form: Form, inputs: &[Input], at: usize, detail: &str) -> Error {
     }
 }
 
-fn respond(model: &Model, classified: Classified, top_k: u32) -> Result<(Response, Stages), Error> {
+fn respond(
+    app: &App,
+    model: &Model,
+    classified: Classified,
+    top_k: u32,
+) -> Result<(Response, Stages), Error> {
     let labels = &model.bundle.labels;
     let results = classified.results.iter().map(|result| {
         let scores = &result.scores;
@@ -435,7 +499,7 @@ fn respond(model: &Model, classified: Classified, top_k: u32) -> Result<(Respons
         results: results.collect(),
     };
     let body = serde_json::to_vec(&classification).map_err(Error::internal)?;
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Body::from(answer(&app.body_memory, body)?));
     let headers = response.headers_mut();
     // Room for those that the layers add, so that the map does not grow.
     headers.reserve(ANSWER_HEADERS);
@@ -458,4 +522,40 @@ fn server_timing(stages: &Stages) -> Vec<u8> {
         decimal::push_milliseconds(&mut text, duration);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_answer_is_counted_until_it_is_written() {
+        let memory = Budget::new(64 * 1024);
+        let short = answer(&memory, vec![0; SHORT_ANSWER]).unwrap();
+        assert_eq!((short.len(), memory.used()), (SHORT_ANSWER, 0));
+        let long = answer(&memory, vec![0; 40 * 1024]).unwrap();
+        assert_eq!((long.len(), memory.used()), (40 * 1024, 40 * 1024));
+        assert_eq!(
+            answer(&memory, vec![0; 40 * 1024]).unwrap_err().code,
+            Code::QueueFull
+        );
+        let part = long.slice(1..2);
+        drop(long);
+        assert_eq!(memory.used(), 40 * 1024);
+        drop(part);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn rows_beyond_the_memory_for_them_are_refused_and_a_large_request_is_taken_alone() {
+        let memory = Budget::new(100 * 1024);
+        let alone = rows(&memory, 32, 600 * 1024).unwrap();
+        let error = rows(&memory, 1, 1024).unwrap_err();
+        assert_eq!(error.code, Code::QueueFull);
+        assert!(error.detail.contains("102400"), "{}", error.detail);
+        drop(alone);
+        let _some = rows(&memory, 3, 30 * 1024).unwrap();
+        assert!(rows(&memory, 1, 30 * 1024).is_err());
+        assert!(rows(&memory, 1, 10 * 1024).is_ok());
+    }
 }

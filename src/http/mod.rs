@@ -58,6 +58,8 @@ pub struct App {
     pub workers: Workers,
     /// What all bodies may take.
     pub body_memory: Budget,
+    /// What the rows of all requests may take.
+    pub queue_memory: Budget,
     /// The metrics.
     pub metrics: Metrics,
     /// Whether the server is on its way out.

@@ -50,6 +50,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// the request of a connection that has just been accepted, or one that crosses the closing.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// Least buffer of a connection that hyper takes.
+const LEAST_BUFFER: usize = 8 * 1024;
+
 /// Connections that are served.
 pub struct Server {
     router: Router,
@@ -226,6 +229,7 @@ impl Connection {
             // The stream has a limit of its own, which leaves out idle time.
             .header_read_timeout(None)
             .max_header_size(self.limits.max_header_size)
+            .max_buf_size(self.limits.max_header_size.max(LEAST_BUFFER))
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);
         let result = tokio::select! {

@@ -19,7 +19,7 @@ use crate::error::{Code, Error, quoted};
 use crate::model::Input;
 
 /// JSON of at most so many bytes is read where the request is, which takes less than a hop to another thread.
-const INLINE_JSON: usize = 64 * 1024;
+const INLINE_JSON: usize = 16 * 1024;
 
 /// The least room that is made for a body whose length is not known.
 const FIRST_ROOM: usize = 16 * 1024;
