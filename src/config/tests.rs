@@ -318,7 +318,7 @@ fn the_memory_of_the_limits_is_printed_with_its_sum() {
     for line in [
         "#       40 MiB  bodies and long answers (body_memory)",
         "#        5 MiB  rows of inputs (queue_memory)",
-        "#        2 MiB  connections (max_connections x (max_header_size + 8 KiB))",
+        "#        3 MiB  connections (max_connections x (max_header_size + 16 KiB))",
     ] {
         assert!(
             printed.lines().any(|found| found == line),

@@ -46,7 +46,7 @@ async fn errors_repeat_at_most_a_hundred_characters_of_a_request() {
             reqwest::multipart::Form::new().part("image", reqwest::multipart::Part::bytes(white_row(1)));
         server.post("").multipart(form.text(name, value))
     };
-    let path = "é".repeat(3_000);
+    let path = "é".repeat(2_000);
     for (what, request) in [
         ("model", json(format!(r#"{{"inputs": "a", "model": "{long}"}}"#))),
         ("key", json(format!(r#"{{"inputs": "a", "{long}": 1}}"#))),
@@ -205,8 +205,8 @@ async fn heads_take_no_more_memory_than_is_said() {
         .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let each = (server.memory() - before) * 1024.0 / CONNECTIONS as f64;
-    // The head's 16 KiB and 8 KiB beside it, as --print-config counts them. What the allocator takes for itself is shared by all.
-    assert!(each < 24.0 + 8.0, "{each} KiB a connection");
+    // The head's 16 KiB and 16 KiB beside it, as --print-config counts them.
+    assert!(each < 32.0, "{each} KiB a connection");
     println!("{each:.1} KiB a connection");
     drop(open);
 
@@ -219,7 +219,7 @@ async fn heads_take_no_more_memory_than_is_said() {
 
 #[tokio::test]
 async fn clients_with_photographs_stay_within_the_memory_for_bodies() {
-    const CLIENTS: usize = 64;
+    const CLIENTS: usize = 256;
     let server = linear(&["--body-memory", "32 MiB"]);
     let before = server.peak_memory();
     let part = vec![0; 1_300_000];
@@ -245,7 +245,7 @@ async fn clients_with_photographs_stay_within_the_memory_for_bodies() {
     assert!(statuses.contains_key("422"), "{statuses:?}");
     let added = server.peak_memory() - before;
     // Beside the bodies: the heads and buffers of the connections, and what the allocator keeps.
-    assert!(added < 64.0, "{added} MiB");
+    assert!(added < 160.0, "{added} MiB");
     println!("{added:.1} MiB for {CLIENTS} bodies of 1.4 MB, {statuses:?}");
     ok(server.send_png("", white_row(1)).send().await.unwrap()).await;
 }
