@@ -416,12 +416,12 @@ mod tests {
     /// Work that runs until it is released, and says when it has begun.
     fn held() -> (impl FnOnce() -> bool + Send, mpsc::Sender<()>, mpsc::Receiver<()>) {
         let (release, released) = mpsc::channel::<()>();
-        let (begin, begun) = mpsc::channel();
+        let (started, is_started) = mpsc::channel();
         let work = move || {
-            let _ = begin.send(());
+            let _ = started.send(());
             released.recv().is_ok()
         };
-        (work, release, begun)
+        (work, release, is_started)
     }
 
     fn wait(begun: &mpsc::Receiver<()>) {

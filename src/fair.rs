@@ -343,14 +343,11 @@ impl Drop for Waiting<'_> {
         }
         let mut state = self.turns.lock();
         let at = state.waiting.iter().position(|waiter| waiter.id == self.id);
-        match at {
-            Some(at) => {
-                state.waiting.remove(at);
-            }
-            None => {
-                drop(state);
-                self.turns.end();
-            }
+        if let Some(at) = at {
+            state.waiting.remove(at);
+        } else {
+            drop(state);
+            self.turns.end();
         }
     }
 }

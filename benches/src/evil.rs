@@ -119,16 +119,16 @@ fn png(
     let mut header = [width.to_be_bytes(), height.to_be_bytes()].concat();
     header.extend([depth, colour, 0, 0, 0]);
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut file, b"IHDR", &header);
+    chunk(&mut file, *b"IHDR", &header);
     for (kind, content) in more {
         chunk(&mut file, kind, content);
     }
-    chunk(&mut file, b"IDAT", pixels);
-    chunk(&mut file, b"IEND", &[]);
+    chunk(&mut file, *b"IDAT", pixels);
+    chunk(&mut file, *b"IEND", &[]);
     file
 }
 
-fn chunk(file: &mut Vec<u8>, kind: &[u8; 4], content: &[u8]) {
+fn chunk(file: &mut Vec<u8>, kind: [u8; 4], content: &[u8]) {
     let mut sum = Crc::new();
     sum.update(kind);
     sum.update(content);

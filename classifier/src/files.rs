@@ -11,9 +11,17 @@ use std::path::Path;
 ///
 /// What the system says; or [`io::ErrorKind::ResourceBusy`] if the file was changed or replaced while it was read.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened, which a pipe without a writer would never end.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "expected a regular file",
+        ));
+    }
     let mut file = File::open(path)?;
     let before = file.metadata()?;
-    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0));
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(before.len()).unwrap_or(usize::MAX))?;
     file.read_to_end(&mut bytes)?;
     let unchanged = state(&before) == state(&file.metadata()?) && state(&before) == state(&path.metadata()?);
     if !unchanged || bytes.len() as u64 != before.len() {

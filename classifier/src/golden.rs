@@ -274,6 +274,7 @@ impl Proof {
         let largest = session.batch_sizes().last().copied().unwrap_or(usize::MAX);
         let batch = self.batch.min(largest).max(1);
         for (samples, rows) in golden.samples.chunks(batch).zip(self.rows.chunks(batch)) {
+            // One row of scores for each row of inputs, else the run fails.
             let values = session.run(rows.iter(), |_| {})?;
             for (sample, values) in samples.iter().zip(values.chunks(self.labels.len())) {
                 let scores = output::scores(values, self.activation)?;

@@ -55,6 +55,10 @@ pub const TARGETS: [(&str, Target); 5] = [
 ];
 
 /// Runs a target on one input, and panics where it takes more memory than inputs of its length may.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "an allocator is a static, of which there is one"
+)]
 pub fn run(memory: &PeakAlloc, target: Target, bytes: &[u8]) {
     // What is set up once counts for no input.
     models();

@@ -779,7 +779,7 @@ async fn one_request_beside_a_full_queue_of_another_flow_is_in_the_next_batch() 
     let deadline = Instant::now() + Duration::from_secs(10);
     let admit = |flow| bench.queue.admit(1, Flow(flow), Priority::Normal, deadline);
     let full = Refusal::Full { capacity: 8 };
-    assert_eq!(admit(1).err(), Some(full.clone()));
+    assert_eq!(admit(1).err(), Some(full));
     drop(admit(2).unwrap());
     let mut one = submit_of(&bench.queue, 2, 100);
     assert_pending!(one.poll());

@@ -65,7 +65,7 @@ pub struct Model {
 type Worker<'a> = Box<dyn FnMut(&Input) -> Result<Answer> + Send + 'a>;
 
 enum Backend {
-    Local(Local),
+    Local(Box<Local>),
     Remote(Remote),
 }
 
@@ -73,7 +73,7 @@ impl Backend {
     fn open(args: &ClassifyArgs) -> Result<Self> {
         Ok(match &args.url {
             Some(url) => Self::Remote(Remote::connect(url, args)?),
-            None => Self::Local(Local::open(args)?),
+            None => Self::Local(Box::new(Local::open(args)?)),
         })
     }
 

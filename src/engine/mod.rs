@@ -53,6 +53,10 @@ impl Engine {
     /// Loads and warms a session for every lane, and starts the lanes. Blocks until all are ready.
     ///
     /// Must be called within a tokio runtime, which then provides the lanes with timers.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a model consists of, each from another place"
+    )]
     pub fn start(
         name: &str,
         bundle: &Bundle,

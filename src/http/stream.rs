@@ -336,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.inner).poll_write(cx, bytes) {
             Poll::Pending => self.blocked(cx),
-            polled => {
+            polled @ Poll::Ready(_) => {
                 if let Poll::Ready(Ok(count)) = polled {
                     self.written(count);
                 }
@@ -352,7 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.inner).poll_write_vectored(cx, slices) {
             Poll::Pending => self.blocked(cx),
-            polled => {
+            polled @ Poll::Ready(_) => {
                 if let Poll::Ready(Ok(count)) = polled {
                     self.written(count);
                 }
@@ -368,7 +368,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.inner).poll_flush(cx) {
             Poll::Pending => self.blocked(cx),
-            polled => {
+            polled @ Poll::Ready(_) => {
                 self.blocked = None;
                 self.unflushed = false;
                 self.arm(cx);
@@ -380,7 +380,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.inner).poll_shutdown(cx) {
             Poll::Pending => self.blocked(cx),
-            polled => polled,
+            polled @ Poll::Ready(_) => polled,
         }
     }
 }

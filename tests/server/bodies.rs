@@ -16,7 +16,7 @@ fn linear(options: &[&str]) -> Server {
 /// Opens a connection and sends the head of a classification.
 fn begin(server: &Server, header: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let head = format!(
         "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n{header}\r\n\r\n"
     );

@@ -37,7 +37,7 @@ async fn shares(server: &Server, picture: &[u8], answers: usize) -> (usize, usiz
             .unwrap()
     };
     let other = from([127, 0, 0, 2]);
-    let mut clients: Vec<_> = (0..CONNECTIONS)
+    let clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
             tokio::spawn(ask(
                 other.clone(),

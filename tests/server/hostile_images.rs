@@ -103,7 +103,7 @@ pub(crate) fn png_with(side: u32, before: &[(&[u8; 4], Vec<u8>)], after: &[(&[u8
     changed
 }
 
-fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+fn chunk(name: [u8; 4], content: &[u8]) -> Vec<u8> {
     let mut chunk = (content.len() as u32).to_be_bytes().to_vec();
     chunk.extend(name);
     chunk.extend(content);

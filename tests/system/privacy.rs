@@ -45,9 +45,13 @@ impl Trace {
             .stderr(Stdio::null())
             .status()
             .unwrap();
-        assert!(status.success(), "{program:?} {arguments:?}: {status}");
+        assert!(status.success(), "{} {arguments:?}: {status}", program.display());
         let left: Vec<_> = std::fs::read_dir(&home).unwrap().collect();
-        assert!(left.is_empty(), "{program:?} {arguments:?} left {left:?}");
+        assert!(
+            left.is_empty(),
+            "{} {arguments:?} left {left:?}",
+            program.display()
+        );
         let text = std::fs::read_to_string(&trace).unwrap();
         Self { text }
     }
@@ -124,9 +128,9 @@ fn no_command_writes_or_looks_up_what_was_not_configured() {
         "1s",
     ];
     let bench = [&["bench", &url], &remote[..]].concat();
-    assert_private(&Trace::of(&program, &bench, Duration::from_secs(60)));
+    assert_private(&Trace::of(&program, &bench, Duration::from_mins(1)));
     let classify = ["classify", "--url", &url, "--model", "digits", picture];
-    assert_private(&Trace::of(&program, &classify, Duration::from_secs(60)));
+    assert_private(&Trace::of(&program, &classify, Duration::from_mins(1)));
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn the_trainer_writes_and_looks_up_nothing_that_was_not_configured() {
         "--run",
         &run,
     ];
-    let trace = Trace::of(&trainer, &train, Duration::from_secs(300));
+    let trace = Trace::of(&trainer, &train, Duration::from_mins(5));
     assert!(trace.loads_the_library());
     assert_eq!(trace.outside(), Vec::<&str>::new(), "it reached out");
     let written = trace.written().into_iter();

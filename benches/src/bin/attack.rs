@@ -24,7 +24,7 @@ use classifyd::bench::usage;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Longest wait for an answer, of an attacker and of the others.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Time between two probes, two small requests and two readings.
 const EVERY: Duration = Duration::from_millis(50);
 /// Most time that a server gets to end what it still does after the load.
@@ -274,13 +274,12 @@ impl Attack {
     }
 
     fn count_answer(&self, answer: Result<Answer>) {
-        let name = match answer {
-            Ok(answer) => answer.status.to_string(),
-            Err(_) => {
-                // A server that has ended refuses at once, again and again.
-                thread::sleep(EVERY);
-                "no answer".to_owned()
-            }
+        let name = if let Ok(answer) = answer {
+            answer.status.to_string()
+        } else {
+            // A server that has ended refuses at once, again and again.
+            thread::sleep(EVERY);
+            "no answer".to_owned()
         };
         *lock(&self.answers).entry(name).or_default() += 1;
     }

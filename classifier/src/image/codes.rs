@@ -5,6 +5,9 @@
 
 use super::survey::{Reader, Stop};
 
+/// The order in which the lengths of the code of lengths are written.
+const LENGTHS_ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
 /// Bytes of one table, and of the nodes for one symbol with a long code, as the decoder has them.
 const TABLE: u64 = 4096 + 128;
 const NODE: u64 = 32;
@@ -163,10 +166,9 @@ impl Bits<'_, '_> {
             }
             return Ok(Code { counts, symbols });
         }
-        const ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         let mut lengths = [0; 19];
         let count = 4 + self.take(4)? as usize;
-        for at in ORDER.iter().take(count) {
+        for at in LENGTHS_ORDER.iter().take(count) {
             lengths[*at] = self.take(3)?;
         }
         let of_lengths = Code::new(&lengths)?;
@@ -210,22 +212,22 @@ impl Bits<'_, '_> {
             return Ok(largest);
         }
         let pixels = u64::from(width) * u64::from(height);
-        let mut read = 0;
-        while read < pixels {
+        let mut done = 0;
+        while done < pixels {
             self.reader.block()?;
             match self.symbol(&green)? {
                 0..=255 => {
                     for code in channels {
                         self.symbol(code)?;
                     }
-                    read += 1;
+                    done += 1;
                 }
                 length @ 256..=279 => {
-                    read += u64::from(self.number(length - 256)?);
+                    done += u64::from(self.number(length - 256)?);
                     let distance = self.symbol(&distance)?;
                     self.number(distance)?;
                 }
-                _ => read += 1,
+                _ => done += 1,
             }
         }
         Ok(largest)

@@ -289,7 +289,7 @@ mod tests {
 
     fn lossless(width: u32, height: u32) -> Vec<u8> {
         let mut chunk = vec![0x2f];
-        chunk.extend((width - 1 | (height - 1) << 14).to_le_bytes());
+        chunk.extend(((width - 1) | ((height - 1) << 14)).to_le_bytes());
         // No transform, no cache, one group of five codes with the one symbol 0.
         chunk.extend(0x8_8888_u32.to_le_bytes());
         chunk
@@ -304,8 +304,8 @@ mod tests {
         chunk
     }
 
-    fn part(name: &[u8; 4], content: Vec<u8>) -> Vec<u8> {
-        webp(&[(name, content)])[12..].to_vec()
+    fn part(name: [u8; 4], content: Vec<u8>) -> Vec<u8> {
+        webp(&[(&name, content)])[12..].to_vec()
     }
 
     fn found(file: &[u8]) -> Result<(u64, bool), ImageError> {
@@ -351,15 +351,15 @@ mod tests {
         assert_eq!(found(&still((b"VP8 ", lossy(10, 10)))), Ok((100, true)));
         assert_eq!(found(&still((b"VP8 ", lossy(101, 100)))), too_large(101, 100));
         assert_eq!(found(&still((b"VP8L", lossless(101, 100)))), too_large(101, 100));
-        assert_eq!(found(&animation(part(b"VP8 ", lossy(10, 10)))), Ok((100, true)));
+        assert_eq!(found(&animation(part(*b"VP8 ", lossy(10, 10)))), Ok((100, true)));
         assert_eq!(
-            found(&animation(part(b"VP8 ", lossy(101, 100)))),
+            found(&animation(part(*b"VP8 ", lossy(101, 100)))),
             too_large(101, 100)
         );
-        let mut alpha = part(b"ALPH", vec![0; 4]);
-        alpha.extend(part(b"VP8 ", lossy(101, 100)));
+        let mut alpha = part(*b"ALPH", vec![0; 4]);
+        alpha.extend(part(*b"VP8 ", lossy(101, 100)));
         assert_eq!(found(&animation(alpha)), too_large(101, 100));
-        let large_frame = frame(101, 100, part(b"VP8 ", lossy(10, 10)));
+        let large_frame = frame(101, 100, part(*b"VP8 ", lossy(10, 10)));
         let animation = webp(&[(b"VP8X", canvas(2, 10, 10)), (b"ANMF", large_frame)]);
         assert_eq!(found(&animation), too_large(101, 100));
     }

@@ -129,7 +129,7 @@ fn conversion(channels: u64, bytes: u64, copied: bool) -> u64 {
     let pixel = channels * bytes;
     // With transparency by way of 8-bit RGBA, then laid over white.
     let by_way_of = match (channels, bytes) {
-        (2, 1) | (4, 1) => 7,
+        (2 | 4, 1) => 7,
         (2 | 4, _) => pixel + 4,
         (_, 1) => 4,
         _ => pixel + 3,

@@ -360,9 +360,9 @@ fn commit_with(
                 .with_inter_op_spinning(false)?),
         })
         .and_then(|builder| {
-            let files = bundle.graph.external.iter();
-            files.fold(Ok(builder), |builder, (name, bytes)| {
-                Ok(builder?.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?)
+            let mut files = bundle.graph.external.iter();
+            files.try_fold(builder, |builder, (name, bytes)| {
+                Ok(builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?)
             })
         })
         .map_err(|error| wrong("a session to be built", error.to_string()))?;
