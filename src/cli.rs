@@ -92,9 +92,12 @@ const REMOTE: &str = "With a running server";
 #[derive(Debug, Args)]
 pub struct ClassifyArgs {
     /// Files, folders (with all below them) and patterns such as 'photos/**/*.jpg'; `-` is standard input. For a text classifier,
-    /// what names no file is the text itself.
-    #[arg(required = true, value_name = "FILE|FOLDER|PATTERN|TEXT", value_hint = ValueHint::AnyPath)]
+    /// what names no file, and does not look as if it did, is the text itself.
+    #[arg(required_unless_present = "text", value_name = "FILE|FOLDER|PATTERN|TEXT", value_hint = ValueHint::AnyPath)]
     pub inputs: Vec<OsString>,
+    /// Take this as a text, whatever it looks like. May be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: Vec<String>,
     /// Folder of the models.
     #[arg(long, env = "CLASSIFYD_MODELS", value_name = "DIR", default_value = "models")]
     pub models: PathBuf,

@@ -55,6 +55,11 @@ impl Input {
         }
     }
 
+    /// The text itself.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::new(text, Source::Text)
+    }
+
     fn file(path: PathBuf) -> Self {
         Self::new(path.display().to_string(), Source::File(path))
     }
@@ -70,7 +75,7 @@ impl Input {
 /// The inputs that the arguments mean, in their order; those of a folder or a pattern sorted by name.
 ///
 /// `takes` is what the model takes, if it is known: folders are searched for files of that kind, and for a text classifier an
-/// argument that names no file is a text.
+/// argument that names no file is a text, unless it looks like the name of one: a mistyped name must not be taken for a text.
 pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Vec<Input> {
     let mut inputs = Vec::new();
     for argument in arguments {
@@ -81,8 +86,8 @@ pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Vec<Input> {
         } else if path.exists() {
             add_path(path, takes, &mut inputs);
         } else if add_matches(&name, takes, &mut inputs) {
-        } else if takes == Some(Kind::Text) {
-            inputs.push(Input::new(name, Source::Text));
+        } else if takes == Some(Kind::Text) && !looks_like_a_path(&name) {
+            inputs.push(Input::text(name));
         } else {
             inputs.push(Input::missing(name, no_such_file(takes)));
         }
@@ -90,11 +95,23 @@ pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Vec<Input> {
     inputs
 }
 
+/// Whether an argument is more likely the name of a file than a text: it ends as the names of pictures and texts do, begins as
+/// only a path does, or is a single word with a `/`.
+fn looks_like_a_path(argument: &str) -> bool {
+    kind_of(Path::new(argument)).is_some()
+        || ["/", "./", "../", "~/"]
+            .iter()
+            .any(|start| argument.starts_with(start))
+        || (argument.contains('/') && !argument.contains(char::is_whitespace))
+}
+
 fn no_such_file(takes: Option<Kind>) -> String {
     let expected = match takes {
-        Some(kind) => format!("the file of {kind}, which is what the model takes"),
-        // A mistyped name must not be taken for a text.
-        None => "a file (a text needs --model with the name of a model that takes texts)".to_owned(),
+        Some(Kind::Image) => format!("the file of {}, which is what the model takes", Kind::Image),
+        Some(Kind::Text) => "a file, as the name looks like one (--text takes it as a text)".to_owned(),
+        None => {
+            "a file (a text needs --text, or --model with the name of a model that takes texts)".to_owned()
+        }
     };
     format!("expected {expected}, found no such file")
 }
@@ -288,6 +305,36 @@ mod tests {
         for takes in [None, Some(Kind::Image)] {
             let reason = texts(takes)[0].source.clone().unwrap_err();
             assert!(reason.contains("no such file"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_the_name_of_a_file_is_no_text() {
+        let source = |argument: &str| expand(&[argument.into()], Some(Kind::Text)).remove(0).source;
+        for path in [
+            "nosuch.txt",
+            "my review.TXT",
+            "nosuch/review",
+            "/nosuch/a review",
+            "./nosuch",
+            "~/nosuch",
+            "nosuch/*",
+            "photo.jpg",
+        ] {
+            let reason = source(path).unwrap_err();
+            assert!(
+                reason.contains("--text") && reason.contains("no such file"),
+                "{path}: {reason}"
+            );
+        }
+        for text in [
+            "A great film.",
+            "good",
+            "Good and/or bad?",
+            "A 10/10 film",
+            "Nice.Really",
+        ] {
+            assert_eq!(source(text), Ok(Source::Text), "{text}");
         }
     }
 

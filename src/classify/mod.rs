@@ -101,7 +101,8 @@ impl Backend {
 pub fn run(args: &ClassifyArgs) -> Result<()> {
     let backend = Backend::open(args)?;
     let model = backend.model();
-    let inputs = inputs::expand(&args.inputs, model.takes);
+    let mut inputs = inputs::expand(&args.inputs, model.takes);
+    inputs.extend(args.text.iter().map(Input::text));
     let workers = backend.workers(inputs.len(), args.concurrency)?;
     let format = Format::choose(args.json, std::io::stdout().is_terminal(), &inputs, &model.labels);
     let mut printer = Printer::new(std::io::stdout(), format);

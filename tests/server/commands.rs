@@ -138,6 +138,30 @@ fn classify_takes_folders_and_patterns() {
 }
 
 #[test]
+fn classify_does_not_take_a_mistyped_name_for_a_text() {
+    let run_words = |options: &[&str]| {
+        let models = fixture_models();
+        let classify = [
+            "classify",
+            "--models",
+            models.to_str().unwrap(),
+            "--model",
+            "words",
+        ];
+        run(&[&classify[..], options].concat())
+    };
+    for name in ["nosuch.txt", "./nosuch", "nosuch/review"] {
+        let output = run_words(&[name]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        assert!(text(&output.stderr).contains("found no such file"), "{output:?}");
+        let output = run_words(&["--text", name]);
+        assert!(output.status.success(), "{output:?}");
+        assert!(text(&output.stdout).starts_with(name), "{output:?}");
+    }
+}
+
+#[test]
 fn classify_says_how_many_have_the_label_of_their_folder() {
     let folder = labelled_pictures();
     let output = classify_in(folder.path(), &["--labels-from-folders", "--top-k", "1", "."]);
