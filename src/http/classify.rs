@@ -331,6 +331,9 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         .unwrap_or_default();
     highest.check(payload.options.priority.unwrap_or_default())?;
     let model = find(&app.catalog.load(), &payload)?;
+    if let Some(guard) = &app.guard {
+        guard.charge(&parts, payload.inputs.len())?;
+    }
     // The body may have asked for less time than the query, and the model may have a limit of its own.
     let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);

@@ -1,5 +1,6 @@
 //! API keys: known by their hashes, compared in constant time.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,11 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// How long to wait, if so much more is too much.
+    pub(super) fn charge(&self, count: NonZeroU32) -> Result<(), Duration> {
+        self.rate.as_ref().map_or(Ok(()), |rate| rate.check_many(count))
+    }
+
     /// How long to wait, if it has asked too often.
     pub(super) fn check_rate(&self) -> Result<(), Duration> {
         self.rate.as_ref().map_or(Ok(()), Rate::check)

@@ -6,11 +6,13 @@ pub mod client;
 mod keys;
 mod rate;
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::EXPECT;
+use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
@@ -75,6 +77,26 @@ impl Guard {
         }
     }
 
+    /// Charges a request that was let through for its inputs: the first was counted then, each further one counts as a request.
+    pub fn charge(&self, request: &Parts, inputs: usize) -> Result<(), Error> {
+        let more = u32::try_from(inputs.saturating_sub(1)).unwrap_or(u32::MAX);
+        let Some(more) = NonZeroU32::new(more) else {
+            return Ok(());
+        };
+        if let (Some(clients), Some(peer)) = (&self.clients, request.extensions.get::<Peer>()) {
+            let client = client::address(peer.0.ip(), &request.headers, &self.trusted_proxies);
+            clients
+                .check_many(client, more)
+                .map_err(|wait| limited("this address", wait))?;
+        }
+        match request.extensions.get::<Charged>() {
+            Some(Charged(key)) => key
+                .charge(more)
+                .map_err(|wait| limited(&format!("API key {:?}", key.name), wait)),
+            None => Ok(()),
+        }
+    }
+
     /// Forgets addresses that have not asked for a while, again and again.
     pub async fn keep_small(&self) {
         let Some(clients) = &self.clients else { return };
@@ -126,6 +148,10 @@ impl HighestPriority {
     }
 }
 
+/// The key of a request, in its extensions.
+#[derive(Debug, Clone)]
+struct Charged(Arc<Key>);
+
 fn limited(who: &str, wait: Duration) -> Error {
     let detail = format!("{who} has sent as many requests as it may; the next one is welcome in {wait:.1?}");
     Error {
@@ -145,6 +171,7 @@ pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next
         Err(error) => return refuse(&app, error, request).await.into_response(),
     };
     request.extensions_mut().insert(flow::of_key(&key.name));
+    request.extensions_mut().insert(Charged(Arc::clone(&key)));
     let response = match key.check_rate() {
         Ok(()) => {
             request.extensions_mut().insert(HighestPriority(key.priority));

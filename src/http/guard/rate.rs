@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -19,17 +20,29 @@ fn quota(limit: RateLimit) -> Quota {
 
 /// One rate.
 #[derive(Debug)]
-pub(super) struct Rate(DefaultDirectRateLimiter);
+pub(super) struct Rate {
+    rate: DefaultDirectRateLimiter,
+    burst: NonZeroU32,
+}
 
 impl Rate {
     pub(super) fn new(limit: RateLimit) -> Self {
-        Self(RateLimiter::direct(quota(limit)))
+        Self {
+            rate: RateLimiter::direct(quota(limit)),
+            burst: limit.burst,
+        }
     }
 
     /// How long to wait, if it is exceeded.
     pub(super) fn check(&self) -> Result<(), Duration> {
-        self.0
-            .check()
+        self.check_many(NonZeroU32::MIN)
+    }
+
+    /// The same for so many at once; what is more than the burst counts as the burst, or it would never be allowed.
+    pub(super) fn check_many(&self, count: NonZeroU32) -> Result<(), Duration> {
+        self.rate
+            .check_n(count.min(self.burst))
+            .unwrap_or(Ok(()))
             .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
     }
 }
@@ -41,6 +54,7 @@ const SLOTS: u64 = 1 << 18;
 #[derive(Debug)]
 pub(super) struct ClientRates {
     rates: DefaultKeyedRateLimiter<u32>,
+    burst: NonZeroU32,
     /// Which clients share a slot differs from process to process, so that nobody can choose whom to hinder.
     hasher: RandomState,
 }
@@ -49,15 +63,22 @@ impl ClientRates {
     pub(super) fn new(limit: RateLimit) -> Self {
         Self {
             rates: RateLimiter::keyed(quota(limit)),
+            burst: limit.burst,
             hasher: RandomState::new(),
         }
     }
 
     /// How long this client must wait, if it has asked too often.
     pub(super) fn check(&self, address: IpAddr) -> Result<(), Duration> {
+        self.check_many(address, NonZeroU32::MIN)
+    }
+
+    /// The same for so many at once; what is more than the burst counts as the burst.
+    pub(super) fn check_many(&self, address: IpAddr, count: NonZeroU32) -> Result<(), Duration> {
         let slot = self.hasher.hash_one(client::network(address)) % SLOTS;
         self.rates
-            .check_key(&(slot as u32))
+            .check_key_n(&(slot as u32), count.min(self.burst))
+            .unwrap_or(Ok(()))
             .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
     }
 
@@ -87,6 +108,19 @@ mod tests {
             wait > Duration::from_mins(59) && wait <= Duration::from_hours(1),
             "{wait:?}"
         );
+    }
+
+    #[test]
+    fn a_request_of_several_inputs_counts_as_several() {
+        let rate = Rate::new(limit("1/h burst 4"));
+        let many = |count| NonZeroU32::new(count).unwrap();
+        rate.check().unwrap();
+        rate.check_many(many(2)).unwrap();
+        rate.check_many(many(2)).unwrap_err();
+        rate.check().unwrap();
+        let fresh = Rate::new(limit("1/h burst 4"));
+        fresh.check_many(many(100)).unwrap();
+        fresh.check().unwrap_err();
     }
 
     #[test]
