@@ -121,7 +121,7 @@ fn png(
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     chunk(&mut file, *b"IHDR", &header);
     for (kind, content) in more {
-        chunk(&mut file, kind, content);
+        chunk(&mut file, **kind, content);
     }
     chunk(&mut file, *b"IDAT", pixels);
     chunk(&mut file, *b"IEND", &[]);
@@ -130,10 +130,10 @@ fn png(
 
 fn chunk(file: &mut Vec<u8>, kind: [u8; 4], content: &[u8]) {
     let mut sum = Crc::new();
-    sum.update(kind);
+    sum.update(&kind);
     sum.update(content);
     file.extend((content.len() as u32).to_be_bytes());
-    file.extend(kind);
+    file.extend(&kind);
     file.extend(content);
     file.extend(sum.sum().to_be_bytes());
 }

@@ -96,9 +96,9 @@ pub(crate) fn png_with(side: u32, before: &[(&[u8; 4], Vec<u8>)], after: &[(&[u8
     // Signature and IHDR; IEND.
     let (start, end) = (33, file.len() - 12);
     let mut changed = file[..start].to_vec();
-    changed.extend(before.iter().flat_map(|(name, content)| chunk(name, content)));
+    changed.extend(before.iter().flat_map(|(name, content)| chunk(**name, content)));
     changed.extend(&file[start..end]);
-    changed.extend(after.iter().flat_map(|(name, content)| chunk(name, content)));
+    changed.extend(after.iter().flat_map(|(name, content)| chunk(**name, content)));
     changed.extend(&file[end..]);
     changed
 }
