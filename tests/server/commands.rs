@@ -407,7 +407,7 @@ fn completions_complete() {
     fs::write(&file, script.stdout).unwrap();
     for (words, expected) in [
         ("classifyd cla", "classify"),
-        ("classifyd serve --queue", "--queue-capacity"),
+        ("classifyd serve --queue-c", "--queue-capacity"),
         ("classifyd completions zs", "zsh"),
     ] {
         let line = format!(
