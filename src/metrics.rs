@@ -39,6 +39,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Connections beyond what one client may have.
     pub connections_refused: IntCounter,
+    /// TLS handshakes that failed, by reason.
+    pub handshake_failures: IntCounterVec,
     /// Most open connections.
     pub connection_limit: IntGauge,
     /// Requests with an API key, by its name and status.
@@ -117,6 +119,15 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let handshake_failures = counter(
+            "classifyd_tls_handshake_failures_total",
+            "TLS handshakes that failed: certificate, protocol, closed by the client, timeout.",
+            &["reason"],
+        )?;
+        // There from the start, so that the first failure shows as a rate.
+        for reason in ["certificate", "protocol", "closed", "timeout"] {
+            handshake_failures.with_label_values(&[reason]);
+        }
         let connections_refused = IntCounter::new(
             "classifyd_connections_refused_total",
             "Connections closed at once, because their client had as many as it may.",
@@ -174,6 +185,7 @@ impl Metrics {
             )?,
             connections: single("classifyd_connections", "Open connections.")?,
             connections_refused,
+            handshake_failures,
             connection_limit: single("classifyd_connections_limit", "Most open connections.")?,
             decode_running: single(
                 "classifyd_decode_running",

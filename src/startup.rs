@@ -149,7 +149,8 @@ pub async fn serve(
         limits,
         tls.clone(),
         connections.clone(),
-    );
+    )
+    .with_handshake_failures(app.metrics.handshake_failures.clone());
     if let Some(limit) = config.max_connections_per_client.0 {
         let refused = app.metrics.connections_refused.clone();
         let proxies = config.trusted_proxies.0.clone();

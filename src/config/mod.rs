@@ -20,7 +20,6 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgMatches, Args};
 use classifier::Device;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry;
@@ -29,7 +28,7 @@ pub use self::access::{ApiKey, CorsOrigin, KeyHash, RateLimit};
 pub use self::model::{ModelConfig, ModelTable};
 pub use self::place::{Origin, Origins, Place};
 use self::values::IsNone;
-pub use self::values::{AccessLogMode, Address, HumanDuration, List, LogFormat, Size, Unset};
+pub use self::values::{AccessLogMode, Address, HumanDuration, List, LogFormat, Network, Size, Unset};
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, $variable:literal;)+) => {
@@ -144,8 +143,8 @@ settings! {
     tls_reload: HumanDuration = HumanDuration(Duration::from_mins(1)), "CLASSIFYD_TLS_RELOAD";
     /// Most requests to /v1 from one client address, as in 100/s or 600/m burst 20; beyond it they are refused with 429.
     rate_limit: Unset<RateLimit> = Unset(None), "CLASSIFYD_RATE_LIMIT";
-    /// Networks of proxies whose X-Forwarded-For is believed.
-    trusted_proxies: List<IpNet> = List(Vec::new()), "CLASSIFYD_TRUSTED_PROXIES";
+    /// Networks or addresses of proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8.
+    trusted_proxies: List<Network> = List(Vec::new()), "CLASSIFYD_TRUSTED_PROXIES";
     /// Names that requests may have as Host, as in api.example.org or *.example.org, or * for all. Default: those of the loopback interface when
     /// listening there, else all.
     allowed_hosts: List<String> = List(Vec::new()), "CLASSIFYD_ALLOWED_HOSTS";

@@ -99,8 +99,8 @@ fn wrong_values_are_refused_with_what_was_expected() {
             ":1:14: rate_limit: expected a rate such as 100/s",
         ),
         (
-            "trusted_proxies = [\"10.0.0.0\"]",
-            ":1:19: trusted_proxies: \"10.0.0.0\": ",
+            "trusted_proxies = [\"10.0.0\"]",
+            ":1:19: trusted_proxies: \"10.0.0\": expected a network such as 10.0.0.0/8, or an address such as 10.0.0.1",
         ),
         (
             "cors_origins = [\"example.org\"]",

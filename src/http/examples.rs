@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use classifier::{Kind, image};
@@ -15,6 +15,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::App;
 use super::document::{Picture, problems};
 use super::models::ModelProblems;
+use super::path::PathOf;
 use crate::error::{Code, Error, quoted};
 use crate::model::{Example, Model};
 
@@ -44,7 +45,10 @@ pub struct ExampleDescription<'a> {
     params(("name" = String, Path, description = "Name of the model.", example = "digits")),
     responses((status = 200, description = "The examples.", body = Examples<'_>), ModelProblems)
 )]
-pub(super) async fn list(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Error> {
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    PathOf(name): PathOf<String>,
+) -> Result<Response, Error> {
     let catalog = app.catalog.load();
     let model = catalog.get(&name)?;
     let examples = model.examples.iter().map(|example| ExampleDescription {
@@ -72,7 +76,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Path(name): Path<String>) 
 )]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
-    Path((name, example)): Path<(String, String)>,
+    PathOf((name, example)): PathOf<(String, String)>,
 ) -> Result<Response, Error> {
     let catalog = app.catalog.load();
     let model = catalog.get(&name)?;

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use axum::http::request::Parts;
-use ipnet::IpNet;
 
 use super::guard::client;
 use super::server::Peer;
+use crate::config::Network;
 use crate::fair::Flow;
 
 /// Differs from process to process, so that nobody can choose whose flow to share.
@@ -25,7 +25,7 @@ pub fn of_address(address: IpAddr) -> Flow {
 }
 
 /// The flow of a request: that of its key, which the guard has put in its extensions, or else of the address it comes from.
-pub fn of(request: &Parts, trusted_proxies: &[IpNet]) -> Flow {
+pub fn of(request: &Parts, trusted_proxies: &[Network]) -> Flow {
     if let Some(flow) = request.extensions.get::<Flow>() {
         return *flow;
     }

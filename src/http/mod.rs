@@ -10,6 +10,7 @@ pub mod host;
 pub mod models;
 pub mod observe;
 pub mod pages;
+mod path;
 pub mod payload;
 pub mod per_client;
 pub mod probes;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use classifier::Preprocessor;
 use classifier::bundle::{Measured, ProblemType};
 use classifier::text::Truncation;
@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
 use super::document::problems;
+use super::path::PathOf;
 use crate::error::{Code, Error};
 use crate::model::Model;
 
@@ -208,7 +209,7 @@ impl IntoResponses for ModelProblems {
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    PathOf(name): PathOf<String>,
 ) -> Result<Json<ModelDescription>, Error> {
     app.catalog
         .load()

@@ -16,13 +16,13 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
-use ipnet::IpNet;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::App;
 use super::guard::client;
 use super::server::Peer;
+use crate::config::Network;
 use crate::error::Error;
 use crate::telemetry::access::{Access, CLIENT_GONE, Classified};
 use crate::telemetry::spans::RequestSpan;
@@ -102,7 +102,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(request: &Request, trusted_proxies: &[IpNet]) -> Self {
+    fn new(request: &Request, trusted_proxies: &[Network]) -> Self {
         let headers = request.headers();
         let route = request.extensions().get::<MatchedPath>().cloned();
         let method = method_label(request.method());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
 };
@@ -18,6 +18,7 @@ use utoipa::openapi::RefOr;
 
 use super::App;
 use super::document::problems;
+use super::path::PathOf;
 use crate::error::{Code, Error, quoted};
 
 /// For pages whose scripts and styles all lie in files of their own.
@@ -132,7 +133,7 @@ pub(super) async fn docs(State(_): State<Arc<App>>, headers: HeaderMap) -> Respo
 )]
 pub(super) async fn asset(
     State(_): State<Arc<App>>,
-    Path(file): Path<String>,
+    PathOf(file): PathOf<String>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let asset = ASSETS.get(file.as_str());

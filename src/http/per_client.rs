@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipnet::IpNet;
 use prometheus::IntCounter;
 
 use super::guard::client;
+use crate::config::Network;
 
 /// Counts the connections of each client.
 #[derive(Debug)]
 pub struct PerClient {
     limit: usize,
     /// These stand for many clients.
-    trusted_proxies: Vec<IpNet>,
+    trusted_proxies: Vec<Network>,
     refused: IntCounter,
     /// Of those that have any, so that there are never more entries than connections.
     open: Mutex<HashMap<IpAddr, usize>>,
@@ -22,7 +22,7 @@ pub struct PerClient {
 
 impl PerClient {
     /// At most `limit` for each client; `refused` counts those beyond it.
-    pub fn new(limit: usize, trusted_proxies: Vec<IpNet>, refused: IntCounter) -> Self {
+    pub fn new(limit: usize, trusted_proxies: Vec<Network>, refused: IntCounter) -> Self {
         Self {
             limit,
             trusted_proxies,

@@ -12,12 +12,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use prometheus::IntGauge;
+use prometheus::{IntCounterVec, IntGauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{self, AlertDescription};
 use tower::ServiceExt;
 use tower::util::MapResult;
 
@@ -64,6 +65,8 @@ pub struct Server {
     per_client: Option<Arc<PerClient>>,
     /// How many there are.
     open: IntGauge,
+    /// TLS handshakes that failed, by reason.
+    handshake_failures: Option<IntCounterVec>,
     /// Tells the connections to close; each holds a receiver as long as it is open.
     closing: watch::Sender<bool>,
 }
@@ -77,6 +80,7 @@ impl Server {
             tls,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
             per_client: None,
+            handshake_failures: None,
             open,
             closing: watch::Sender::new(false),
         }
@@ -87,6 +91,15 @@ impl Server {
     pub fn with_limit_per_client(self, per_client: PerClient) -> Self {
         Self {
             per_client: Some(Arc::new(per_client)),
+            ..self
+        }
+    }
+
+    /// Counting the TLS handshakes that fail.
+    #[must_use]
+    pub fn with_handshake_failures(self, counter: IntCounterVec) -> Self {
+        Self {
+            handshake_failures: Some(counter),
             ..self
         }
     }
@@ -167,6 +180,7 @@ impl Server {
             router: self.router.clone(),
             peer,
             limits: self.limits,
+            handshake_failures: self.handshake_failures.clone(),
             closing: self.closing.subscribe(),
             _slot: slot,
             _place: place,
@@ -184,6 +198,7 @@ struct Connection {
     router: Router,
     peer: SocketAddr,
     limits: ConnectionLimits,
+    handshake_failures: Option<IntCounterVec>,
     closing: watch::Receiver<bool>,
     _slot: Option<OwnedSemaphorePermit>,
     _place: Option<Place>,
@@ -203,8 +218,20 @@ impl Connection {
         match handshake {
             Ok(Ok(stream)) => self.serve(stream).await,
             // Anybody can cause these, so that they are no fault of the server either.
-            Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(peer = %self.peer, "a TLS handshake took too long"),
+            Ok(Err(error)) => {
+                self.handshake_failed(reason(&error));
+                tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed");
+            }
+            Err(_) => {
+                self.handshake_failed("timeout");
+                tracing::debug!(peer = %self.peer, "a TLS handshake took too long");
+            }
+        }
+    }
+
+    fn handshake_failed(&self, reason: &str) {
+        if let Some(counter) = &self.handshake_failures {
+            counter.with_label_values(&[reason]).inc();
         }
     }
 
@@ -243,6 +270,28 @@ impl Connection {
             // Clients that go away in the middle are no fault of the server.
             tracing::debug!(%error, "a connection ended");
         }
+    }
+}
+
+/// Why a handshake failed, as a label of a metric.
+fn reason(error: &io::Error) -> &'static str {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        None => "closed",
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => "certificate",
+        // What the client thinks of the server's certificate it says with an alert.
+        Some(rustls::Error::AlertReceived(alert)) => match alert {
+            AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::UnsupportedCertificate => "certificate",
+            _ => "protocol",
+        },
+        Some(_) => "protocol",
     }
 }
 

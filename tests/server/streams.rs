@@ -199,6 +199,12 @@ async fn a_request_names_one_host_and_the_server_answers_to_its_own_names() {
         (models.to_owned(), 400),
         (format!("{models}\r\nHost: localhost\r\nHost: localhost"), 400),
         (format!("{models}\r\nHost: a b"), 400),
+        ("/v1/models/%ff HTTP/1.1\r\nHost: localhost".to_owned(), 400),
+        (
+            "/v1/models/linear/examples/%ff HTTP/1.1\r\nHost: localhost".to_owned(),
+            400,
+        ),
+        ("/assets/%ff HTTP/1.1\r\nHost: localhost".to_owned(), 400),
         (format!("{models}\r\nHost: user@localhost"), 400),
         (format!("{models}\r\nHost: localhost:8080"), 200),
         (format!("{models}\r\nHost: 127.0.0.1"), 200),

@@ -189,6 +189,8 @@ async fn with_mutual_tls_only_clients_that_the_authority_has_signed_are_heard() 
         let error = ask(server.address, &servers.client(own), MODELS).await;
         assert!(error.is_err(), "{error:?}");
     }
+    let failures = "classifyd_tls_handshake_failures_total{reason=\"certificate\"}";
+    server.wait_for_metric(failures, 2.0).await;
     // Orchestrators have no certificate.
     let probe = format!("http://{}/readyz", server.admin_address.unwrap());
     assert_eq!(server.client.get(probe).send().await.unwrap().status(), 200);

@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName};
-use ipnet::IpNet;
+
+use crate::config::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The address of the client: the other end of the connection, or, if that is a trusted proxy, the one nearest to us in
 /// `X-Forwarded-For` that is none. What stands further left was written by the client, who can write anything.
-pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut address = peer.to_canonical();
     if !is_trusted(address) {
@@ -30,7 +31,7 @@ pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
 }
 
 /// The same with the port, which is 0 where a proxy tells the address.
-pub fn socket(peer: SocketAddr, headers: &HeaderMap, trusted: &[IpNet]) -> SocketAddr {
+pub fn socket(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketAddr {
     let address = address(peer.ip(), headers, trusted);
     if address == peer.ip().to_canonical() {
         peer
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     fn found(peer: &str, forwarded: &[&'static str]) -> String {
-        let trusted: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"]
+        let trusted: Vec<Network> = ["10.0.0.0/8", "fd00::/8"]
             .map(|text| text.parse().unwrap())
             .to_vec();
         let mut headers = HeaderMap::new();

@@ -15,7 +15,6 @@ use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ipnet::IpNet;
 use prometheus::IntCounterVec;
 use tokio::time::Instant;
 
@@ -25,7 +24,7 @@ use super::App;
 use super::flow;
 use super::payload::{self, RequestPriority};
 use super::server::Peer;
-use crate::config::{ApiKey, Config};
+use crate::config::{ApiKey, Config, Network};
 use crate::error::{Code, Error};
 
 /// How often addresses that have not asked for a while are forgotten.
@@ -34,7 +33,7 @@ const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// See the module.
 #[derive(Debug)]
 pub struct Guard {
-    trusted_proxies: Vec<IpNet>,
+    trusted_proxies: Vec<Network>,
     clients: Option<ClientRates>,
     /// None: no key is needed.
     keys: Option<RwLock<Arc<Keyring>>>,
