@@ -91,6 +91,11 @@ struct LoadBalancer {
 
 impl LoadBalancer {
     fn haproxy(servers: &Servers, server_timeout: &str) -> Self {
+        Self::haproxy_with(servers, server_timeout, &[])
+    }
+
+    /// With more of the variables that its file takes.
+    fn haproxy_with(servers: &Servers, server_timeout: &str, variables: &[(&str, &str)]) -> Self {
         let (address, stats) = (free_address(), free_address());
         let mut command = Command::new("haproxy");
         command
@@ -98,7 +103,8 @@ impl LoadBalancer {
             .arg(root().join("deploy/haproxy/haproxy.cfg"))
             .env("LISTEN", address.to_string())
             .env("STATS_LISTEN", stats.to_string())
-            .env("SERVER_TIMEOUT", server_timeout);
+            .env("SERVER_TIMEOUT", server_timeout)
+            .envs(variables.iter().copied());
         for (number, server) in (1..).zip(servers.addresses()) {
             command.env(format!("CLASSIFYD_{number}"), server.to_string());
         }
@@ -200,6 +206,66 @@ impl Drop for LoadBalancer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+#[ignore = "needs haproxy and curl: make test-system"]
+fn haproxy_asks_the_admin_listener_and_speaks_tls() {
+    let port = free_address().port();
+    let models = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
+    // The same admin port on different hosts, as in production.
+    let running = (1..=3).map(|host| {
+        let admin = format!("127.0.0.{host}:{port}");
+        Server::start_at(
+            &format!("127.0.0.{host}:0"),
+            models.path(),
+            &["--admin-listen", &admin],
+        )
+    });
+    let running = running.collect();
+    let servers = Servers {
+        models,
+        options: Vec::new(),
+        running,
+    };
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = servers.models.path().join("both.pem");
+    let pem = certified.cert.pem() + &certified.signing_key.serialize_pem();
+    std::fs::write(&file, pem).unwrap();
+    let variables = [
+        ("ADMIN_PORT", port.to_string()),
+        ("TLS_CERTIFICATE", file.display().to_string()),
+    ];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let balancer = LoadBalancer::haproxy_with(&servers, "35s", &variables);
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--insecure",
+            "--write-out",
+            "%{http_code} %{http_version}",
+        ])
+        .args([
+            "--output",
+            "/dev/null",
+            "--header",
+            "Content-Type: image/png",
+            "--data-binary",
+        ])
+        .arg(format!(
+            "@{}",
+            root().join("models/digits/1/golden/7_0.png").display()
+        ))
+        .arg(format!(
+            "https://localhost:{}/v1/classify",
+            balancer.address.port()
+        ))
+        .args(["--connect-to", &format!("::{}", balancer.address)])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "200 2", "{output:?}");
 }
 
 /// Replaces what must be there.
