@@ -14,6 +14,7 @@ mod devices;
 mod documents;
 mod drain;
 mod fairness;
+mod figures;
 mod harness;
 mod healthcheck;
 mod hostile;
