@@ -74,7 +74,7 @@ impl Trace {
 
 fn is_written(line: &str) -> bool {
     let opened = line.contains("O_WRONLY") || line.contains("O_RDWR") || line.contains("O_CREAT");
-    let made = line.contains(" mkdir") || line.contains(" rename") || line.contains(" unlink");
+    let made = line.contains(" mkdir") || line.contains(" rename");
     let succeeded = !line.contains(" = -1 ");
     succeeded && (opened || made) && !DEVICES.iter().any(|device| line.contains(device))
 }
