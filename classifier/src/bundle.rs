@@ -183,7 +183,7 @@ pub struct Bundle {
 /// files in the directory were replaced.
 #[derive(Clone)]
 pub struct GraphFiles {
-    /// `model.onnx`.
+    /// The whole of `model.onnx`, from which every session is made.
     pub model: Arc<[u8]>,
     /// Weights in files beside it, by the names that the graph has for them.
     pub external: Vec<(String, Arc<[u8]>)>,
