@@ -1,5 +1,6 @@
 //! Nothing leaves the machine, and nothing is written that was not configured.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,12 +70,17 @@ fn what_the_operator_says_of_telemetry_is_left_alone() {
         .args(["serve", "--listen", "127.0.0.1:0", "--models"])
         .arg(root().join("models"))
         .env("ORT_DISABLE_TELEMETRY", "yes")
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // The program may start itself again before its first log line, and not after it.
+    let mut line = String::new();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    log.read_line(&mut line).unwrap();
     let variables = std::fs::read(format!("/proc/{}/environ", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
+    assert!(!line.is_empty(), "the server ended without a log line");
     let values: Vec<_> = variables
         .split(|byte| *byte == 0)
         .filter(|variable| variable.starts_with(b"ORT_DISABLE_TELEMETRY"))
