@@ -186,6 +186,64 @@ fn a_models_own_table_is_stronger_than_the_keys_for_all() {
     assert_eq!(config.of_model("images").lanes, Some(4));
 }
 
+/// Keys of an entry `[[api_keys]]`.
+const API_KEY: [&str; 4] = ["name", "sha256", "rate_limit", "priority"];
+
+const PAGE: &str = include_str!("../../docs/configuration.md");
+
+/// The lines of the page under this heading.
+fn section(heading: &str) -> impl Iterator<Item = &'static str> {
+    let begins = format!("## {heading}");
+    let lines = PAGE.lines().skip_while(move |line| *line != begins).skip(1);
+    lines.take_while(|line| !line.starts_with("## "))
+}
+
+#[test]
+fn the_page_has_every_key_with_its_default() {
+    let mut file = String::new();
+    let mut without = Vec::new();
+    for line in section("Every key").filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = line.split(" | ").collect();
+        let default = cells[1].trim_matches('`');
+        for key in cells[0].trim_start_matches("| ").split(", ") {
+            let key = key.trim_matches('`');
+            let bare = default == "[]" || default.bytes().all(|byte| byte.is_ascii_digit());
+            match default {
+                "none" => without.push(key),
+                _ if bare => file.push_str(&format!("{key} = {default}\n")),
+                _ => file.push_str(&format!("{key} = \"{default}\"\n")),
+            }
+        }
+    }
+    let page = load(&file, Settings::default()).unwrap();
+    let defaults = Config::load(Settings::default(), Origins::default(), None).unwrap();
+    for (key, value) in defaults.values().unwrap() {
+        let found = matches!(page.origins.of(key), Origin::File(_));
+        assert_eq!(
+            found,
+            value.is_some(),
+            "{key}: a default in docs/configuration.md"
+        );
+        assert_eq!(
+            without.contains(&key),
+            value.is_none(),
+            "{key}: none in docs/configuration.md"
+        );
+    }
+    assert_eq!(page.values().unwrap(), defaults.values().unwrap());
+}
+
+#[test]
+fn the_page_names_every_key_of_a_model_and_of_an_api_key() {
+    let names = |heading, key: &str| section(heading).any(|line| line.contains(&format!("`{key}`")));
+    for key in full_table().keys() {
+        assert!(names("One model", key), "{key}");
+    }
+    for key in API_KEY {
+        assert!(names("Who may ask", key), "{key}");
+    }
+}
+
 const EXAMPLE: &str = include_str!("../../classifyd.example.toml");
 
 #[test]
@@ -218,23 +276,8 @@ fn uncommented() -> String {
     EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-#[test]
-fn the_example_has_every_key_with_its_variable_and_its_flag() {
-    let config = load(&uncommented(), Settings::default()).unwrap();
-    let has_word = |word: &str| {
-        EXAMPLE
-            .split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c)))
-            .any(|found| found == word)
-    };
-    for (key, variable) in Config::KEYS {
-        assert!(
-            matches!(config.origins.of(key), Origin::File(_)),
-            "{key} is not in the example"
-        );
-        for word in [variable.to_string(), format!("--{}", key.replace('_', "-"))] {
-            assert!(has_word(&word), "{word} is not in the example");
-        }
-    }
+/// A table of a model with all its keys.
+fn full_table() -> toml::Table {
     let all = ModelTable {
         version: Some(1),
         queue_capacity: Some(1),
@@ -253,14 +296,34 @@ fn the_example_has_every_key_with_its_variable_and_its_flag() {
         max_image_side: Some(1),
         max_image_pixels: Some(1),
     };
-    for key in ["name", "sha256", "rate_limit"] {
+    table(&all).unwrap()
+}
+
+#[test]
+fn the_example_has_every_key_with_its_variable_and_its_flag() {
+    let config = load(&uncommented(), Settings::default()).unwrap();
+    let has_word = |word: &str| {
+        EXAMPLE
+            .split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c)))
+            .any(|found| found == word)
+    };
+    for (key, variable) in Config::KEYS {
+        assert!(
+            matches!(config.origins.of(key), Origin::File(_)),
+            "{key} is not in the example"
+        );
+        for word in [variable.to_string(), format!("--{}", key.replace('_', "-"))] {
+            assert!(has_word(&word), "{word} is not in the example");
+        }
+    }
+    for key in API_KEY {
         let key = format!("api_keys[0].{key}");
         assert!(
             matches!(config.origins.of(&key), Origin::File(_)),
             "{key} is not in the example"
         );
     }
-    for key in table(&all).unwrap().keys() {
+    for key in full_table().keys() {
         let key = format!("model.digits.{key}");
         assert!(
             matches!(config.origins.of(&key), Origin::File(_)),
