@@ -41,6 +41,8 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// TLS handshakes that failed, by reason.
     pub handshake_failures: IntCounterVec,
+    /// When the certificates that are in use run out, in seconds of Unix time, by which they are.
+    pub certificate_expiry: IntGaugeVec,
     /// Most open connections.
     pub connection_limit: IntGauge,
     /// Requests with an API key, by its name and status.
@@ -186,6 +188,11 @@ impl Metrics {
             connections: single("classifyd_connections", "Open connections.")?,
             connections_refused,
             handshake_failures,
+            certificate_expiry: gauge(
+                "classifyd_tls_certificate_expiry_timestamp_seconds",
+                "When the certificates that are in use run out, in Unix time: the earliest of each file.",
+                &["certificate"],
+            )?,
             connection_limit: single("classifyd_connections_limit", "Most open connections.")?,
             decode_running: single(
                 "classifyd_decode_running",

@@ -70,9 +70,9 @@ pub async fn serve(
     };
     let started = std::time::Instant::now();
     let mut signals = Signals::listen().map_err(io("signals"))?;
-    // Before the models, whose loading takes longer than to find out that a certificate is missing.
-    let tls = load_tls(&config)?;
     let metrics = Metrics::new()?;
+    // Before the models, whose loading takes longer than to find out that a certificate is missing.
+    let tls = load_tls(&config, &metrics)?;
     let cpus = cpu::available();
     let workers = Workers::start(cpus, config.decode_memory.0.as_u64())
         .map_err(io("cannot start the threads that decode"))?;
@@ -188,11 +188,11 @@ fn serve_apart(admin: Server, listener: TcpListener) -> std::io::Result<()> {
     Ok(())
 }
 
-fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ConfigError> {
+fn load_tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Tls>>, ConfigError> {
     let Some(files) = TlsFiles::of(config) else {
         return Ok(None);
     };
-    match Tls::load(files) {
+    match Tls::load(files, metrics.certificate_expiry.clone()) {
         Ok(tls) => Ok(Some(Arc::new(tls))),
         Err(TlsError { key, message }) => Err(config.mistake(key, &message)),
     }

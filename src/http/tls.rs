@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use prometheus::IntGauge;
+use prometheus::{IntGauge, IntGaugeVec};
 use ring::digest::{Context, SHA256};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use x509_parser::parse_x509_certificate;
 
 use crate::config::Config;
 
@@ -52,6 +53,8 @@ pub struct Tls {
     config: RwLock<Arc<ServerConfig>>,
     /// Hash of what was read last, usable or not, so that a mistake is told once.
     seen: Mutex<[u8; 32]>,
+    /// When what is in use runs out.
+    expiry: IntGaugeVec,
 }
 
 impl fmt::Debug for Tls {
@@ -61,13 +64,16 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files.
-    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+    /// Reads the files. Keeps in `expiry` when the certificates run out, from now on.
+    pub fn load(files: TlsFiles, expiry: IntGaugeVec) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
+        let usable = contents.usable(&files)?;
+        usable.tell(&expiry);
         Ok(Self {
-            config: RwLock::new(contents.config(&files)?),
+            config: RwLock::new(usable.config),
             seen: Mutex::new(contents.hash()),
             files,
+            expiry,
         })
     }
 
@@ -81,8 +87,9 @@ impl Tls {
     pub fn reload(&self) -> Result<(), TlsError> {
         let contents = Contents::read(&self.files)?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = contents.hash();
-        let config = contents.config(&self.files)?;
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let usable = contents.usable(&self.files)?;
+        usable.tell(&self.expiry);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = usable.config;
         Ok(())
     }
 
@@ -173,8 +180,10 @@ impl Contents {
         hash
     }
 
-    fn config(&self, files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    fn usable(&self, files: &TlsFiles) -> Result<Usable, TlsError> {
         let chain = certificates(CERTIFICATE, &files.certificate, &self.certificate)?;
+        let expiry = earliest_end(CERTIFICATE, &files.certificate, &chain)?;
+        let mut client_ca_expiry = None;
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| unusable(KEY, &files.key, "a private key in PEM", &found(&error)))?;
         let mistake =
@@ -186,7 +195,9 @@ impl Contents {
         let builder = match (&self.client_ca, &files.client_ca) {
             (Some(client_ca), Some(path)) => {
                 let mut roots = RootCertStore::empty();
-                for authority in certificates(CLIENT_CA, path, client_ca)? {
+                let authorities = certificates(CLIENT_CA, path, client_ca)?;
+                client_ca_expiry = Some(earliest_end(CLIENT_CA, path, &authorities)?);
+                for authority in authorities {
                     roots
                         .add(authority)
                         .map_err(|error| mistake(CLIENT_CA, path, "certificates of authorities", &error))?;
@@ -202,7 +213,29 @@ impl Contents {
             .with_single_cert(chain, key)
             .map_err(|error| mistake(KEY, &files.key, "the private key of tls_certificate", &error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok(Usable {
+            config: Arc::new(config),
+            expiry,
+            client_ca_expiry,
+        })
+    }
+}
+
+/// What the files are good for.
+struct Usable {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain runs out, in seconds of Unix time.
+    expiry: i64,
+    /// The same of the authorities of clients.
+    client_ca_expiry: Option<i64>,
+}
+
+impl Usable {
+    fn tell(&self, expiry: &IntGaugeVec) {
+        expiry.with_label_values(&["server"]).set(self.expiry);
+        if let Some(client_ca) = self.client_ca_expiry {
+            expiry.with_label_values(&["client_ca"]).set(client_ca);
+        }
     }
 }
 
@@ -223,6 +256,23 @@ fn certificates(
         return Err(unusable(key, path, expected, "none"));
     }
     Ok(certificates)
+}
+
+/// When the first of them runs out, in seconds of Unix time.
+fn earliest_end(
+    key: &'static str,
+    path: &Path,
+    certificates: &[CertificateDer<'_>],
+) -> Result<i64, TlsError> {
+    let mut earliest = i64::MAX;
+    for (number, certificate) in (1..).zip(certificates) {
+        let (_, parsed) = parse_x509_certificate(certificate).map_err(|error| {
+            let expected = format!("an X.509 certificate as number {number}");
+            unusable(key, path, &expected, &error.to_string())
+        })?;
+        earliest = earliest.min(parsed.validity().not_after.timestamp());
+    }
+    Ok(earliest)
 }
 
 /// Without what stands in the file.

@@ -7,7 +7,7 @@ use std::process::Output;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -29,14 +29,25 @@ struct Signed {
 
 impl Authority {
     fn new() -> Self {
+        Self::until(4096)
+    }
+
+    /// Until the first day of a year.
+    fn until(year: i32) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = date_time_ymd(year, 1, 1);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
     fn sign(&self, name: &str) -> Signed {
+        self.sign_until(name, 4096)
+    }
+
+    fn sign_until(&self, name: &str, year: i32) -> Signed {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Signed {
             certificate: certificate.der().clone(),
@@ -261,6 +272,51 @@ async fn certificates_are_read_again_and_bad_ones_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_metric_says_when_the_certificates_in_use_run_out() {
+    let folder = tempfile::tempdir().unwrap();
+    // The chain runs out with its authority, of clients' authorities the second is the first to go.
+    let authority = Authority::until(2040);
+    let write_chain = |year| {
+        let mut signed = authority.sign_until("localhost", year);
+        signed.certificate_pem += &authority.0.pem();
+        write(folder.path(), &signed);
+    };
+    let client_ca = folder.path().join("clients.crt");
+    let write_authorities = |years: [i32; 2]| {
+        let authorities = years.map(|year| Authority::until(year).0.pem());
+        fs::write(&client_ca, authorities.concat()).unwrap();
+    };
+    write_chain(2050);
+    write_authorities([2048, 2045]);
+    let options = ["--tls-reload", "0s", "--admin-listen", "127.0.0.1:0"];
+    let options = [&options[..], &["--tls-client-ca", client_ca.to_str().unwrap()]].concat();
+    let server = start(folder.path(), &options);
+    let expect = async |certificate: &str, year| {
+        let series =
+            format!("classifyd_tls_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}}");
+        let end = date_time_ymd(year, 1, 1).unix_timestamp();
+        server.wait_for_metric(&series, end as f64).await;
+    };
+    expect("server", 2040).await;
+    expect("client_ca", 2045).await;
+
+    // What cannot be used is not in use.
+    write_authorities([2030, 2031]);
+    fs::write(folder.path().join("tls.crt"), "no certificate").unwrap();
+    server.signal("HUP");
+    server
+        .wait_for_log(&["tls_certificate", "all stays as it was"])
+        .await;
+    expect("server", 2040).await;
+    expect("client_ca", 2045).await;
+
+    write_chain(2035);
+    server.signal("HUP");
+    expect("server", 2035).await;
+    expect("client_ca", 2030).await;
+}
+
+#[tokio::test]
 async fn clients_that_do_not_shake_hands_hold_up_nobody_and_are_sent_away() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
@@ -305,6 +361,8 @@ fn files_that_cannot_be_used_keep_the_server_from_starting() {
     write(folder.path(), &signed);
     fs::write(path("other.key"), other.key.serialize_pem()).unwrap();
     fs::write(path("empty.crt"), "").unwrap();
+    let no_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(path("chain.crt"), signed.certificate_pem.clone() + no_x509).unwrap();
     let serve = |certificate: &str, key: &str, more: &[&str]| -> Output {
         let options = ["serve", "--tls-certificate", certificate, "--tls-key", key];
         classifyd().args(options).args(more).output().unwrap()
@@ -321,6 +379,10 @@ fn files_that_cannot_be_used_keep_the_server_from_starting() {
         (
             serve(&path("empty.crt"), &key, &[]),
             ["empty.crt: expected certificates in PEM", "found: none"],
+        ),
+        (
+            serve(&path("chain.crt"), &key, &[]),
+            ["tls_certificate", "expected an X.509 certificate as number 2"],
         ),
         (
             serve(&certificate, &certificate, &[]),
