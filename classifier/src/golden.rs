@@ -86,7 +86,7 @@ pub struct Golden {
 pub struct GoldenError {
     /// The sample.
     pub file: String,
-    /// The label with the largest difference.
+    /// The first label whose score differs by more than is allowed.
     pub label: String,
     /// The score to reproduce.
     pub expected: f32,

@@ -1,10 +1,11 @@
 //! Lanes whose backend fails in chosen ways: who is hurt, and that the next request works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use classifier::Row;
+use classifier::golden::GoldenError;
 use tokio::time::Instant as TokioInstant;
 use tower::Service;
 
@@ -87,6 +88,19 @@ fn start(max_weight: u32) -> Fixture {
             runs: Arc::clone(&its_runs),
         })
     };
+    Fixture {
+        loads,
+        memory,
+        runs,
+        ..start_with(max_weight, load)
+    }
+}
+
+/// The same with backends of one's own.
+fn start_with(
+    max_weight: u32,
+    load: impl Fn() -> Result<Faulty, LoadError> + Clone + Send + 'static,
+) -> Fixture {
     let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
     let limits = Limits {
         max_weight,
@@ -99,9 +113,9 @@ fn start(max_weight: u32) -> Fixture {
     let engine = Engine::start_with(lane(limits, &metrics), load, warm).unwrap();
     Fixture {
         engine,
-        loads,
-        memory,
-        runs,
+        loads: Arc::default(),
+        memory: Arc::default(),
+        runs: Arc::default(),
         metrics,
     }
 }
@@ -231,6 +245,45 @@ async fn jobs_of_several_rows_get_their_own_outputs() {
     assert_eq!(answer.output.values, [1.0, 2.0, 3.0]);
     assert_eq!(answer.output.batch_rows, 3);
     assert_eq!(answer.batch_weight, 3);
+}
+
+#[tokio::test]
+async fn a_session_that_is_made_again_and_does_not_prove_itself_takes_no_requests() {
+    let proves = Arc::new(AtomicBool::new(true));
+    let its_proof = Arc::clone(&proves);
+    let load = move || {
+        if !its_proof.load(Ordering::SeqCst) {
+            let wrong = GoldenError {
+                file: "golden/0.png".into(),
+                label: "only".into(),
+                expected: 1.0,
+                origin: "its trainer saw it",
+                found: 0.0,
+                tolerance: 0.001,
+            };
+            return Err(LoadError::from(wrong));
+        }
+        Ok(Faulty {
+            generation: 1,
+            memory: Arc::new(AtomicUsize::new(usize::MAX)),
+            runs: Arc::default(),
+        })
+    };
+    let fixture = start_with(1, load);
+    assert_eq!(fixture.ask(7.0).await.unwrap(), [7.0]);
+    proves.store(false, Ordering::SeqCst);
+    fixture.ask(FAIL).await.unwrap_err();
+    let error = crate::error::Error::from(fixture.ask(7.0).await.unwrap_err());
+    assert_eq!(error.code, crate::error::Code::ModelUnavailable, "{error}");
+    assert!(fixture.engine.queue().workers() == 0);
+    // It is tried again after a second.
+    proves.store(true, Ordering::SeqCst);
+    let started = Instant::now();
+    while fixture.engine.queue().workers() == 0 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(fixture.ask(7.0).await.unwrap(), [7.0]);
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
 
-use crate::harness::{Server, ok, problem, some_models, white_row};
-use crate::hostile_images::{flat_webp, gif_of_large_frame, png_with, webp_of_large_bitstream, zeros};
+use crate::harness::{Server, ok, problem, shipped_models, some_models, white_row};
+use crate::hostile_images::{
+    flat_webp, gif_of_large_frame, png_of_empty_blocks, png_with, webp_of_large_bitstream, zeros,
+};
 
 /// 33 million pixels, as many as are allowed by default.
 fn large_webp() -> Vec<u8> {
@@ -205,4 +207,125 @@ async fn pictures_that_wait_to_be_decoded_leave_room_for_small_ones() {
     }
     decoded(&server).await;
     assert_eq!(server.label("", white_row(1)).await, "b");
+}
+
+/// Waits until something is decoded.
+async fn decoding(server: &Server) {
+    let started = std::time::Instant::now();
+    while server.metrics().await.get("classifyd_decode_running") == Some(0.0) {
+        assert!(started.elapsed() < Duration::from_secs(20), "nothing is decoded");
+    }
+}
+
+#[tokio::test]
+async fn a_small_picture_in_a_long_file_is_decoded_in_the_pool() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
+    let picture = png_of_empty_blocks(96, 3_000_000);
+    assert!(picture.len() > 15_000_000, "{}", picture.len());
+    let request = tokio::spawn(server.send_png("", picture).send());
+    // Fails where a thread that serves connections decodes it.
+    decoding(&server).await;
+    assert_eq!(server.label("", white_row(1)).await, "b");
+    ok(request.await.unwrap().unwrap()).await;
+}
+
+#[tokio::test]
+async fn probes_and_small_requests_are_answered_while_hostile_pictures_are_decoded() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &["--admin-listen", "127.0.0.1:0"]);
+    let admin = server.admin_address.unwrap();
+    let cases = [large_webp(), png_of_empty_blocks(96, 3_000_000)];
+    let flood: Vec<_> = (0..12)
+        .map(|at| tokio::spawn(server.send_png("", cases[at % 2].clone()).send()))
+        .collect();
+    decoding(&server).await;
+    let mut answered = 0;
+    while answered < 10 {
+        let livez = server.client.get(format!("http://{admin}/livez"));
+        assert_eq!(livez.send().await.unwrap().status(), 200);
+        assert_eq!(server.get("/openapi.json").send().await.unwrap().status(), 200);
+        assert_eq!(server.label("", white_row(1)).await, "b");
+        answered += 1;
+    }
+    let running = server.metrics().await.get("classifyd_decode_running").unwrap();
+    assert!(
+        running > 0.0,
+        "the pictures were decoded before {answered} answers"
+    );
+    for request in flood {
+        request.abort();
+    }
+    decoded(&server).await;
+    assert_eq!(server.label("", white_row(1)).await, "b");
+}
+
+#[tokio::test]
+async fn a_picture_that_expires_while_it_waits_for_the_pool_is_answered_before_those_in_front_of_it() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
+    let webp = |query: &str, picture| {
+        let request = server.post(query).header(CONTENT_TYPE, "image/webp");
+        request.body(picture).send()
+    };
+    let flood: Vec<_> = (0..8).map(|_| tokio::spawn(webp("", large_webp()))).collect();
+    // All of them run or wait.
+    let in_line = async || {
+        let metrics = server.metrics().await;
+        let value = |series| metrics.get(series).unwrap();
+        value("classifyd_decode_running") + value("classifyd_decode_waiting")
+    };
+    let started = std::time::Instant::now();
+    while in_line().await < 6.0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "{}", in_line().await);
+    }
+    let expired = problem(webp("?timeout_ms=50", flat_webp(300, 300)).await.unwrap()).await;
+    // Refused at once where it is known already how long the others take.
+    assert!(
+        expired["code"] == "deadline_exceeded" || expired["code"] == "queue_full",
+        "{expired}"
+    );
+    assert!(in_line().await > 0.0, "it was answered after the others");
+    for request in flood {
+        request.abort();
+    }
+    decoded(&server).await;
+    ok(webp("", flat_webp(300, 300)).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn rows_beyond_the_memory_for_them_are_refused_and_the_next_request_works() {
+    // A row of this model takes 12 KiB, so that 100 of them are more than all that may be.
+    let options = ["--queue-memory", "1 MiB", "--max-batch", "100"];
+    let server = Server::start(&shipped_models(), &options);
+    let form = (0..100).fold(reqwest::multipart::Form::new(), |form, at| {
+        // Large enough to be decoded for a while: 2 million pixels each.
+        let part = reqwest::multipart::Part::bytes(flat_webp(2000, 1000 + at));
+        form.part("image", part.mime_str("image/webp").unwrap())
+    });
+    let large = tokio::spawn(server.post("?model=images").multipart(form).send());
+    decoding(&server).await;
+    let refused = server
+        .send_png("?model=images", white_row(1))
+        .send()
+        .await
+        .unwrap();
+    let refused = problem(refused).await;
+    assert_eq!(
+        (&refused["code"], &refused["status"]),
+        (&"queue_full".into(), &503.into())
+    );
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("queue_memory") && detail.contains("1048576"),
+        "{detail}"
+    );
+    large.abort();
+    decoded(&server).await;
+    ok(server
+        .send_png("?model=images", white_row(1))
+        .send()
+        .await
+        .unwrap())
+    .await;
 }

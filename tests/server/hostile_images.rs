@@ -64,6 +64,25 @@ pub(crate) fn zeros(count: usize) -> Vec<u8> {
     stream
 }
 
+/// A black PNG whose compressed pixels begin with so many empty blocks of 5 bytes.
+pub(crate) fn png_of_empty_blocks(side: u32, blocks: usize) -> Vec<u8> {
+    let picture = image::GrayImage::new(side, side);
+    let file = super::harness::encode(&picture.into(), image::ImageFormat::Png);
+    // A filter for each row, and its pixels.
+    let pixels = vec![0; (side * (side + 1)) as usize];
+    let length = pixels.len() as u16;
+    let mut stream = vec![0x78, 1];
+    stream.extend([0, 0, 0, 0xff, 0xff].repeat(blocks));
+    stream.push(1);
+    stream.extend(length.to_le_bytes());
+    stream.extend((!length).to_le_bytes());
+    stream.extend(&pixels);
+    let checksum = u32::from(length) << 16 | 1;
+    stream.extend(checksum.to_be_bytes());
+    let (start, end) = (&file[..33], &file[file.len() - 12..]);
+    [start, &chunk(*b"IDAT", &stream), end].concat()
+}
+
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,

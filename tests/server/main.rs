@@ -15,6 +15,7 @@ mod documents;
 mod drain;
 mod fairness;
 mod figures;
+mod gone;
 mod harness;
 mod healthcheck;
 mod hostile;

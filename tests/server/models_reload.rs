@@ -25,6 +25,17 @@ fn put(models: &Path, name: &str, version: u64, prefix: &str) {
     fs::write(target.join("config.json"), labels.to_string()).unwrap();
 }
 
+/// Has a version that [`put`] has made prove itself: the picture with the second row white is to get this score for the second label.
+fn put_golden(version: &Path, prefix: &str, score: f32) {
+    fs::create_dir_all(version.join("golden")).unwrap();
+    fs::write(version.join("golden/b.png"), white_row(1)).unwrap();
+    let other = (1.0 - score) / 2.0;
+    let golden = serde_json::json!({"samples": [
+        {"file": "golden/b.png", "label": format!("{prefix}b"), "scores": [other, score, other]},
+    ]});
+    fs::write(version.join("golden.json"), golden.to_string()).unwrap();
+}
+
 fn info(name: &str, version: u64) -> String {
     format!("classifyd_model_info{{model=\"{name}\",provider=\"cpu\",version=\"{version}\"}}")
 }
@@ -117,6 +128,34 @@ async fn a_version_that_cannot_be_loaded_leaves_the_old_one_in_place() {
     assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
 
     fs::copy(fixture_models().join("linear/1/model.onnx"), &graph).unwrap();
+    server.signal("HUP");
+    server.wait_for_metric(&info("linear", 2), 1.0).await;
+    server.wait_for_metric(SUCCESSFUL, 1.0).await;
+    assert_eq!(server.label("", white_row(1)).await, "new-b");
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_prove_itself_leaves_the_old_one_in_place() {
+    let models = tempfile::tempdir().unwrap();
+    put(models.path(), "linear", 1, "old-");
+    let server = Server::start(models.path(), &[]);
+    put(models.path(), "linear", 2, "new-");
+    let version = models.path().join("linear/2");
+    put_golden(&version, "new-", 0.5);
+    server.signal("HUP");
+    server.wait_for_log(MODELS_KEPT).await;
+    server
+        .wait_for_log(&[
+            "golden.json: golden/b.png",
+            "expected a score of 0.25",
+            "found 0.017",
+        ])
+        .await;
+    server.wait_for_metric(SUCCESSFUL, 0.0).await;
+    assert_eq!(server.label("", white_row(1)).await, "old-b");
+    assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
+
+    put_golden(&version, "new-", 0.9647);
     server.signal("HUP");
     server.wait_for_metric(&info("linear", 2), 1.0).await;
     server.wait_for_metric(SUCCESSFUL, 1.0).await;

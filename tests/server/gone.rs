@@ -1,0 +1,113 @@
+//! Texts and JSON whose clients have gone: the work that has begun keeps its place until it has ended.
+
+use std::time::{Duration, Instant};
+
+use reqwest::RequestBuilder;
+use reqwest::header::CONTENT_TYPE;
+
+use crate::harness::{Metrics, Server, ok, some_models};
+
+const RUNNING: &str = "classifyd_decode_running";
+
+fn running(metrics: &Metrics) -> f64 {
+    metrics.get(RUNNING).unwrap()
+}
+
+/// Longer than what is tokenised of it.
+fn long_text() -> String {
+    "good bad film ".repeat(40_000)
+}
+
+fn long_json() -> String {
+    format!(r#"{{"inputs": [{}""]}}"#, r#""","#.repeat(4_000_000))
+}
+
+/// Sends the request, closes its connection while the work for it runs, and gives what runs once the server has seen that.
+async fn left(server: &Server, request: RequestBuilder) -> f64 {
+    let request = tokio::spawn(request.send());
+    let started = Instant::now();
+    while running(&server.metrics().await) == 0.0 {
+        if request.is_finished() {
+            return 0.0;
+        }
+        assert!(
+            started.elapsed() < Duration::from_mins(1),
+            "the work does not begin"
+        );
+    }
+    request.abort();
+    let started = Instant::now();
+    loop {
+        let metrics = server.metrics().await;
+        // The scrape itself is one.
+        if metrics.get("classifyd_http_requests_in_flight") == Some(1.0) {
+            return running(&metrics);
+        }
+        assert!(started.elapsed() < Duration::from_mins(1), "the request goes on");
+    }
+}
+
+/// The work must still run when its request has ended. It may have ended first, so there are several attempts.
+async fn assert_held(server: &Server, request: impl Fn() -> RequestBuilder) {
+    let threads = server.threads().len();
+    for _ in 0..20 {
+        let held = left(server, request()).await;
+        server.wait_for_metric(RUNNING, 0.0).await;
+        if held > 0.0 {
+            assert_eq!(server.threads().len(), threads, "{:?}", server.threads());
+            return;
+        }
+    }
+    panic!("no work ran on after its client had gone");
+}
+
+#[tokio::test]
+async fn a_text_that_is_tokenised_keeps_its_place_when_its_client_has_gone() {
+    let models = some_models(&["words"]);
+    let server = Server::start(models.path(), &[]);
+    ok(server.send_text("", "good").send().await.unwrap()).await;
+    assert_held(&server, || server.send_text("", long_text())).await;
+    ok(server.send_text("", "good").send().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn json_that_is_read_keeps_its_place_when_its_client_has_gone() {
+    let models = some_models(&["words"]);
+    let server = Server::start(models.path(), &[]);
+    ok(server.send_text("", "good").send().await.unwrap()).await;
+    let json = long_json();
+    let request = || {
+        let request = server.post("").header(CONTENT_TYPE, "application/json");
+        request.body(json.clone())
+    };
+    assert_held(&server, request).await;
+    ok(server.send_text("", "good").send().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn texts_whose_clients_wait_no_longer_take_neither_threads_nor_memory() {
+    let models = some_models(&["words"]);
+    let server = Server::start(models.path(), &[]);
+    let cpus = std::thread::available_parallelism().unwrap().get() as f64;
+    ok(server.send_text("", "good").send().await.unwrap()).await;
+    let (threads, memory) = (server.threads().len(), server.memory());
+    for _ in 0..24 {
+        let answer = server
+            .send_text("?timeout_ms=1", long_text())
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            [503, 504].contains(&answer.status().as_u16()),
+            "{}",
+            answer.status()
+        );
+        assert!(running(&server.metrics().await) <= cpus);
+    }
+    assert_eq!(server.threads().len(), threads, "{:?}", server.threads());
+    // 16 MiB each while they are tokenised.
+    let grown = server.peak_memory() - memory;
+    assert!(grown < 40.0 * cpus + 40.0, "{grown} MiB");
+    server.wait_for_metric(RUNNING, 0.0).await;
+    ok(server.send_text("", "good").send().await.unwrap()).await;
+}
