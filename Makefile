@@ -27,13 +27,7 @@ setup-trainer: ## Fetch libtorch for the trainer into the user's cache
 
 serve: setup ## Build and start the server on LISTEN (127.0.0.1:8080)
 	@cargo build --release
-	@echo
-	@echo "When the server says that it is ready, open http://$(LISTEN)/ in a browser, or classify a handwritten digit and a review"
-	@echo "in another terminal:"
-	@echo
-	@echo "  curl -H 'Content-Type: image/png' --data-binary @models/digits/1/golden/7_0.png 'http://$(LISTEN)/v1/classify?model=digits'"
-	@echo "  curl -H 'Content-Type: text/plain' --data 'A wonderful film, I was moved to tears.' http://$(LISTEN)/v1/classify"
-	@echo
+	@echo "Starting on $(LISTEN); make serve LISTEN=127.0.0.1:9000 takes another address. README.md has requests to send."
 	@exec $(BINARY) serve --config classifyd.toml --listen $(LISTEN)
 
 # libtorch lies outside the clone; the build must be told where.

@@ -1,13 +1,12 @@
 //! `classifyd healthcheck`: asks a running server whether it is ready, for containers that have no other HTTP client.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 use crate::bench::target::{Target, exchange};
 use crate::cli::{Cli, Command, HealthcheckArgs};
 use crate::config::{Config, Origins, Settings};
+use crate::listen::reachable;
 
 /// Succeeds if the server answers with 200; the error says what it answered instead.
 pub fn run(args: &HealthcheckArgs) -> Result<()> {
@@ -59,30 +58,4 @@ fn configured_url(args: &HealthcheckArgs) -> Result<String> {
         "listen: port 0 is a free port that only the server knows: name it with --url"
     );
     Ok(format!("http://{}", reachable(listen)))
-}
-
-/// A server that listens on every address is asked on the loopback one.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_that_stands_for_all_is_asked_on_loopback() {
-        for (listen, asked) in [
-            ("0.0.0.0:8080", "127.0.0.1:8080"),
-            ("[::]:81", "[::1]:81"),
-            ("10.1.2.3:8080", "10.1.2.3:8080"),
-        ] {
-            assert_eq!(reachable(listen.parse().unwrap()).to_string(), asked);
-        }
-    }
 }

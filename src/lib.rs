@@ -8,7 +8,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`cli`], [`config`] | what the operator says |
-//! | [`startup`], [`shutdown`] | the order in which things come and go |
+//! | [`startup`], [`listen`], [`shutdown`] | the order in which things come and go |
 //! | [`load`], [`catalog`], [`model`] | how models come to run, which there are now, and one of them |
 //! | [`batch`] | the tower layer; knows neither HTTP nor models |
 //! | [`engine`] | threads that own sessions |
@@ -39,6 +39,7 @@ pub mod fair;
 pub mod gpu;
 pub mod healthcheck;
 pub mod http;
+pub mod listen;
 pub mod load;
 pub mod metrics;
 pub mod model;

@@ -19,6 +19,7 @@ use crate::http::server::{ConnectionLimits, Server};
 use crate::http::stream::StreamLimits;
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
+use crate::listen::{Taken, reachable};
 use crate::load::{self, ModelsError};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -71,8 +72,14 @@ pub async fn serve(
     let started = std::time::Instant::now();
     let mut signals = Signals::listen().map_err(io("signals"))?;
     let metrics = Metrics::new()?;
-    // Before the models, whose loading takes longer than to find out that a certificate is missing.
+    // Before the models, whose loading takes longer than to find out that a certificate is missing or an address is taken.
     let tls = load_tls(&config, &metrics)?;
+    let listen = Taken::new(&config, "listen", config.listen.0)?;
+    let admin_listen = config
+        .admin_listen
+        .0
+        .map(|address| Taken::new(&config, "admin_listen", address.0))
+        .transpose()?;
     let cpus = cpu::available();
     let workers = Workers::start(cpus, config.decode_memory.0.as_u64())
         .map_err(io("cannot start the threads that decode"))?;
@@ -106,13 +113,6 @@ pub async fn serve(
     });
     reload_on_hangup(&app, tls.as_ref(), &hangups, read).map_err(io("signals"))?;
     let config = &app.config;
-    let bind = async |address| {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(io(&format!("cannot listen on {address}")))?;
-        let address = listener.local_addr().map_err(io("address"))?;
-        Ok::<_, StartupError>((listener, address))
-    };
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
         handshake: config.header_timeout.0,
@@ -124,9 +124,9 @@ pub async fn serve(
         max_header_size: usize::try_from(config.max_header_size.0.as_u64()).unwrap_or(usize::MAX),
     };
     let connections = &app.metrics.connections;
-    let admin_address = match config.admin_listen.0 {
-        Some(address) => {
-            let (listener, address) = bind(address.0).await?;
+    let admin_address = match admin_listen {
+        Some(taken) => {
+            let (listener, address) = taken.open(config)?;
             let limits = ConnectionLimits {
                 max_connections: ADMIN_CONNECTIONS,
                 ..limits
@@ -142,7 +142,7 @@ pub async fn serve(
         }
         None => None,
     };
-    let (listener, address) = bind(config.listen.0).await?;
+    let (listener, address) = listen.open(config)?;
     app.metrics.connection_limit.set(config.max_connections as i64);
     let mut server = Server::new(
         http::router(Arc::clone(&app)),
@@ -156,9 +156,11 @@ pub async fn serve(
         let proxies = config.trusted_proxies.0.clone();
         server = server.with_limit_per_client(PerClient::new(limit, proxies, refused));
     }
-    keep_up(&app, tls);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}/", reachable(address));
     tracing::info!(
         %address,
+        url,
         admin_address = admin_address.map(tracing::field::display),
         tls = config.tls_certificate.0.is_some(),
         api_keys = config.api_keys.len(),
@@ -166,6 +168,8 @@ pub async fn serve(
         milliseconds = started.elapsed().as_millis() as u64,
         "ready"
     );
+    tracing::info!("open {url} for the playground, {url}docs for the API");
+    keep_up(&app, tls);
     server
         .accept_until(listener, asked_to_end(&app, &mut signals))
         .await;
@@ -250,9 +254,13 @@ fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
 async fn asked_to_end(app: &App, signals: &mut Signals) {
     let cause = signals.next().await;
     app.draining.start();
-    let delay = app.config.drain_delay.0;
+    // A person should not wait.
+    let delay = match cause {
+        Cause::Terminate => app.config.drain_delay.0,
+        Cause::Interrupt => Duration::ZERO,
+    };
     tracing::info!(?cause, ?delay, "draining: not ready any more");
-    if cause == Cause::Terminate {
+    if !delay.is_zero() {
         tokio::select! {
             () = sleep(delay) => {}
             _ = signals.next() => {}

@@ -59,6 +59,8 @@ async fn sigint_does_not_wait_for_load_balancers() {
     let mut server = Server::start(models.path(), &["--drain-delay", "1m"]);
     server.signal("INT");
     assert_eq!(server.wait(LIMIT).code(), Some(0));
+    let draining = ["draining: not ready any more", "\"delay\":\"0ns\""];
+    server.wait_for_log(&draining).await;
 }
 
 #[tokio::test]
