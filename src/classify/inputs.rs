@@ -10,6 +10,8 @@ use walkdir::WalkDir;
 
 const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 const TEXTS: [&str; 1] = ["txt"];
+/// Files that are named of those that are left out.
+const MOST_NAMES: usize = 5;
 
 /// One input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,27 +74,57 @@ impl Input {
     }
 }
 
-/// The inputs that the arguments mean, in their order; those of a folder or a pattern sorted by name.
+/// What the arguments mean.
+#[derive(Debug, Default)]
+pub struct Expanded {
+    /// In the order of the arguments; those of a folder or a pattern sorted by name.
+    pub inputs: Vec<Input>,
+    /// Files in folders whose names say that the model cannot take them.
+    pub left_out: Vec<PathBuf>,
+}
+
+impl Expanded {
+    /// How many files were left out, and which; nothing if there are none.
+    pub fn tell_left_out(&self, takes: Option<Kind>) -> Option<String> {
+        if self.left_out.is_empty() {
+            return None;
+        }
+        let first = self.left_out.iter().take(MOST_NAMES);
+        let names: Vec<String> = first.map(|path| path.display().to_string()).collect();
+        let more = match self.left_out.len() - names.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "left out, as their names do not end in {}: {} of the files, {}{more}",
+            extensions(takes),
+            self.left_out.len(),
+            names.join(", ")
+        ))
+    }
+}
+
+/// Finds the files and texts that the arguments mean.
 ///
 /// `takes` is what the model takes, if it is known: folders are searched for files of that kind, and for a text classifier an
 /// argument that names no file is a text, unless it looks like the name of one: a mistyped name must not be taken for a text.
-pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Vec<Input> {
-    let mut inputs = Vec::new();
+pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Expanded {
+    let mut expanded = Expanded::default();
     for argument in arguments {
         let path = Path::new(argument);
         let name = path.display().to_string();
         if name == "-" {
-            inputs.push(Input::new(name, Source::StandardInput));
+            expanded.inputs.push(Input::new(name, Source::StandardInput));
         } else if path.exists() {
-            add_path(path, takes, &mut inputs);
-        } else if add_matches(&name, takes, &mut inputs) {
+            add_path(path, takes, &mut expanded);
+        } else if add_matches(&name, takes, &mut expanded) {
         } else if takes == Some(Kind::Text) && !looks_like_a_path(&name) {
-            inputs.push(Input::text(name));
+            expanded.inputs.push(Input::text(name));
         } else {
-            inputs.push(Input::missing(name, no_such_file(takes)));
+            expanded.inputs.push(Input::missing(name, no_such_file(takes)));
         }
     }
-    inputs
+    expanded
 }
 
 /// Whether an argument is more likely the name of a file than a text: it ends as the names of pictures and texts do, begins as
@@ -116,16 +148,16 @@ fn no_such_file(takes: Option<Kind>) -> String {
     format!("expected {expected}, found no such file")
 }
 
-fn add_path(path: &Path, takes: Option<Kind>, inputs: &mut Vec<Input>) {
+fn add_path(path: &Path, takes: Option<Kind>, expanded: &mut Expanded) {
     if path.is_dir() {
-        add_folder(path, takes, inputs);
+        add_folder(path, takes, expanded);
     } else {
-        inputs.push(Input::file(path.to_owned()));
+        expanded.inputs.push(Input::file(path.to_owned()));
     }
 }
 
 /// What a pattern matches, as the shell would read it. False if it is no pattern, or matches nothing.
-fn add_matches(pattern: &str, takes: Option<Kind>, inputs: &mut Vec<Input>) -> bool {
+fn add_matches(pattern: &str, takes: Option<Kind>, expanded: &mut Expanded) -> bool {
     if !pattern.contains(['*', '?', '[']) {
         return false;
     }
@@ -141,8 +173,8 @@ fn add_matches(pattern: &str, takes: Option<Kind>, inputs: &mut Vec<Input>) -> b
     for path in paths {
         found = true;
         match path {
-            Ok(path) => add_path(&path, takes, inputs),
-            Err(error) => inputs.push(Input::missing(
+            Ok(path) => add_path(&path, takes, expanded),
+            Err(error) => expanded.inputs.push(Input::missing(
                 error.path().display().to_string(),
                 error.error().to_string(),
             )),
@@ -151,10 +183,10 @@ fn add_matches(pattern: &str, takes: Option<Kind>, inputs: &mut Vec<Input>) -> b
     found
 }
 
-/// The files of a folder and of those below that a model of this kind can take, by their names. Hidden ones are left out.
-fn add_folder(folder: &Path, takes: Option<Kind>, inputs: &mut Vec<Input>) {
+/// The files of a folder and of those below that a model of this kind can take, by their names. Hidden ones are passed over.
+fn add_folder(folder: &Path, takes: Option<Kind>, expanded: &mut Expanded) {
     let wanted = |path: &Path| kind_of(path).is_some_and(|kind| takes.is_none_or(|takes| takes == kind));
-    let before = inputs.len();
+    let before = expanded.inputs.len();
     let entries = WalkDir::new(folder)
         .follow_links(true)
         .sort_by_file_name()
@@ -162,27 +194,34 @@ fn add_folder(folder: &Path, takes: Option<Kind>, inputs: &mut Vec<Input>) {
         .filter_entry(|entry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b"."));
     for entry in entries {
         match entry {
-            Ok(entry) if entry.file_type().is_file() && wanted(entry.path()) => {
-                inputs.push(Input::file(entry.into_path()));
-            }
-            Ok(_) => {}
+            Ok(entry) if !entry.file_type().is_file() => {}
+            Ok(entry) if wanted(entry.path()) => expanded.inputs.push(Input::file(entry.into_path())),
+            Ok(entry) => expanded.left_out.push(entry.into_path()),
             Err(error) => {
                 let path = error.path().unwrap_or(folder).display().to_string();
-                inputs.push(Input::missing(path, error.to_string()));
+                expanded.inputs.push(Input::missing(path, error.to_string()));
             }
         }
     }
-    if inputs.len() == before {
-        let extensions = match takes {
-            Some(Kind::Image) => PICTURES.join(", ."),
-            Some(Kind::Text) => TEXTS.join(", ."),
-            None => [&PICTURES[..], &TEXTS].concat().join(", ."),
-        };
-        inputs.push(Input::missing(
+    if expanded.inputs.len() == before {
+        expanded.inputs.push(Input::missing(
             folder.display().to_string(),
-            format!("expected files whose names end in .{extensions}, found none"),
+            format!(
+                "expected files whose names end in {}, found none",
+                extensions(takes)
+            ),
         ));
     }
+}
+
+/// How the names of files end that a model of this kind takes.
+fn extensions(takes: Option<Kind>) -> String {
+    let extensions = match takes {
+        Some(Kind::Image) => PICTURES.to_vec(),
+        Some(Kind::Text) => TEXTS.to_vec(),
+        None => [&PICTURES[..], &TEXTS].concat(),
+    };
+    format!(".{}", extensions.join(", ."))
 }
 
 /// What a file holds, by its name.
@@ -257,6 +296,7 @@ mod tests {
             .collect();
         let prefix = format!("{}/", folder.display());
         expand(&arguments, takes)
+            .inputs
             .into_iter()
             .map(|input| {
                 let name = input.name.trim_start_matches(&prefix);
@@ -277,9 +317,32 @@ mod tests {
             names(folder.path(), &["dog"], None),
             ["dog/e[1].bmp", "dog/review.txt"]
         );
-        let inputs = expand(&[folder.path().join("empty").into()], Some(Kind::Image));
+        let inputs = expand(&[folder.path().join("empty").into()], Some(Kind::Image)).inputs;
         let reason = inputs[0].source.clone().unwrap_err();
         assert!(reason.contains(".png, .jpg"), "{reason}");
+    }
+
+    #[test]
+    fn what_a_folder_holds_besides_is_counted_and_named() {
+        let folder = folder();
+        let told = |folder: &str, takes| {
+            expand(&[folder.into()], takes)
+                .tell_left_out(takes)
+                .map(|told| told.replace(folder, ""))
+        };
+        let cats = folder.path().join("cat");
+        let cats = cats.to_str().unwrap();
+        assert_eq!(
+            told(cats, Some(Kind::Image)).unwrap(),
+            "left out, as their names do not end in .png, .jpg, .jpeg, .webp, .gif, .bmp: 1 of the files, /notes.md"
+        );
+        let told_all = told(folder.path().to_str().unwrap(), Some(Kind::Text)).unwrap();
+        assert!(
+            told_all.contains(".txt: 6 of the files, /cat/a.JPG") && told_all.ends_with(" and 1 more"),
+            "{told_all}"
+        );
+        fs::remove_file(folder.path().join("cat/notes.md")).unwrap();
+        assert_eq!(told(cats, Some(Kind::Image)), None);
     }
 
     #[test]
@@ -299,7 +362,7 @@ mod tests {
 
     #[test]
     fn only_a_text_classifier_takes_an_argument_as_text() {
-        let texts = |takes| expand(&["Was it *good*?".into(), "-".into()], takes);
+        let texts = |takes| expand(&["Was it *good*?".into(), "-".into()], takes).inputs;
         assert_eq!(texts(Some(Kind::Text))[0].source, Ok(Source::Text));
         assert_eq!(texts(Some(Kind::Text))[1].source, Ok(Source::StandardInput));
         for takes in [None, Some(Kind::Image)] {
@@ -310,7 +373,12 @@ mod tests {
 
     #[test]
     fn what_looks_like_the_name_of_a_file_is_no_text() {
-        let source = |argument: &str| expand(&[argument.into()], Some(Kind::Text)).remove(0).source;
+        let source = |argument: &str| {
+            expand(&[argument.into()], Some(Kind::Text))
+                .inputs
+                .remove(0)
+                .source
+        };
         for path in [
             "nosuch.txt",
             "my review.TXT",

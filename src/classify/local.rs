@@ -64,7 +64,7 @@ fn answer(prediction: Prediction, top_k: usize) -> Answer {
 }
 
 fn find_bundle(models: &Path, name: Option<&str>) -> Result<Bundle> {
-    let found = catalog::find(models, &Pinned::new())?;
+    let found = catalog::find(models, &Pinned::new(), catalog::tell)?;
     let chosen = match (name, found.as_slice()) {
         (Some(name), found) => found.iter().find(|found| found.name == name),
         (None, [only]) => Some(only),

@@ -3,6 +3,7 @@
 //! [`inputs`] makes a list of the arguments, [`local`] or [`remote`] answers each of them on a few threads, [`output`] prints the
 //! answers in the order of the list.
 
+mod certificate;
 pub mod inputs;
 pub mod local;
 pub mod output;
@@ -101,7 +102,11 @@ impl Backend {
 pub fn run(args: &ClassifyArgs) -> Result<()> {
     let backend = Backend::open(args)?;
     let model = backend.model();
-    let mut inputs = inputs::expand(&args.inputs, model.takes);
+    let expanded = inputs::expand(&args.inputs, model.takes);
+    if let Some(left_out) = expanded.tell_left_out(model.takes) {
+        eprintln!("classifyd: {left_out}");
+    }
+    let mut inputs = expanded.inputs;
     inputs.extend(args.text.iter().map(Input::text));
     let workers = backend.workers(inputs.len(), args.concurrency)?;
     let format = Format::choose(args.json, std::io::stdout().is_terminal(), &inputs, &model.labels);
@@ -123,7 +128,9 @@ pub fn run(args: &ClassifyArgs) -> Result<()> {
             }
             Err(error) => {
                 failed += 1;
-                bar.suspend(|| eprintln!("classifyd: {}: {error:#}", input.name));
+                let reason = format!("{error:#}");
+                bar.suspend(|| eprintln!("classifyd: {}: {reason}", input.name));
+                bar.suspend(|| printer.print_failure(&input.name, &reason))?;
             }
         }
         Ok(())
@@ -208,7 +215,7 @@ mod tests {
     #[test]
     fn answers_come_in_the_order_of_the_inputs_however_long_each_takes() {
         let arguments: Vec<_> = (0..40).map(|at| format!("text {at}").into()).collect();
-        let inputs = inputs::expand(&arguments, Some(Kind::Text));
+        let inputs = inputs::expand(&arguments, Some(Kind::Text)).inputs;
         let workers = (0..4)
             .map(|worker| {
                 Box::new(move |input: &Input| {
@@ -236,7 +243,7 @@ mod tests {
     #[test]
     fn printing_that_fails_ends_the_work() {
         let arguments: Vec<_> = (0..1000).map(|at| format!("text {at}").into()).collect();
-        let inputs = inputs::expand(&arguments, Some(Kind::Text));
+        let inputs = inputs::expand(&arguments, Some(Kind::Text)).inputs;
         let asked = &AtomicUsize::new(0);
         let worker = Box::new(move |input: &Input| {
             asked.fetch_add(1, Ordering::Relaxed);

@@ -67,6 +67,13 @@ struct Line<'a> {
     expected: Option<&'a str>,
 }
 
+/// The line of JSON of an input that failed.
+#[derive(Serialize)]
+struct Failure<'a> {
+    input: &'a str,
+    error: &'a str,
+}
+
 impl<W: Write> Printer<W> {
     /// Colours are for terminals; `console` looks whether standard output is one, and for `NO_COLOR`.
     pub fn new(output: W, format: Format) -> Self {
@@ -93,6 +100,23 @@ impl<W: Write> Printer<W> {
             Format::Tabs => tabs(name, answer, expected),
             Format::Columns { name: width, label } => self.columns(name, width, label, answer, expected),
         };
+        self.write(&line)
+    }
+
+    /// Writes the line of an input that failed, so that a program finds a line for each input. People are told elsewhere.
+    pub fn print_failure(&mut self, name: &str, reason: &str) -> anyhow::Result<()> {
+        if self.format != Format::Json {
+            return Ok(());
+        }
+        let failure = Failure {
+            input: name,
+            error: reason,
+        };
+        let line = serde_json::to_string(&failure)?;
+        self.write(&line)
+    }
+
+    fn write(&mut self, line: &str) -> anyhow::Result<()> {
         writeln!(self.output, "{line}")?;
         // Now, for a person who waits, and a program that reads.
         self.output.flush()?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use classifier::{Kind, image};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -130,11 +130,19 @@ impl Remote {
         })
     }
 
+    fn no_answer(&self, error: ureq::Error) -> anyhow::Error {
+        let server = server(&self.classify);
+        match super::certificate::fault(&error) {
+            Some(fault) => anyhow!("no answer from {server}: its certificate is refused: {fault}"),
+            None => anyhow::Error::from(error).context(format!("no answer from {server}")),
+        }
+    }
+
     /// Sends again, after the pause that the server asks for, while it says that it is too busy.
     fn retrying(&self, send: impl Fn() -> Result<Response<Body>, ureq::Error>) -> Result<Response<Body>> {
         let mut attempt = 1;
         loop {
-            let response = send().with_context(|| format!("no answer from {}", server(&self.classify)))?;
+            let response = send().map_err(|error| self.no_answer(error))?;
             let busy = matches!(
                 response.status(),
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE

@@ -94,6 +94,73 @@ fn start(folder: &Path, options: &[&str]) -> Server {
     Server::start(models.path(), &[&files[..], options].concat())
 }
 
+/// A certificate that signs itself, of an authority or of a server.
+fn self_signed(is_ca: IsCa, name: &str) -> Signed {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    let certificate = params.self_signed(&key).unwrap();
+    Signed {
+        certificate: certificate.der().clone(),
+        certificate_pem: certificate.pem(),
+        key,
+    }
+}
+
+/// `classifyd classify` with a server whose certificate is in the folder, and which is trusted.
+fn classify(folder: &Path, server: &Server, trusted: &Path) -> Output {
+    let picture = folder.join("picture.png");
+    fs::write(&picture, white_row(2)).unwrap();
+    let url = format!("https://localhost:{}", server.address.port());
+    classifyd()
+        .args(["classify", "--url", &url])
+        .arg(picture)
+        .env("SSL_CERT_FILE", trusted)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_certificate_that_a_client_refuses_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("tls.crt");
+    let refused = |signed: &Signed, trusted: &Path, reason: &str| {
+        write(folder.path(), signed);
+        let output = classify(folder.path(), &start(folder.path(), &[]), trusted);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(
+            errors.contains("its certificate is refused: ") && errors.contains(reason),
+            "{errors}"
+        );
+        assert!(!errors.contains("OtherError"), "{errors}");
+    };
+    // What `openssl req -x509` makes.
+    let of_an_authority = self_signed(IsCa::Ca(BasicConstraints::Unconstrained), "localhost");
+    refused(&of_an_authority, &trusted, "basicConstraints=critical,CA:FALSE");
+    refused(
+        &self_signed(IsCa::ExplicitNoCa, "elsewhere"),
+        &trusted,
+        "expected one for the name in --url",
+    );
+    let other = folder.path().join("other.crt");
+    fs::write(
+        &other,
+        self_signed(IsCa::ExplicitNoCa, "localhost").certificate_pem,
+    )
+    .unwrap();
+    let signed = Authority::new().sign("localhost");
+    refused(
+        &signed,
+        &other,
+        "name the file of its authority with SSL_CERT_FILE",
+    );
+    // What the advice makes.
+    write(folder.path(), &self_signed(IsCa::ExplicitNoCa, "localhost"));
+    let output = classify(folder.path(), &start(folder.path(), &[]), &trusted);
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Sends a request over a new connection, and gives the answer and the server's certificate.
 async fn ask(
     address: SocketAddr,
