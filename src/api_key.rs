@@ -13,15 +13,20 @@ const PREFIX: &str = "cfd_";
 /// 256 bits: nothing that can be guessed, so that a fast hash keeps it as well as a slow one.
 const BYTES: usize = 32;
 
-/// Prints the entry for the configuration to standard output, and the key itself to standard error, so that
+/// Prints the entry for the end of the configuration to standard output, and the key itself to standard error, so that
 /// `classifyd api-key NAME >> classifyd.toml` keeps the key out of the file.
 pub fn run(args: &ApiKeyArgs) -> anyhow::Result<()> {
     ApiKey::check_name(&args.name).map_err(|message| anyhow::anyhow!("NAME: {message}"))?;
     let key = generate()?;
+    // In TOML a key belongs to the table above it, so one that is written after the entry is none of the server's.
     println!(
-        "\n[[api_keys]]\nname = \"{}\"\nsha256 = \"{}\"",
+        "\n# Keys that hold for the whole server stand above this line.\n[[api_keys]]\nname = \"{}\"\nsha256 = \"{}\"",
         args.name,
         hex::encode(KeyHash::of(key.as_bytes()).0)
+    );
+    eprintln!(
+        "The entry belongs to the end of the file that --config names: a key behind it, such as rate_limit, would be one of this \
+         entry alone."
     );
     eprintln!("The key of {}, which is stored nowhere:\n{key}", args.name);
     Ok(())

@@ -23,11 +23,17 @@ pub struct Found {
 
 /// Finds the version of each model in `models/<name>/<version>/`: the one that `pinned` says, else the highest.
 ///
-/// Names that begin with a dot are left out, and so are folders without a version, with a warning.
-pub fn find(models: &Path, pinned: &Pinned) -> Result<Vec<Found>, BundleError> {
+/// Names that begin with a dot are left out, and so are folders without a version: `left_out` is told which and why.
+pub fn find(
+    models: &Path,
+    pinned: &Pinned,
+    mut left_out: impl FnMut(&BundleError),
+) -> Result<Vec<Found>, BundleError> {
     let mut found = Vec::new();
     for (name, directory) in folders(models)? {
-        let mut versions: BTreeMap<u64, PathBuf> = folders(&directory)?
+        let inside = folders(&directory)?;
+        let names = inside.keys().cloned().collect::<Vec<_>>().join(", ");
+        let mut versions: BTreeMap<u64, PathBuf> = inside
             .into_iter()
             .filter_map(|(version, directory)| Some((parse_version(&version)?, directory)))
             .collect();
@@ -46,10 +52,12 @@ pub fn find(models: &Path, pinned: &Pinned) -> Result<Vec<Found>, BundleError> {
             }
         }
         let Some((version, directory)) = versions.pop_last() else {
-            tracing::warn!(
-                directory = %directory.display(),
-                "left out: expected a version (a positive integer) as a folder, found none"
-            );
+            left_out(&BundleError {
+                file: directory,
+                key: None,
+                expected: "a folder whose name is a version (1, 2 and so on)".into(),
+                found: if names.is_empty() { "none".into() } else { names },
+            });
             continue;
         };
         found.push(Found {
@@ -59,6 +67,11 @@ pub fn find(models: &Path, pinned: &Pinned) -> Result<Vec<Found>, BundleError> {
         });
     }
     Ok(found)
+}
+
+/// Tells a person at the terminal what [`find`] leaves out.
+pub fn tell(left_out: &BundleError) {
+    eprintln!("classifyd: left out: {left_out}");
 }
 
 /// Name of a model -> the version that the configuration wants, where it wants one.
@@ -93,7 +106,8 @@ fn folders(parent: &Path) -> Result<BTreeMap<String, PathBuf>, BundleError> {
 
 /// Opens every model that is found; all mistakes are reported, not only the first.
 pub fn open(models: &Path, pinned: &Pinned) -> Result<Vec<(Found, Bundle)>, Vec<BundleError>> {
-    let found = find(models, pinned).map_err(|error| vec![error])?;
+    let warn = |reason: &BundleError| tracing::warn!("left out: {reason}");
+    let found = find(models, pinned, warn).map_err(|error| vec![error])?;
     if found.is_empty() {
         return Err(vec![BundleError {
             file: models.to_path_buf(),
@@ -257,7 +271,7 @@ mod tests {
         }
         fs::write(models.path().join("README.md"), "not a model").unwrap();
         let versions = |pinned: &Pinned| {
-            let found = find(models.path(), pinned)?;
+            let found = find(models.path(), pinned, |_| {})?;
             Ok::<_, BundleError>(
                 found
                     .into_iter()
@@ -269,6 +283,20 @@ mod tests {
         let both = |version| vec![("a".to_owned(), version), ("b".to_owned(), 1)];
         assert_eq!(versions(&Pinned::new()).unwrap(), both(10));
         assert_eq!(versions(&pinned(2)).unwrap(), both(2), "a version that is pinned");
+        let mut left_out = Vec::new();
+        find(models.path(), &Pinned::new(), |reason| {
+            left_out.push(reason.to_string())
+        })
+        .unwrap();
+        assert_eq!(left_out.len(), 2, "{left_out:?}");
+        assert!(
+            left_out[0].contains("/c: ") && left_out[0].ends_with("found 0"),
+            "{left_out:?}"
+        );
+        assert!(
+            left_out[1].contains("/empty: ") && left_out[1].ends_with("found none"),
+            "{left_out:?}"
+        );
         let error = versions(&pinned(3)).unwrap_err();
         assert!(error.expected.contains("version 3"), "{error}");
         assert_eq!(error.found, "2, 9, 10");

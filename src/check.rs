@@ -18,7 +18,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
         let directories = if directory.join(bundle::MODEL).exists() {
             vec![directory.clone()]
         } else {
-            catalog::find(directory, &catalog::Pinned::new())?
+            catalog::find(directory, &catalog::Pinned::new(), catalog::tell)?
                 .into_iter()
                 .map(|found| found.directory)
                 .collect()

@@ -1,5 +1,6 @@
 //! Configuration and folder -> ONNX Runtime -> running models.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use classifier::bundle::Serving;
@@ -48,6 +49,34 @@ pub fn open(config: &Config) -> Result<Vec<(Found, Bundle)>, ModelsError> {
     Ok(opened)
 }
 
+/// Why models do not run on what `device = "auto"` would rather have. The reason is mostly the machine's, and the same for all of
+/// them: each is told once.
+#[derive(Debug, Default)]
+pub struct Fallbacks(BTreeMap<(&'static str, String), Vec<String>>);
+
+impl Fallbacks {
+    /// Notes the reason of this model, if it has one.
+    pub fn add(&mut self, model: &Model) {
+        let placement = model.placement();
+        if let Some(reason) = &placement.fallback {
+            let key = (placement.provider.name(), reason.clone());
+            self.0.entry(key).or_default().push(model.name.clone());
+        }
+    }
+
+    /// Writes a line for each reason to the log.
+    pub fn warn(&self) {
+        for ((provider, reason), models) in &self.0 {
+            tracing::warn!(
+                models = models.join(", "),
+                provider,
+                reason,
+                "device = \"auto\" fell back"
+            );
+        }
+    }
+}
+
 /// Loads every model that is in the folder and not in `served` in that version. Blocks.
 pub fn models(
     config: &Config,
@@ -57,17 +86,20 @@ pub fn models(
 ) -> Result<Catalog, ModelsError> {
     let opened = open(config)?;
     let mut models = Vec::new();
+    let mut fallbacks = Fallbacks::default();
     for (Found { name, version, .. }, bundle) in opened {
         if let Some(model) = served.served(&name, version) {
             models.push(Arc::clone(model));
             continue;
         }
         let model = start(config, &name, version, bundle, metrics, workers)?;
+        fallbacks.add(&model);
         if model.placement().provider != Provider::Cpu {
             gpu::watch(metrics);
         }
         models.push(Arc::new(model));
     }
+    fallbacks.warn();
     let defaults = Defaults {
         image: config.default_image_model.0.clone(),
         text: config.default_text_model.0.clone(),
@@ -117,14 +149,6 @@ pub fn start(
             rows,
             max_batch = model.max_batch,
             "queue_memory holds less than two batches of this model, so that batches stay small: raise it, or lower max_batch"
-        );
-    }
-    if let Some(reason) = &placement.fallback {
-        tracing::warn!(
-            model = name,
-            provider = placement.provider.name(),
-            reason,
-            "device = \"auto\" fell back"
         );
     }
     tracing::info!(

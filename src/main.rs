@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, FromArgMatches};
 use classifier::runtime::environment;
 use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs, WarmArgs};
-use classifyd::config::Config;
+use classifyd::config::{self, Config};
 use classifyd::reload::{Hangups, hold_hangups};
 use classifyd::{
     api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry, warm,
@@ -82,16 +82,24 @@ fn wrong_usage(error: &clap::Error) -> ! {
 /// `matches` knows which of the settings were flags.
 fn serve(args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     let print_config = args.print_config;
+    let named = args.config.clone();
     let hangups = Hangups::listen()?;
     let origins = matches.map(Config::origins_of).unwrap_or_default();
     let read = move || Config::load(args.settings.clone(), origins.clone(), args.config.as_deref());
     let config = read()?;
+    let unread = config::unread(named.as_deref());
     if print_config {
+        if let Some(unread) = unread {
+            writeln!(std::io::stdout(), "# {unread}")?;
+        }
         std::io::stdout().write_all(config.to_toml()?.as_bytes())?;
         return Ok(());
     }
     // Dropped last, so that no line is lost.
     let (telemetry, _guard) = telemetry::init(&config)?;
+    if let Some(unread) = unread {
+        tracing::info!("{unread}");
+    }
     let runtime = runtime()?;
     let result = runtime.block_on(startup::serve(config, telemetry, hangups, read));
     // A lane may be in a run that cannot be interrupted, and must not keep the process.
@@ -104,6 +112,9 @@ fn warm(args: WarmArgs, matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     let origins = matches.map(Config::origins_of).unwrap_or_default();
     let config = Config::load(args.settings, origins, args.config.as_deref())?;
     let (_telemetry, _guard) = telemetry::init(&config).map_err(anyhow::Error::msg)?;
+    if let Some(unread) = config::unread(args.config.as_deref()) {
+        tracing::info!("{unread}");
+    }
     let runtime = runtime()?;
     runtime.block_on(async { tokio::task::spawn_blocking(move || warm::run(&config)).await? })
 }

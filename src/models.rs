@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::catalog::{self, Found};
 use crate::cli::ModelsArgs;
-use crate::config::{Config, Origins, Settings, Unset};
+use crate::config::{self, Config, Origins, Settings, Unset};
 use crate::table;
 
 /// One model directory.
@@ -47,7 +47,10 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
         ..Settings::default()
     };
     let config = Config::load(settings, Origins::default(), args.config.as_deref())?;
-    let found = catalog::find(&config.models, &config.pinned_versions())?;
+    if let Some(unread) = config::unread(args.config.as_deref()) {
+        eprintln!("classifyd: {unread}");
+    }
+    let found = catalog::find(&config.models, &config.pinned_versions(), catalog::tell)?;
     ensure!(
         !found.is_empty(),
         "{}: expected at least one model as <name>/<version>/model.onnx, found none",

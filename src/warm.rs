@@ -22,10 +22,12 @@ pub fn run(config: &Config) -> Result<()> {
     let workers = Workers::start(cpu::available(), config.decode_memory.0.as_u64())?;
     let count = opened.len();
     let mut rows = Vec::new();
+    let mut fallbacks = load::Fallbacks::default();
     for (catalog::Found { name, version, .. }, bundle) in opened {
         let started = Instant::now();
         match load::start(config, &name, version, bundle, &metrics, &workers) {
             Ok(model) => {
+                fallbacks.add(&model);
                 rows.push(row(&model, started.elapsed()));
                 // Gives the memory back before the next one needs it.
                 model.join();
@@ -33,6 +35,7 @@ pub fn run(config: &Config) -> Result<()> {
             Err(error) => eprintln!("classifyd: {error}"),
         }
     }
+    fallbacks.warn();
     let warmed = rows.len();
     if warmed > 0 {
         let header = ["model", "provider", "gpu", "lanes", "max batch", "seconds"];

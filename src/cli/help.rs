@@ -105,6 +105,9 @@ const KEYS: &[(&str, Lines)] = &[
     ),
 ];
 
+/// The groups of keys that have an effect on `warm`.
+const WARM: &[&str] = &["Models", "Queues, batches and lanes", "GPU", "Log and traces"];
+
 /// Heading of a key that stands in no group.
 const OTHER: &str = "Other keys";
 
@@ -180,7 +183,8 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
                 "build the engines",
             ),
         ],
-        "A model that cannot be loaded is named on standard error, the others are still\n\
+        "All other options of serve are taken as well, and have no effect.\n\
+         A model that cannot be loaded is named on standard error, the others are still\n\
          done, and the exit code is 1.",
     ),
     (
@@ -195,7 +199,9 @@ const EXAMPLES: &[(&str, Lines, &str)] = &[
                 "500 requests per second",
             ),
         ],
-        "",
+        "A server writes a line for each request to its log: start it with\n\
+         --access-log off (CLASSIFYD_ACCESS_LOG=off make serve), or the log is measured\n\
+         as well.",
     ),
     (
         "healthcheck",
@@ -272,8 +278,10 @@ pub(super) fn complete(command: Command) -> Command {
         .after_help(overview())
         .mut_subcommands(|command| {
             let name = command.get_name().to_owned();
+            let command = in_plain_words(command);
             let command = match name.as_str() {
-                "serve" | "warm" => with_keys(command),
+                "serve" => with_keys(command),
+                "warm" => without_what_has_no_effect(with_keys(command)),
                 _ => command,
             };
             let command = match EXAMPLES.iter().find(|(of, _, _)| *of == name) {
@@ -293,6 +301,52 @@ fn compact(command: Command) -> Command {
             .help("Print help")
             .action(ArgAction::HelpShort),
     )
+}
+
+/// The comments on commands and options are written for rustdoc: takes its marks out.
+fn in_plain_words(command: Command) -> Command {
+    let command = match command.get_about().map(plain_words) {
+        Some(about) => command.about(about),
+        None => command,
+    };
+    let command = match command.get_long_about().map(plain_words) {
+        Some(about) => command.long_about(about),
+        None => command,
+    };
+    command.mut_args(|arg| {
+        let arg = match arg.get_help().map(plain_words) {
+            Some(help) => arg.help(help),
+            None => arg,
+        };
+        match arg.get_long_help().map(plain_words) {
+            Some(help) => arg.long_help(help),
+            None => arg,
+        }
+    })
+}
+
+/// Without the backticks of code and the angle brackets of links.
+fn plain_words(text: &StyledStr) -> String {
+    let text = text.to_string().replace('`', "");
+    let mut pieces = text.split("<http");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain.push_str("http");
+        plain.push_str(&piece.replacen('>', "", 1));
+    }
+    plain
+}
+
+/// Hides the keys that `warm` takes only because `serve` does.
+fn without_what_has_no_effect(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let key = arg.get_id().to_string();
+        let is_key = Config::KEYS.iter().any(|(known, _)| *known == key);
+        let has_effect = KEYS
+            .iter()
+            .any(|(heading, keys)| WARM.contains(heading) && keys.iter().any(|(known, _)| *known == key));
+        arg.hide(is_key && !has_effect)
+    })
 }
 
 /// Groups the keys of the configuration, and names their defaults.
@@ -358,7 +412,7 @@ fn overview() -> StyledStr {
     section(&mut text, "Exit codes", &EXIT_CODES);
     let _ = write!(
         text,
-        "\n`{LITERAL}classifyd COMMAND --help{LITERAL:#}` has the options of a command, and examples."
+        "\n{LITERAL}classifyd COMMAND --help{LITERAL:#} has the options of a command, and examples."
     );
     StyledStr::from(text)
 }
@@ -428,6 +482,54 @@ mod tests {
             settings.get_arguments().count(),
             "a key that is no longer there"
         );
+    }
+
+    #[test]
+    fn help_has_no_marks_of_rustdoc() {
+        let mut command = crate::cli::command();
+        command.build();
+        let mut helps = vec![("classifyd".to_owned(), command.render_long_help().to_string())];
+        for command in command.get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            helps.push((name.clone(), command.render_help().to_string()));
+            helps.push((name, command.render_long_help().to_string()));
+        }
+        assert!(helps.len() > 20);
+        for (name, help) in helps {
+            for line in help.lines() {
+                assert!(!line.contains('`') && !line.contains("<http"), "{name}: {line}");
+            }
+        }
+        assert_eq!(
+            plain_words(&"As in <http://a.example>, with `b`: <name>".to_owned().into()),
+            "As in http://a.example, with b: <name>"
+        );
+    }
+
+    #[test]
+    fn warm_lists_only_what_has_an_effect_on_it() {
+        let help = help("warm", 1000);
+        for option in [
+            "--models",
+            "--device ",
+            "--lanes",
+            "--tensorrt-cache",
+            "--config",
+            "--log ",
+        ] {
+            assert!(help.contains(option), "{option}: {help}");
+        }
+        for option in [
+            "--tls-certificate",
+            "--rate-limit",
+            "--grace",
+            "--listen",
+            "--max-body",
+        ] {
+            assert!(!help.contains(option), "{option}: {help}");
+        }
+        let parsed = crate::cli::command().try_get_matches_from(["classifyd", "warm", "--grace", "1s"]);
+        assert!(parsed.is_ok(), "the same command line as for serve");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::telemetry;
 
 pub use self::access::{ApiKey, CorsOrigin, KeyHash, RateLimit};
+pub use self::file::unread;
 pub use self::model::{ModelConfig, ModelTable};
 pub use self::place::{Origin, Origins, Place};
 use self::values::IsNone;

@@ -26,6 +26,7 @@ pub(crate) fn make_key(name: &str) -> Made {
     let key = told.lines().last().unwrap().to_owned();
     assert!(key.starts_with("cfd_") && key.len() > 40, "{told}");
     assert!(!entry.contains(&key), "{entry}");
+    assert!(told.contains("the end of the file"), "{told}");
     Made { key, entry }
 }
 

@@ -136,7 +136,7 @@ fn a_mistake_in_the_configuration_is_told_before_anything_is_loaded() {
     for (text, part) in [
         (
             "listn = \"127.0.0.1:1\"",
-            "classifyd.toml:1:1: listn: unknown field",
+            "classifyd.toml:1:1: listn: unknown key; did you mean listen?",
         ),
         ("grace = 5", "classifyd.toml:1:9: grace: "),
         ("[server]\nlisten = 1", "server"),
@@ -341,5 +341,69 @@ fn a_port_that_is_taken_is_told() {
         "--models",
         models.to_str().unwrap(),
     ];
-    fails(&serve, &[], &["cannot listen on", &address, "in use"]);
+    let advice = "choose another address with --listen, CLASSIFYD_LISTEN or listen in the file";
+    fails(&serve, &[], &["cannot listen on", &address, "in use", advice]);
+    let (_, log) = run(&serve, &[]);
+    assert!(
+        !log.contains("ONNX Runtime loaded"),
+        "nothing is loaded for nothing: {log}"
+    );
+    let admin = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        &address,
+        "--models",
+        models.to_str().unwrap(),
+    ];
+    fails(
+        &admin,
+        &[],
+        &["flag --admin-listen: admin_listen: cannot listen on", &address],
+    );
+}
+
+/// What `make serve` and documents would read is told where it is not read.
+#[test]
+fn a_configuration_in_the_working_directory_is_told_and_not_read() {
+    let folder = some_models(&["linear"]);
+    fs::write(folder.path().join("classifyd.toml"), "queue_capacity = 77").unwrap();
+    let in_folder = |options: &[&str]| {
+        let output = classifyd()
+            .current_dir(folder.path())
+            .args(options)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let told = "./classifyd.toml is not read: name it with --config classifyd.toml or CLASSIFYD_CONFIG";
+    let printed = in_folder(&["serve", "--print-config"]);
+    assert!(printed.starts_with(&format!("# {told}\n")), "{printed}");
+    assert!(!printed.contains("77"), "{printed}");
+    for options in [&["models", "."][..], &["warm", "--models", "."]] {
+        assert!(in_folder(options).contains(told), "{options:?}");
+    }
+    let printed = in_folder(&["serve", "--print-config", "--config", "classifyd.toml"]);
+    assert!(!printed.contains(told), "{printed}");
+    assert!(
+        printed.contains("queue_capacity = 77 # classifyd.toml:1"),
+        "{printed}"
+    );
+}
+
+#[tokio::test]
+async fn the_server_says_where_its_pages_are_when_it_is_ready() {
+    let models = some_models(&["linear"]);
+    let server = Server::start_at("0.0.0.0:0", models.path(), &[]);
+    let url = format!("http://127.0.0.1:{}/", server.address.port());
+    let pages = format!("open {url} for the playground, {url}docs for the API");
+    server.wait_for_log(&[&pages]).await;
+    let ready = server
+        .log()
+        .into_iter()
+        .find(|line| line.contains("\"ready\""))
+        .unwrap();
+    assert!(ready.contains(&format!("\"url\":\"{url}\"")), "{ready}");
 }
