@@ -30,6 +30,8 @@ DEFAULT_DRAIN = 5 + 25
 # After them it takes at most this for the last answers and for its lanes.
 LAST_WORDS = 4
 
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
 problems = []
 
 
@@ -45,6 +47,10 @@ def seconds(text):
         number = part.rstrip("msh")
         total += float(number) * units[part[len(number) :]]
     return total
+
+
+def port_of(address):
+    return int(address.rsplit(":", 1)[1])
 
 
 class KServe:
@@ -157,12 +163,13 @@ def check_together(source, documents):
     if version != VERSION:
         problem(source, f"image: expected the version of Cargo.toml, {VERSION}, found {container['image']}")
 
-    [port] = container["ports"]
-    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        if container[name]["httpGet"]["port"] != port["name"]:
-            problem(source, f"{name}: expected the port {port['name']}, found {container[name]}")
-    if int(config["listen"].rsplit(":", 1)[1]) != port["containerPort"]:
-        problem(source, f"listen {config['listen']} is not the container's port {port['containerPort']}")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for name in PROBES:
+        if container[name]["httpGet"]["port"] != "admin":
+            problem(source, f"{name}: expected the port admin, found {container[name]}")
+    listening = {"http": port_of(config["listen"]), "admin": port_of(config["admin_listen"])}
+    if listening != ports:
+        problem(source, f"listen and admin_listen: expected the container's ports {ports}, found {listening}")
     mounted = {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume}
     if config_map["metadata"]["name"] not in mounted:
         problem(source, f"no volume of the ConfigMap {config_map['metadata']['name']}")
@@ -186,19 +193,17 @@ def check_together(source, documents):
         if not selects(selector, labels):
             problem(source, f"{kind}: {selector} does not select the pods, whose labels are {labels}")
     for service_port in service["spec"]["ports"]:
-        if service_port["targetPort"] != port["name"]:
-            problem(source, f"Service: expected the target port {port['name']}, found {service_port['targetPort']}")
+        # Clients must not reach probes and metrics.
+        if service_port["targetPort"] != "http":
+            problem(source, f"Service: expected the target port http, found {service_port['targetPort']}")
     for policy in by_kind(documents, "NetworkPolicy"):
-        for rule in policy["spec"]["ingress"]:
-            if [allowed["port"] for allowed in rule["ports"]] != [port["name"]]:
-                problem(source, f"NetworkPolicy: expected the port {port['name']}, found {rule['ports']}")
-    for monitor in by_kind(documents, "ServiceMonitor"):
-        if not selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"]):
-            problem(source, "the ServiceMonitor does not select the Service")
-        names = {port["name"] for port in service["spec"]["ports"]}
-        for endpoint in monitor["spec"]["endpoints"]:
-            if endpoint["port"] not in names:
-                problem(source, f"ServiceMonitor: expected a port of the Service, {names}, found {endpoint['port']}")
+        check_network_policy(source, policy["spec"]["ingress"])
+    for monitor in by_kind(documents, "PodMonitor"):
+        if not selects(monitor["spec"]["selector"]["matchLabels"], labels):
+            problem(source, "the PodMonitor does not select the pods")
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            if endpoint["port"] != "admin":
+                problem(source, f"PodMonitor: expected the port admin, found {endpoint['port']}")
     for scaler in by_kind(documents, "HorizontalPodAutoscaler"):
         spec = scaler["spec"]
         if spec["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
@@ -211,6 +216,21 @@ def check_together(source, documents):
         for metric in spec["metrics"]:
             if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] not in ADAPTER_METRICS:
                 problem(source, f"HorizontalPodAutoscaler: {metric['pods']['metric']['name']} is none of {ADAPTER_METRICS}")
+
+
+def check_network_policy(source, rules):
+    """Clients come to the port http, Prometheus to the port admin, and nobody to both."""
+    sources = {}
+    for rule in rules:
+        [port] = rule["ports"]
+        if not rule["from"]:
+            problem(source, f"NetworkPolicy: everybody may come to the port {port['port']}")
+        sources.setdefault(port["port"], []).extend(rule["from"])
+    if "http" not in sources or not sources.keys() <= {"http", "admin"}:
+        problem(source, f"NetworkPolicy: expected the ports http and admin, found {list(sources)}")
+    for peer in sources.get("admin", []):
+        if peer in sources["http"]:
+            problem(source, f"NetworkPolicy: {peer} may come to both ports")
 
 
 def adapter_metrics():
@@ -262,8 +282,8 @@ def check_chart():
             "gpu": {"enabled": True},
             "startupSeconds": 300,
             "autoscaling": {"queueDepth": {"enabled": True}},
-            "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-            "networkPolicy": {"egress": [{"ports": [{"protocol": "UDP", "port": 53}]}]},
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "networkPolicy": {"adminNamespaces": ["prometheus"], "egress": [{"ports": [{"protocol": "UDP", "port": 53}]}]},
             "modelsVolume": {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
             "extraEnv": [{"name": "CLASSIFYD_LOG", "value": "debug"}],
             "extraVolumes": [{"name": "keys", "secret": {"secretName": "keys"}}],
@@ -279,6 +299,7 @@ def check_chart():
             "podDisruptionBudget": {"enabled": False},
             "networkPolicy": {"enabled": False},
         },
+        "metrics for nobody": {"networkPolicy": {"adminNamespaces": []}},
     }
     with helm_python.Chart.load(str(CHART)) as chart:
         for name, values in variants.items():
@@ -327,6 +348,15 @@ def check_kserve():
     needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + DEFAULT_DRAIN + LAST_WORDS
     if predictor["terminationGracePeriodSeconds"] < needed:
         problem("KServe", f"terminationGracePeriodSeconds: expected at least {needed}")
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    admin = port_of(environment["CLASSIFYD_ADMIN_LISTEN"])
+    asked = {container[name]["httpGet"]["port"] for name in PROBES}
+    asked.add(int(runtime["spec"]["annotations"]["prometheus.kserve.io/port"]))
+    if asked != {admin}:
+        problem("KServe", f"probes and metrics: expected the port of CLASSIFYD_ADMIN_LISTEN, {admin}, found {asked}")
+    exposed = [port["containerPort"] for port in container["ports"]]
+    if exposed != [port_of(environment["CLASSIFYD_LISTEN"])]:
+        problem("KServe", f"ports: expected that of CLASSIFYD_LISTEN alone, found {exposed}")
     if container["image"] != f"classifyd:{VERSION}":
         problem("KServe", f"image: expected the version of Cargo.toml, {VERSION}, found {container['image']}")
     formats = [entry["name"] for entry in runtime["spec"]["supportedModelFormats"]]
@@ -347,10 +377,33 @@ def check_compose_and_unit():
             path = volume.split(":")[0]
             if path.startswith(".") and not (ROOT / path).exists():
                 problem("docker-compose.yml", f"{name}: {path} is not there")
+    check_compose_admin(compose["services"])
     unit = (DEPLOY / "systemd/classifyd.service").read_text()
     [stop] = [line.split("=")[1] for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
     if float(stop) < defaults:
         problem("classifyd.service", f"TimeoutStopSec: expected at least {defaults} s, found {stop}")
+
+
+def check_compose_admin(services):
+    """Probes and metrics are on a port that is not published, and HAProxy and Prometheus know it."""
+    source = "docker-compose.yml"
+    servers = {name: service for name, service in services.items() if name.startswith("classifyd")}
+    admin = {port_of(service["environment"]["CLASSIFYD_ADMIN_LISTEN"]) for service in servers.values()}
+    if len(admin) != 1:
+        problem(source, f"CLASSIFYD_ADMIN_LISTEN: expected one port, found {admin}")
+    [admin] = admin
+    for name, service in servers.items():
+        for published in service.get("ports", []):
+            if port_of(published) == admin:
+                problem(source, f"{name}: {published} publishes the port of probes and metrics")
+    asked = services["haproxy"]["environment"]["ADMIN_PORT"]
+    if asked != str(admin):
+        problem(source, f"haproxy: ADMIN_PORT: expected {admin}, found {asked}")
+    jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    [job] = [job for job in jobs if job["job_name"] == "classifyd"]
+    for target in (target for entry in job["static_configs"] for target in entry["targets"]):
+        if target.split(":")[0] not in servers or port_of(target) != admin:
+            problem("prometheus.yml", f"{target}: expected a server of docker-compose.yml and the port {admin}")
 
 
 def check_gpu_image():

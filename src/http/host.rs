@@ -28,6 +28,9 @@ pub enum AllowedHosts {
     Loopback,
     /// These, in lower case; `*.example.org` is every name below `example.org`.
     Names(Vec<String>),
+    /// The same, `localhost`, and every address. Whoever scrapes metrics asks by address, and a page whose name is rebound
+    /// sends that name.
+    NamesAndAddresses(Vec<String>),
 }
 
 impl AllowedHosts {
@@ -44,23 +47,32 @@ impl AllowedHosts {
         }
     }
 
+    /// Of the listener at `address` that is for probes and metrics alone.
+    pub fn for_admin(names: &[String], address: SocketAddr) -> Self {
+        match Self::new(names, address) {
+            Self::Names(names) => Self::NamesAndAddresses(names),
+            other => other,
+        }
+    }
+
     fn allows(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        match self {
-            Self::Any => true,
-            Self::Loopback => {
-                let address = host
-                    .trim_start_matches('[')
-                    .trim_end_matches(']')
-                    .parse::<IpAddr>();
-                host == "localhost"
-                    || host.ends_with(".localhost")
-                    || address.is_ok_and(|address| address.is_loopback())
-            }
-            Self::Names(names) => names.iter().any(|name| match name.strip_prefix('*') {
+        let address = || {
+            let plain = host.trim_start_matches('[').trim_end_matches(']');
+            plain.parse::<IpAddr>()
+        };
+        let is_localhost = || host == "localhost" || host.ends_with(".localhost");
+        let is_listed = |names: &[String]| {
+            names.iter().any(|name| match name.strip_prefix('*') {
                 Some(below) => host.ends_with(below) && host.len() > below.len(),
                 None => *name == host,
-            }),
+            })
+        };
+        match self {
+            Self::Any => true,
+            Self::Loopback => is_localhost() || address().is_ok_and(|address| address.is_loopback()),
+            Self::Names(names) => is_listed(names),
+            Self::NamesAndAddresses(names) => is_localhost() || address().is_ok() || is_listed(names),
         }
     }
 
@@ -103,6 +115,7 @@ impl AllowedHosts {
         }
         let expected = match self {
             Self::Names(_) => "one of the names in allowed_hosts",
+            Self::NamesAndAddresses(_) => "an address, localhost, or one of the names in allowed_hosts",
             _ => {
                 "localhost or an address of the loopback interface, on which the server listens, unless allowed_hosts names others"
             }
@@ -253,6 +266,17 @@ mod tests {
         ] {
             assert_eq!(
                 check(&listed, &[bad], "/"),
+                Err(Code::MisdirectedRequest),
+                "{bad}"
+            );
+        }
+        let admin = AllowedHosts::for_admin(&names, "0.0.0.0:8081".parse().unwrap());
+        for good in ["api.example.org", "10.0.0.1:8081", "[fd00::1]", "localhost:8081"] {
+            assert_eq!(check(&admin, &[good], "/metrics"), Ok(()), "{good}");
+        }
+        for bad in ["evil.example", "10.0.0.1.evil.example"] {
+            assert_eq!(
+                check(&admin, &[bad], "/metrics"),
                 Err(Code::MisdirectedRequest),
                 "{bad}"
             );

@@ -139,7 +139,7 @@ pub fn admin_router(app: Arc<App>) -> Router {
         .admin_listen
         .0
         .map_or(app.config.listen.0, |address| address.0);
-    let hosts = HostLayer::new(AllowedHosts::new(&app.config.allowed_hosts.0, address));
+    let hosts = HostLayer::new(AllowedHosts::for_admin(&app.config.allowed_hosts.0, address));
     with_layers(Router::from(admin()), None, hosts, app)
 }
 

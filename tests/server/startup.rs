@@ -203,6 +203,27 @@ fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
 }
 
 #[test]
+fn the_configurations_in_deploy_are_understood() {
+    for (file, admin) in [
+        ("container/classifyd.toml", None),
+        ("container/classifyd-gpu.toml", None),
+        ("kubernetes/base/classifyd.toml", Some("0.0.0.0:8081")),
+    ] {
+        let path = root().join("deploy").join(file);
+        let (code, printed) = run(
+            &["serve", "--print-config", "--config", path.to_str().unwrap()],
+            &[],
+        );
+        assert_eq!(code, Some(0), "{file}: {printed}");
+        let line = match admin {
+            Some(address) => format!("admin_listen = \"{address}\" # "),
+            None => "# admin_listen is not set".to_owned(),
+        };
+        assert!(printed.contains(&line), "{file}: expected {line} in:\n{printed}");
+    }
+}
+
+#[test]
 fn a_table_for_a_model_is_checked_against_the_models() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.toml");

@@ -226,6 +226,15 @@ async fn a_request_names_one_host_and_the_server_answers_to_its_own_names() {
         200
     );
     assert_eq!(ask(&listed, &format!("{models}\r\nHost: localhost")), 421);
+    // Prometheus asks by address, and the names are those that clients use.
+    let options = [
+        "--allowed-hosts",
+        "api.example.org",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
+    let guarded = Server::start(&fixture_models(), &options);
+    guarded.wait_for_metric("classifyd_ready", 1.0).await;
     let any = Server::start(&fixture_models(), &["--allowed-hosts", "*"]);
     assert_eq!(ask(&any, &format!("{models}\r\nHost: rebound.example")), 200);
     ok(any.get("/v1/models").send().await.unwrap()).await;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,13 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// A folder with the model `digits` alone.
+fn digits() -> tempfile::TempDir {
+    let models = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
+    models
+}
+
 /// The servers behind the load balancer, each at an address that it keeps when it is started again.
 struct Servers {
     models: tempfile::TempDir,
@@ -51,12 +59,26 @@ struct Servers {
 
 impl Servers {
     fn start(options: &[&'static str]) -> Self {
-        let models = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
+        let models = digits();
         let running = (0..3).map(|_| Server::start(models.path(), options)).collect();
         Self {
             models,
             options: options.to_vec(),
+            running,
+        }
+    }
+
+    /// With probes and metrics on the same port of different hosts, as in production.
+    fn start_with_admin(port: u16) -> Self {
+        let models = digits();
+        let start = |host| {
+            let (listen, admin) = (format!("127.0.0.{host}:0"), format!("127.0.0.{host}:{port}"));
+            Server::start_at(&listen, models.path(), &["--admin-listen", &admin])
+        };
+        let running = (1..=3).map(start).collect();
+        Self {
+            models,
+            options: Vec::new(),
             running,
         }
     }
@@ -115,10 +137,30 @@ impl LoadBalancer {
 
     fn nginx(servers: &Servers) -> Self {
         let address = free_address();
-        let folder = tempfile::tempdir().unwrap();
         let shipped = std::fs::read_to_string(root().join("deploy/nginx/nginx.conf")).unwrap();
-        let mut config = put_in(&shipped, "listen 8080", &format!("listen {address}"));
-        config = put_in(&config, " /tmp/", &format!(" {}/", folder.path().display()));
+        let config = put_in(&shipped, "listen 8080", &format!("listen {address}"));
+        Self::nginx_at(servers, address, &config, tempfile::tempdir().unwrap())
+    }
+
+    /// With the lines for HTTPS, which are comments in the file.
+    fn nginx_with_tls(servers: &Servers) -> Self {
+        let (address, folder) = (free_address(), tempfile::tempdir().unwrap());
+        write_certificate(folder.path());
+        let mut config = std::fs::read_to_string(root().join("deploy/nginx/nginx.conf")).unwrap();
+        for (from, to) in [
+            ("        listen 8080 backlog=4096;\n", ""),
+            ("# listen 8443", &format!("listen {address}")),
+            ("# ssl_", "ssl_"),
+            // Relative to the file.
+            ("/etc/nginx/", ""),
+        ] {
+            config = put_in(&config, from, to);
+        }
+        Self::nginx_at(servers, address, &config, folder)
+    }
+
+    fn nginx_at(servers: &Servers, address: SocketAddr, config: &str, folder: tempfile::TempDir) -> Self {
+        let mut config = put_in(config, " /tmp/", &format!(" {}/", folder.path().display()));
         for (number, server) in (1..).zip(servers.addresses()) {
             config = put_in(
                 &config,
@@ -208,64 +250,76 @@ impl Drop for LoadBalancer {
     }
 }
 
+/// Writes a certificate for `localhost`, its key, and both in one file: `tls.crt`, `tls.key`, `both.pem`.
+fn write_certificate(folder: &Path) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    std::fs::write(folder.join("both.pem"), certificate.clone() + &key).unwrap();
+    std::fs::write(folder.join("tls.crt"), certificate).unwrap();
+    std::fs::write(folder.join("tls.key"), key).unwrap();
+}
+
+/// Asks by HTTPS, with a picture if the path is that of classifications. Gives the status and the version of HTTP.
+fn ask_https(address: SocketAddr, path: &str) -> String {
+    let picture = root().join("models/digits/1/golden/7_0.png");
+    let mut command = Command::new("curl");
+    command
+        .args(["--silent", "--show-error", "--insecure", "--output", "/dev/null"])
+        .args(["--write-out", "%{http_code} %{http_version}"])
+        .args(["--connect-to", &format!("::{address}")])
+        .arg(format!("https://localhost:{}{path}", address.port()));
+    if path == CLASSIFY {
+        command
+            .args(["--header", "Content-Type: image/png", "--data-binary"])
+            .arg(format!("@{}", picture.display()));
+    }
+    let output = command
+        .output()
+        .expect("curl can be started: `make test-system` installs it");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const CLASSIFY: &str = "/v1/classify";
+
 #[test]
 #[ignore = "needs haproxy and curl: make test-system"]
 fn haproxy_asks_the_admin_listener_and_speaks_tls() {
     let port = free_address().port();
-    let models = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
-    // The same admin port on different hosts, as in production.
-    let running = (1..=3).map(|host| {
-        let admin = format!("127.0.0.{host}:{port}");
-        Server::start_at(
-            &format!("127.0.0.{host}:0"),
-            models.path(),
-            &["--admin-listen", &admin],
-        )
-    });
-    let running = running.collect();
-    let servers = Servers {
-        models,
-        options: Vec::new(),
-        running,
-    };
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let file = servers.models.path().join("both.pem");
-    let pem = certified.cert.pem() + &certified.signing_key.serialize_pem();
-    std::fs::write(&file, pem).unwrap();
+    let servers = Servers::start_with_admin(port);
+    write_certificate(servers.models.path());
     let variables = [
         ("ADMIN_PORT", port.to_string()),
-        ("TLS_CERTIFICATE", file.display().to_string()),
+        (
+            "TLS_CERTIFICATE",
+            servers.models.path().join("both.pem").display().to_string(),
+        ),
     ];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let balancer = LoadBalancer::haproxy_with(&servers, "35s", &variables);
-    let output = Command::new("curl")
-        .args([
-            "--silent",
-            "--show-error",
-            "--insecure",
-            "--write-out",
-            "%{http_code} %{http_version}",
-        ])
-        .args([
-            "--output",
-            "/dev/null",
-            "--header",
-            "Content-Type: image/png",
-            "--data-binary",
-        ])
-        .arg(format!(
-            "@{}",
-            root().join("models/digits/1/golden/7_0.png").display()
-        ))
-        .arg(format!(
-            "https://localhost:{}/v1/classify",
-            balancer.address.port()
-        ))
-        .args(["--connect-to", &format!("::{}", balancer.address)])
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "200 2", "{output:?}");
+    let haproxy = LoadBalancer::haproxy_with(&servers, "35s", &variables);
+    assert_eq!(ask_https(haproxy.address, CLASSIFY), "200 2");
+    assert_eq!(ask_https(haproxy.address, "/metrics"), "404 2");
+    // A server that drains says so on its admin listener alone.
+    servers.running[0].signal("TERM");
+    haproxy.wait_for_servers(2);
+    assert_eq!(ask_https(haproxy.address, CLASSIFY), "200 2");
+}
+
+#[test]
+#[ignore = "needs nginx and curl: make test-system"]
+fn nginx_stands_before_servers_with_an_admin_listener_and_speaks_tls() {
+    let mut servers = Servers::start_with_admin(free_address().port());
+    let nginx = LoadBalancer::nginx_with_tls(&servers);
+    for path in [CLASSIFY, "/v1/models", "/nginx/livez"] {
+        assert_eq!(ask_https(nginx.address, path), "200 2", "{path}");
+    }
+    for path in ["/metrics", "/readyz", "/livez"] {
+        assert_eq!(ask_https(nginx.address, path), "404 2", "{path}");
+    }
+    servers.drain(0);
+    for _ in 0..10 {
+        assert_eq!(ask_https(nginx.address, CLASSIFY), "200 2");
+    }
 }
 
 /// Replaces what must be there.

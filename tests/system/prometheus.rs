@@ -32,7 +32,7 @@ impl Prometheus {
         let mut config = shipped("prometheus/prometheus.yml");
         for (from, to) in [
             (
-                r#"["classifyd-1:8080", "classifyd-2:8080"]"#.to_owned(),
+                r#"["classifyd-1:8081", "classifyd-2:8081"]"#.to_owned(),
                 format!("[\"{target}\"]"),
             ),
             ("scrape_interval: 5s".to_owned(), "scrape_interval: 1s".to_owned()),
@@ -161,10 +161,19 @@ fn filled(expression: &str) -> String {
 #[ignore = "needs prometheus: make test-system"]
 async fn every_panel_shows_something_and_every_rule_works() {
     let models = some_models(&["linear", "slow", "fails", "hang"]);
-    let narrow = ["--lanes", "1", "--max-batch", "1", "--queue-capacity", "2"];
+    let narrow = [
+        "--lanes",
+        "1",
+        "--max-batch",
+        "1",
+        "--queue-capacity",
+        "2",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
     let server = Server::start(models.path(), &narrow);
     let folder = tempfile::tempdir().unwrap();
-    let prometheus = Prometheus::start(folder.path(), &server.address.to_string());
+    let prometheus = Prometheus::start(folder.path(), &server.admin_address.unwrap().to_string());
     let dashboard: Value = serde_json::from_str(&shipped("grafana/dashboards/classifyd.json")).unwrap();
     let queries = expressions(&dashboard);
     assert!(queries.len() > 30, "{}", queries.len());
