@@ -65,12 +65,15 @@ struct Args {
     /// Port for probes and metrics.
     #[arg(long, default_value_t = 8296)]
     admin_port: u16,
+    /// Folder with the server's program. Default: the one that this program is in.
+    #[arg(long)]
+    programs: Option<PathBuf>,
     /// Writes the table into docs/threat-model.md, between its markers.
     #[arg(long)]
     write: bool,
 }
 
-/// What a load has to work with.
+/// The server that a load is put on, and what it has answered.
 struct Attack {
     address: SocketAddr,
     scale: f64,
@@ -79,7 +82,7 @@ struct Attack {
     answers: Mutex<BTreeMap<String, u64>>,
 }
 
-/// A load.
+/// One way to hurt the server: its row in the table, and the requests that it sends.
 struct Load {
     name: &'static str,
     /// More arguments of the server.
@@ -87,7 +90,7 @@ struct Load {
     run: fn(&Attack),
 }
 
-/// What a load cost.
+/// One row of the table: what the server used under a load, and how long other clients waited.
 struct Cost {
     name: &'static str,
     answers: String,
@@ -100,7 +103,7 @@ struct Cost {
     alive: bool,
 }
 
-/// How long others waited.
+/// The requests of a client that does no harm while a load runs: the longest wait, and how many failed.
 #[derive(Default, Clone, Copy)]
 struct Longest {
     wait: Duration,
@@ -407,11 +410,10 @@ fn main() -> Result<()> {
 fn measure(args: &Args, load: &Load) -> Result<Cost> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, args.admin_port));
-    let mut program = match std::env::var_os("CLASSIFYD_PROGRAMS") {
-        Some(folder) => PathBuf::from(folder).join("classifyd"),
-        None => std::env::current_exe()?,
+    let program = match &args.programs {
+        Some(folder) => folder.join("classifyd"),
+        None => std::env::current_exe()?.with_file_name("classifyd"),
     };
-    program.set_file_name("classifyd");
     let mut command: Vec<String> = vec![program.display().to_string(), "serve".to_owned()];
     for (name, value) in [
         ("--config", args.config.display().to_string()),
