@@ -39,6 +39,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Connections beyond what one client may have.
     pub connections_refused: IntCounter,
+    /// Connections closed while they waited for their client, for want of a place for another.
+    pub connections_displaced: IntCounter,
     /// TLS handshakes that failed, by reason.
     pub handshake_failures: IntCounterVec,
     /// When the certificates that are in use run out, in seconds of Unix time, by which they are.
@@ -135,6 +137,11 @@ impl Metrics {
             "Connections closed at once, because their client had as many as it may.",
         )?;
         registry.register(Box::new(connections_refused.clone()))?;
+        let connections_displaced = IntCounter::new(
+            "classifyd_connections_displaced_total",
+            "Connections closed while they waited for their client, because all were taken and another needed the place.",
+        )?;
+        registry.register(Box::new(connections_displaced.clone()))?;
         let log_lines_dropped = IntCounter::new(
             "classifyd_log_lines_dropped_total",
             "Log lines lost because their reader was too slow.",
@@ -187,6 +194,7 @@ impl Metrics {
             )?,
             connections: single("classifyd_connections", "Open connections.")?,
             connections_refused,
+            connections_displaced,
             handshake_failures,
             certificate_expiry: gauge(
                 "classifyd_tls_certificate_expiry_timestamp_seconds",

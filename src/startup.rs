@@ -12,8 +12,8 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{Config, ConfigError};
 use crate::cpu::{self, Workers};
+use crate::http::connections::{Connections, Counters};
 use crate::http::guard::Guard;
-use crate::http::per_client::PerClient;
 use crate::http::probes::Pulse;
 use crate::http::server::{ConnectionLimits, Server};
 use crate::http::stream::StreamLimits;
@@ -124,6 +124,8 @@ pub async fn serve(
         max_header_size: usize::try_from(config.max_header_size.0.as_u64()).unwrap_or(usize::MAX),
     };
     let connections = &app.metrics.connections;
+    // First, so that whoever hears on `admin_listen` that the server is ready can connect.
+    let (listener, address) = listen.open(config)?;
     let admin_address = match admin_listen {
         Some(taken) => {
             let (listener, address) = taken.open(config)?;
@@ -142,20 +144,22 @@ pub async fn serve(
         }
         None => None,
     };
-    let (listener, address) = listen.open(config)?;
     app.metrics.connection_limit.set(config.max_connections as i64);
-    let mut server = Server::new(
+    let counters = Counters {
+        refused: app.metrics.connections_refused.clone(),
+        displaced: app.metrics.connections_displaced.clone(),
+    };
+    let own = Connections::new(config.trusted_proxies.0.clone())
+        .with_limit(config.max_connections_per_client.0)
+        .with_counters(counters);
+    let server = Server::new(
         http::router(Arc::clone(&app)),
         limits,
         tls.clone(),
         connections.clone(),
     )
+    .with_connections(own)
     .with_handshake_failures(app.metrics.handshake_failures.clone());
-    if let Some(limit) = config.max_connections_per_client.0 {
-        let refused = app.metrics.connections_refused.clone();
-        let proxies = config.trusted_proxies.0.clone();
-        server = server.with_limit_per_client(PerClient::new(limit, proxies, refused));
-    }
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}/", reachable(address));
     tracing::info!(

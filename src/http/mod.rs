@@ -1,6 +1,7 @@
 //! What a client sees.
 
 pub mod classify;
+pub mod connections;
 pub mod document;
 pub mod examples;
 pub mod flow;
@@ -12,7 +13,6 @@ pub mod observe;
 pub mod pages;
 mod path;
 pub mod payload;
-pub mod per_client;
 pub mod probes;
 mod security;
 pub mod server;

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{self, AlertDescription};
 use tower::ServiceExt;
 use tower::util::MapResult;
 
-use super::per_client::{PerClient, Place};
+use super::connections::{Connections, Place};
 use super::stream::{Exchange, Stream, StreamLimits};
 use super::tls::Tls;
 use crate::repoll::Repoll;
@@ -47,6 +47,9 @@ pub struct ConnectionLimits {
 /// Pause after an accept that failed for want of file descriptors, which a retry at once would not mend.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a connection is looked for that can make room, while all have an answer being made.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long a connection stays open for a request that may be on its way when the server closes. Closing at once would lose
 /// the request of a connection that has just been accepted, or one that crosses the closing.
 const LINGER: Duration = Duration::from_millis(500);
@@ -61,8 +64,7 @@ pub struct Server {
     /// None: plain HTTP.
     tls: Option<Arc<Tls>>,
     slots: Arc<Semaphore>,
-    /// None: a client may have as many as there are.
-    per_client: Option<Arc<PerClient>>,
+    connections: Arc<Connections>,
     /// How many there are.
     open: IntGauge,
     /// TLS handshakes that failed, by reason.
@@ -79,18 +81,18 @@ impl Server {
             limits,
             tls,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
-            per_client: None,
+            connections: Arc::default(),
             handshake_failures: None,
             open,
             closing: watch::Sender::new(false),
         }
     }
 
-    /// With a limit for each client.
+    /// With its own rules of whose connections there may be.
     #[must_use]
-    pub fn with_limit_per_client(self, per_client: PerClient) -> Self {
+    pub fn with_connections(self, connections: Connections) -> Self {
         Self {
-            per_client: Some(Arc::new(per_client)),
+            connections: Arc::new(connections),
             ..self
         }
     }
@@ -158,23 +160,31 @@ impl Server {
         &self,
         listener: &TcpListener,
     ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
         let (stream, peer) = listener.accept().await?;
         stream.set_nodelay(true)?;
+        let slot = self.slot().await?;
         Ok((stream, peer, slot))
     }
 
+    /// A slot for a connection, which another one makes free if it must be.
+    async fn slot(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(slot);
+        }
+        loop {
+            self.connections.make_room();
+            let free = Arc::clone(&self.slots).acquire_owned();
+            if let Ok(slot) = timeout(ROOM_PAUSE, free).await {
+                return slot.map_err(io::Error::other);
+            }
+        }
+    }
+
     fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
-        let place = match &self.per_client {
-            None => None,
-            Some(per_client) => match per_client.enter(peer.ip()) {
-                Some(place) => Some(place),
-                // Closed without a word: whoever opens so many would not read it.
-                None => return,
-            },
+        let exchange = Arc::default();
+        let Some(place) = self.connections.enter(peer.ip(), &exchange) else {
+            // Closed without a word: whoever opens so many would not read it.
+            return;
         };
         let connection = Connection {
             router: self.router.clone(),
@@ -182,8 +192,9 @@ impl Server {
             limits: self.limits,
             handshake_failures: self.handshake_failures.clone(),
             closing: self.closing.subscribe(),
+            exchange,
+            place,
             _slot: slot,
-            _place: place,
             _open: Open::new(&self.open),
         };
         match &self.tls {
@@ -200,8 +211,9 @@ struct Connection {
     limits: ConnectionLimits,
     handshake_failures: Option<IntCounterVec>,
     closing: watch::Receiver<bool>,
+    exchange: Arc<Exchange>,
+    place: Place,
     _slot: Option<OwnedSemaphorePermit>,
-    _place: Option<Place>,
     _open: Open,
 }
 
@@ -212,6 +224,7 @@ impl Connection {
         let handshake = tokio::select! {
             handshake = timeout(self.limits.handshake, acceptor.accept(stream)) => handshake,
             () = lingered(&mut closing) => return,
+            () = self.place.displaced() => return,
         };
         // Nobody waits for this one any more.
         drop(closing);
@@ -240,7 +253,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let peer = self.peer;
-        let exchange = Arc::new(Exchange::default());
+        let exchange = self.exchange;
         let (begun, ended) = (Arc::clone(&exchange), Arc::clone(&exchange));
         let service = self.router.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
@@ -261,6 +274,7 @@ impl Connection {
         let mut connection = pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
+            () = self.place.displaced() => return,
             () = lingered(&mut self.closing) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

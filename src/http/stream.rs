@@ -11,8 +11,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -54,11 +54,47 @@ const ANSWERING: u8 = 2;
 /// The same for a request of HTTP/1.0, which must not be sent `100 Continue`.
 const ANSWERING_OLD: u8 = 3;
 
-/// Where the exchange of request and answer stands, which the service knows and the stream does not.
-#[derive(Debug, Default)]
-pub struct Exchange(AtomicU8);
+/// Where the exchange of request and answer stands: the service knows of requests, the stream of bytes.
+#[derive(Debug)]
+pub struct Exchange {
+    state: AtomicU8,
+    /// Begin of the idle time, of the head, or of the latest pause in writing: milliseconds since [`BEGIN`].
+    since: AtomicU64,
+}
+
+/// Instants are counted from here, so that one fits into an atomic number.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Default for Exchange {
+    fn default() -> Self {
+        let exchange = Self {
+            state: AtomicU8::new(WAITING),
+            since: AtomicU64::new(0),
+        };
+        exchange.goes_on(Instant::now());
+        exchange
+    }
+}
 
 impl Exchange {
+    fn goes_on(&self, now: Instant) {
+        let since = now.saturating_duration_since(*BEGIN).as_millis();
+        self.since
+            .store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Since when the connection waits for its client, in milliseconds; none while an answer is being made.
+    pub fn waits_since(&self) -> Option<u64> {
+        let waits = self.is(WAITING) || self.is(RECEIVING);
+        waits.then(|| self.since.load(Ordering::Relaxed))
+    }
+
+    /// As if a request were there in full.
+    #[cfg(test)]
+    pub fn answers(&self) {
+        self.state.store(ANSWERING, Ordering::Relaxed);
+    }
+
     /// The head of a request is there.
     pub fn begin(self: &Arc<Self>, request: Request<Incoming>) -> Request<Watched> {
         let answering = match request.version() {
@@ -66,7 +102,7 @@ impl Exchange {
             _ => ANSWERING,
         };
         let at_end = request.body().is_end_stream();
-        self.0
+        self.state
             .store(if at_end { answering } else { RECEIVING }, Ordering::Relaxed);
         request.map(|inner| Watched {
             inner,
@@ -77,11 +113,12 @@ impl Exchange {
 
     /// The answer is there.
     pub fn end(&self) {
-        self.0.store(WAITING, Ordering::Relaxed);
+        self.goes_on(Instant::now());
+        self.state.store(WAITING, Ordering::Relaxed);
     }
 
     fn is(&self, state: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == state
+        self.state.load(Ordering::Relaxed) == state
     }
 }
 
@@ -103,7 +140,7 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {
-            let state = &self.exchange.0;
+            let state = &self.exchange.state;
             // Unless the answer came before the end of the body.
             let _ = state.compare_exchange(RECEIVING, self.answering, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -223,8 +260,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    fn written(&mut self, count: usize) {
+    fn goes_on(&mut self) {
         self.since = Instant::now();
+        self.exchange.goes_on(self.since);
+    }
+
+    fn written(&mut self, count: usize) {
+        self.goes_on();
         self.in_head = false;
         self.unflushed = true;
         if let Some(blocked) = &mut self.blocked {
@@ -311,7 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             Poll::Ready(Ok(())) if buffer.filled().len() > filled => {
                 if this.exchange.is(WAITING) && !this.in_head {
                     this.in_head = true;
-                    this.since = Instant::now();
+                    this.goes_on();
                 }
                 Poll::Ready(Ok(()))
             }

@@ -181,9 +181,10 @@ async fn half_open_connections_do_not_disturb_the_others() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
+async fn connections_beyond_the_limit_wait_where_all_are_of_a_proxy() {
     let models = some_models(&["linear"]);
-    let server = Server::start(models.path(), &["--max-connections", "2"]);
+    let limit = ["--max-connections", "2", "--trusted-proxies", "127.0.0.1"];
+    let server = Server::start(models.path(), &limit);
     let first = TcpStream::connect(server.address).unwrap();
     let second = TcpStream::connect(server.address).unwrap();
     // Both are accepted before the third comes.
@@ -205,6 +206,56 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_all_connections_loses_one_to_whoever_comes() {
+    let models = some_models(&["linear"]);
+    let admin = ["--admin-listen", "127.0.0.1:0"];
+    let server = Server::start(models.path(), &[&["--max-connections", "8"][..], &admin].concat());
+    let kinds = [
+        "",
+        "POST /v1/cl",
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
+        // Answers that nobody reads.
+        &"GET /assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20),
+    ];
+    let greedy: Vec<_> = (0..30)
+        .map(|at| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            let _ = stream.write_all(kinds[at % kinds.len()].as_bytes());
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        let other = connect_from("127.0.0.2", server.address).await;
+        let served = tokio::time::timeout(Duration::from_secs(5), is_served(other));
+        assert!(served.await.expect("an answer"));
+    }
+    // Each of the 20 needed a place; whether one was free by itself depends on who closed first.
+    let displaced = server
+        .metrics()
+        .await
+        .get("classifyd_connections_displaced_total")
+        .unwrap();
+    assert!(displaced >= 1.0, "{displaced}");
+    drop(greedy);
+}
+
+async fn connect_from(address: &str, server: SocketAddr) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    socket.connect(server).await.unwrap()
+}
+
+/// Whether a connection is served; one that is refused is closed without an answer.
+async fn is_served(mut stream: tokio::net::TcpStream) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    answer.starts_with(b"HTTP/1.1 200")
+}
+
+#[tokio::test]
 async fn one_client_cannot_take_the_places_of_the_others() {
     let models = some_models(&["linear"]);
     let admin = ["--admin-listen", "127.0.0.1:0"];
@@ -212,23 +263,7 @@ async fn one_client_cannot_take_the_places_of_the_others() {
         let limit = ["--max-connections", "8", "--max-connections-per-client", "3"];
         Server::start(models.path(), &[&limit[..], &admin, more].concat())
     };
-    let connect = |server: &Server, from: &str| {
-        let (from, to) = (format!("{from}:0").parse().unwrap(), server.address);
-        async move {
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.bind(from).unwrap();
-            socket.connect(to).await.unwrap()
-        }
-    };
-    // Whether a connection is served; one that is refused is closed without an answer.
-    let is_served = async |mut stream: tokio::net::TcpStream| {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        let _ = stream.write_all(request).await;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        answer.starts_with(b"HTTP/1.1 200")
-    };
+    let connect = |server: &Server, from: &'static str| connect_from(from, server.address);
 
     let server = start(&[]);
     let mut greedy = Vec::new();
