@@ -218,7 +218,7 @@ fn section(heading: &str) -> impl Iterator<Item = &'static str> {
 
 #[test]
 fn the_page_has_every_key_with_its_default() {
-    let mut file = String::new();
+    let mut file = Vec::new();
     let mut without = Vec::new();
     for line in section("Every key").filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = line.split(" | ").collect();
@@ -228,12 +228,12 @@ fn the_page_has_every_key_with_its_default() {
             let bare = default == "[]" || default.bytes().all(|byte| byte.is_ascii_digit());
             match default {
                 "none" => without.push(key),
-                _ if bare => file.push_str(&format!("{key} = {default}\n")),
-                _ => file.push_str(&format!("{key} = \"{default}\"\n")),
+                _ if bare => file.push(format!("{key} = {default}")),
+                _ => file.push(format!("{key} = \"{default}\"")),
             }
         }
     }
-    let page = load(&file, Settings::default()).unwrap();
+    let page = load(&file.join("\n"), Settings::default()).unwrap();
     let defaults = Config::load(Settings::default(), Origins::default(), None).unwrap();
     for (key, value) in defaults.values().unwrap() {
         let found = matches!(page.origins.of(key), Origin::File(_));
