@@ -362,7 +362,8 @@ impl From<batch::Error<LaneError>> for Error {
 }
 
 impl Error {
-    fn draining() -> Self {
+    /// The server ends before the request has its answer.
+    pub fn draining() -> Self {
         Self::new(
             Code::Draining,
             "the server is shutting down; send the request to another one",

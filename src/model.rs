@@ -14,6 +14,7 @@ use classifier::{
 };
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::watch;
 use tower::Service;
 
 use crate::batch::{self, Answer, Flow, Limits, Permit, Priority, Submission};
@@ -92,6 +93,8 @@ pub struct Model {
     turns: Turns,
     /// Whether requests run batches on their own tasks.
     callers_run: bool,
+    /// Whether [`Self::abort`] was called.
+    is_aborted: watch::Sender<bool>,
     engine: Engine,
     service: JobService,
 }
@@ -233,6 +236,7 @@ impl Model {
                 u32::try_from(2 * cpu::available()).map_or(LEAST_TURNS, |turns| turns.max(LEAST_TURNS)),
             ),
             callers_run: engine.plan().caller_weight > 0 && limits.max_wait.is_zero(),
+            is_aborted: watch::Sender::default(),
             service: engine.service(),
             metrics: model_metrics,
             bundle,
@@ -525,10 +529,15 @@ impl Model {
             })
             .collect();
         // Not all at once, so that the pictures of one request do not stand in line before those of all others.
-        stream::iter(steps)
+        let prepared = stream::iter(steps)
             .buffered(self.pool.most_at_a_time())
-            .try_collect()
-            .await
+            .try_collect();
+        let mut is_aborted = self.is_aborted.subscribe();
+        tokio::select! {
+            biased;
+            prepared = prepared => prepared,
+            _ = is_aborted.wait_for(|is_aborted| *is_aborted) => Err(Error::draining()),
+        }
     }
 
     /// Decodes a small picture, and finds out what a larger one takes.
@@ -582,6 +591,7 @@ impl Model {
 
     /// Refuses what waits and interrupts what runs.
     pub fn abort(&self) {
+        self.is_aborted.send_replace(true);
         self.engine.queue().abort();
     }
 

@@ -3,20 +3,35 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 /// Whether the server is on its way out.
 #[derive(Debug, Default)]
-pub struct Draining(AtomicBool);
+pub struct Draining {
+    started: AtomicBool,
+    is_over: watch::Sender<bool>,
+}
 
 impl Draining {
     /// From now on the server is not ready for new traffic.
     pub fn start(&self) {
-        self.0.store(true, Ordering::Release);
+        self.started.store(true, Ordering::Release);
     }
 
     /// Whether [`Self::start`] was called.
     pub fn has_started(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Requests that are still in flight have had their time.
+    pub fn end(&self) {
+        self.is_over.send_replace(true);
+    }
+
+    /// Resolves when [`Self::end`] is called.
+    pub async fn over(&self) {
+        // The sender lives as long as this.
+        let _ = self.is_over.subscribe().wait_for(|is_over| *is_over).await;
     }
 }
 

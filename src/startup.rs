@@ -282,6 +282,7 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
     };
     if !finished {
         tracing::warn!("requests are still in flight: they are failed with 503 draining");
+        app.draining.end();
         for model in app.catalog.load().models() {
             model.abort();
         }

@@ -314,7 +314,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),
     };
     let body_deadline = arrived + options.timeout(longest);
-    let payload = payload::read(
+    let reading = payload::read(
         &parts.headers,
         options,
         body,
@@ -322,8 +322,13 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         body_deadline,
         &app.bodies,
         &app.body_memory,
-    )
-    .await?;
+    );
+    // Most bodies are there already.
+    let payload = tokio::select! {
+        biased;
+        payload = reading => payload?,
+        () = app.draining.over() => return Err(Error::draining().with_body_unread()),
+    };
     let highest = parts
         .extensions
         .get::<HighestPriority>()

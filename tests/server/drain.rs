@@ -1,8 +1,11 @@
 //! How the server ends.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Server, ok, problem, some_models, square, white_row};
+use crate::hostile_images::flat_webp;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -99,6 +102,38 @@ async fn what_does_not_finish_within_grace_is_failed_with_draining() {
     for request in [running, waiting] {
         assert_eq!(problem(request.await.unwrap().unwrap()).await["code"], "draining");
     }
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_body_or_a_picture_that_is_not_ready_within_grace_is_answered_with_draining() {
+    let models = some_models(&["linear"]);
+    let options = ["--drain-delay", "0s", "--grace", "300ms"];
+    let mut server = Server::start(models.path(), &options);
+    let mut upload = TcpStream::connect(server.address).unwrap();
+    let head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n";
+    upload.write_all(head.as_bytes()).unwrap();
+    upload.write_all(&[0; 10]).unwrap();
+    // More than are decoded in a second.
+    let form = (0..16).fold(reqwest::multipart::Form::new(), |form, _| {
+        let part = reqwest::multipart::Part::bytes(flat_webp(4000, 4000));
+        form.part("image", part.mime_str("image/webp").unwrap())
+    });
+    let pictures = tokio::spawn(server.post("").multipart(form).send());
+    let started = Instant::now();
+    while server.metrics().await.get("classifyd_decode_running") == Some(0.0) {
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+    server.signal("TERM");
+    assert_eq!(
+        problem(pictures.await.unwrap().unwrap()).await["code"],
+        "draining"
+    );
+    let mut answer = String::new();
+    upload.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    upload.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("\"code\":\"draining\""), "{answer}");
     assert_eq!(server.wait(LIMIT).code(), Some(0));
 }
 
