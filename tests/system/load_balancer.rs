@@ -30,7 +30,7 @@ const PIECE: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Any port that is free now.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -44,7 +44,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// A folder with the model `digits` alone.
-fn digits() -> tempfile::TempDir {
+pub(crate) fn digits() -> tempfile::TempDir {
     let models = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
     models
@@ -102,9 +102,9 @@ impl Servers {
 }
 
 /// A running load balancer.
-struct LoadBalancer {
+pub(crate) struct LoadBalancer {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Where HAProxy says what it knows of the servers.
     stats: SocketAddr,
     /// Its configuration and its files, until it has ended.
@@ -160,14 +160,17 @@ impl LoadBalancer {
     }
 
     fn nginx_at(servers: &Servers, address: SocketAddr, config: &str, folder: tempfile::TempDir) -> Self {
-        let mut config = put_in(config, " /tmp/", &format!(" {}/", folder.path().display()));
+        let mut config = config.to_owned();
         for (number, server) in (1..).zip(servers.addresses()) {
-            config = put_in(
-                &config,
-                &format!("server classifyd-{number}:8080"),
-                &format!("server {server}"),
-            );
+            let from = format!("server classifyd-{number}:8080");
+            config = put_in(&config, &from, &format!("server {server}"));
         }
+        Self::nginx_in(address, &config, folder)
+    }
+
+    /// With the contents of its file, which is written to the folder.
+    pub(crate) fn nginx_in(address: SocketAddr, config: &str, folder: tempfile::TempDir) -> Self {
+        let config = put_in(config, " /tmp/", &format!(" {}/", folder.path().display()));
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new("nginx");
@@ -323,7 +326,7 @@ fn nginx_stands_before_servers_with_an_admin_listener_and_speaks_tls() {
 }
 
 /// Replaces what must be there.
-fn put_in(config: &str, from: &str, to: &str) -> String {
+pub(crate) fn put_in(config: &str, from: &str, to: &str) -> String {
     assert!(config.contains(from), "expected {from:?} in: {config}");
     config.replace(from, to)
 }

@@ -11,5 +11,6 @@ mod documents;
 #[path = "../server/harness.rs"]
 mod harness;
 mod load_balancer;
+mod pooling;
 mod privacy;
 mod prometheus;
