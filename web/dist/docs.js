@@ -1,5 +1,16 @@
 // src/docs.ts
-SwaggerUIBundle({
+var withoutKeys = () => ({
+  wrapComponents: { authorizeBtn: () => () => null, authorizeOperationBtn: () => () => null }
+});
+async function asksForKeys() {
+  try {
+    return !(await fetch("v1/models")).ok;
+  } catch {
+    return true;
+  }
+}
+void asksForKeys().then((keys) => SwaggerUIBundle({
+  plugins: keys ? [] : [withoutKeys],
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
@@ -18,7 +29,7 @@ SwaggerUIBundle({
     }
     return request;
   }
-});
+}));
 var dark = matchMedia("(prefers-color-scheme: dark)");
 var setTheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", setTheme);

@@ -146,6 +146,9 @@ function percent(score) {
   if (value > 99.99 && value < 100) {
     return "> 99.99 %";
   }
+  if (value < 0.01) {
+    return "< 0.01 %";
+  }
   return `${value === 100 ? "100" : value >= 99.9 || value < 10 ? value.toFixed(2) : value.toFixed(1)} %`;
 }
 function milliseconds(value) {
@@ -209,7 +212,7 @@ function showTiming({ timing, total }) {
   if (timing) {
     parts.push(["decode", "Decode", timing.decode], ["queue", "Queue", timing.queue], ["inference", "Inference", timing.inference]);
     const rest = total - timing.decode - timing.queue - timing.inference;
-    parts.push(["rest", "Other", Math.max(0, rest)]);
+    parts.push(["rest", "Network and browser", Math.max(0, rest)]);
   } else {
     parts.push(["rest", "In all", total]);
   }
@@ -617,8 +620,15 @@ function update(tiles, now) {
 var SENT_AS_IT_IS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 var MAX_BYTES = 2 * 1024 * 1024;
 var MAX_SIDE = 1024;
+var ADVICE = "Choose a PNG, JPEG, WebP, GIF or BMP file.";
+function refusal2(title, detail) {
+  return new Refusal(0, title, detail, void 0, void 0, void 0);
+}
 async function fromFile(file) {
   const contentType = file.type || "image/png";
+  if (!contentType.startsWith("image/")) {
+    throw refusal2("That is no picture", `This model looks at pictures, and ${file.name} is none. ${ADVICE}`);
+  }
   const asItIs = { body: file, contentType, fileName: file.name || "picture.png" };
   if (SENT_AS_IT_IS.includes(contentType) && file.size <= MAX_BYTES) {
     return asItIs;
@@ -627,6 +637,9 @@ async function fromFile(file) {
   try {
     picture2 = await createImageBitmap(file);
   } catch {
+    if (!SENT_AS_IT_IS.includes(contentType)) {
+      throw refusal2("That kind of picture cannot be read", `This browser cannot show ${file.name}, and the server does not take it as it is. ${ADVICE}`);
+    }
     return asItIs;
   }
   const scale = Math.min(1, MAX_SIDE / Math.max(picture2.width, picture2.height));
@@ -652,10 +665,12 @@ function pictureOf(transfer, anyFile) {
 var DRAWING_PAUSE = 120;
 var TYPING_PAUSE = 250;
 var MAX_EXAMPLES = 10;
+var MAX_LABELS = 30;
 var models2 = [];
 var model;
 var mode = "draw";
 var picture;
+var unusable;
 var textTruth;
 var running;
 var planned;
@@ -702,13 +717,30 @@ function choose(next) {
   model = next;
   for (const radio of document.querySelectorAll('input[name="model"]')) {
     radio.checked = radio.value === next.name;
+    if (radio.checked) {
+      revealIn(byId("models"), radio.closest(".model"));
+    }
   }
+  byId("labels").textContent = whatItCanSay(next);
+  show(byId("labels"), true);
   const takesText = next.task === "text-classification";
   show(byId("modes"), !takesText);
   show(byId("workbench"), true);
   const drawable = next.labels.every((label) => label.length === 1);
-  setMode(takesText ? "text" : picture ? "picture" : drawable ? "draw" : "picture");
+  setMode(takesText ? "text" : picture || unusable ? "picture" : drawable ? "draw" : "picture");
   void loadExamples(next);
+}
+function revealIn(row, part) {
+  if (part) {
+    const [outer, inner] = [row.getBoundingClientRect(), part.getBoundingClientRect()];
+    row.scrollLeft += Math.min(0, inner.left - outer.left - 5) + Math.max(0, inner.right - outer.right + 5);
+  }
+}
+function whatItCanSay({ name, labels, problem_type }) {
+  const listed = labels.slice(0, MAX_LABELS).join(", ");
+  const more = labels.length > MAX_LABELS ? ` and ${labels.length - MAX_LABELS} more` : "";
+  const which = problem_type === "multi_label_classification" ? "any" : "one";
+  return `Whatever it is given, ${name} says ${which} of: ${listed}${more}.`;
 }
 function setMode(next) {
   mode = next;
@@ -732,6 +764,9 @@ async function currentInput() {
       }
       return { body: await drawing.picture(), contentType: "image/png", fileName: "drawing.png" };
     case "picture":
+      if (unusable) {
+        throw unusable;
+      }
       return picture;
     case "text": {
       const text = byId("text").value;
@@ -788,10 +823,23 @@ function askForKey() {
   byId("key").focus();
 }
 async function takePicture(file) {
-  usePicture(await fromFile(file));
+  try {
+    usePicture(await fromFile(file));
+  } catch (error) {
+    if (!(error instanceof Refusal)) {
+      throw error;
+    }
+    unusable = error;
+    picture = void 0;
+    show(byId("preview"), false);
+    byId("drop-text").textContent = file.name;
+    show(byId("picture-note"), false);
+    toPictures();
+  }
 }
 function usePicture(input) {
   picture = input;
+  unusable = void 0;
   if (previewUrl) {
     URL.revokeObjectURL(previewUrl);
   }
@@ -802,6 +850,9 @@ function usePicture(input) {
   byId("drop-text").textContent = input.fileName ?? "";
   byId("picture-note").textContent = input.note ?? "";
   show(byId("picture-note"), input.note !== void 0);
+  toPictures();
+}
+function toPictures() {
   const taking = model?.task === "image-classification" ? void 0 : models2.find((one) => one.task === "image-classification");
   if (taking) {
     choose(taking);

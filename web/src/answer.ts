@@ -36,7 +36,7 @@ export function showAnswer(model: string, input: Input, answer: Answer): void {
   byId("answer-model").textContent = `${answer.classification.model}, version ${answer.classification.version}`;
   byId("label").textContent = result.label;
   byId("score").textContent = percent(result.score);
-  // Below the input, where a narrow screen has the answer further down.
+  // Above the input, where a narrow screen has the answer further down.
   byId("echo").textContent = `${result.label} · ${percent(result.score)}`;
   const { truth } = input;
   byId("truth").textContent = truth === undefined ? "" : truth === result.label ? `Labelled ${truth}: right.` : `Labelled ${truth}: wrong.`;
@@ -70,7 +70,7 @@ function showTiming({ timing, total }: Answer): void {
   if (timing) {
     parts.push(["decode", "Decode", timing.decode], ["queue", "Queue", timing.queue], ["inference", "Inference", timing.inference]);
     const rest = total - timing.decode - timing.queue - timing.inference;
-    parts.push(["rest", "Other", Math.max(0, rest)]);
+    parts.push(["rest", "Network and browser", Math.max(0, rest)]);
   } else {
     parts.push(["rest", "In all", total]);
   }

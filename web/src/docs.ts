@@ -6,7 +6,22 @@ interface SwaggerUIBundle {
 
 declare const SwaggerUIBundle: SwaggerUIBundle;
 
-SwaggerUIBundle({
+/** Without the button and the padlocks for keys. */
+const withoutKeys = () => ({
+  wrapComponents: { authorizeBtn: () => () => null, authorizeOperationBtn: () => () => null },
+});
+
+/** Whether the server asks for a key; if it cannot be found out, the page is ready for one. */
+async function asksForKeys(): Promise<boolean> {
+  try {
+    return !(await fetch("v1/models")).ok;
+  } catch {
+    return true;
+  }
+}
+
+void asksForKeys().then((keys) => SwaggerUIBundle({
+  plugins: keys ? [] : [withoutKeys],
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
@@ -25,7 +40,7 @@ SwaggerUIBundle({
     }
     return request;
   },
-});
+}));
 
 // Swagger UI has a dark theme, but does not ask the system for it.
 const dark = matchMedia("(prefers-color-scheme: dark)");

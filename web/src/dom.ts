@@ -31,6 +31,10 @@ export function percent(score: number): string {
   if (value > 99.99 && value < 100) {
     return "> 99.99 %";
   }
+  // Rounded to 0 % it would say that the model rules the label out.
+  if (value < 0.01) {
+    return "< 0.01 %";
+  }
   return `${value === 100 ? "100" : value >= 99.9 || value < 10 ? value.toFixed(2) : value.toFixed(1)} %`;
 }
 

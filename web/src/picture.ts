@@ -1,6 +1,6 @@
 // A picture file on its way to the server.
 
-import type { Input } from "./api";
+import { type Input, Refusal } from "./api";
 
 /** What the server decodes. */
 const SENT_AS_IT_IS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
@@ -8,9 +8,18 @@ const SENT_AS_IT_IS = ["image/png", "image/jpeg", "image/webp", "image/gif", "im
 const MAX_BYTES = 2 * 1024 * 1024;
 const MAX_SIDE = 1024;
 
-/** The file as it is, or smaller, or in a format that the server reads. */
+const ADVICE = "Choose a PNG, JPEG, WebP, GIF or BMP file.";
+
+function refusal(title: string, detail: string): Refusal {
+  return new Refusal(0, title, detail, undefined, undefined, undefined);
+}
+
+/** The file as it is, or smaller, or in a format that the server reads. Throws a refusal if it can be none of them. */
 export async function fromFile(file: File): Promise<Input> {
   const contentType = file.type || "image/png";
+  if (!contentType.startsWith("image/")) {
+    throw refusal("That is no picture", `This model looks at pictures, and ${file.name} is none. ${ADVICE}`);
+  }
   const asItIs: Input = { body: file, contentType, fileName: file.name || "picture.png" };
   if (SENT_AS_IT_IS.includes(contentType) && file.size <= MAX_BYTES) {
     return asItIs;
@@ -19,6 +28,9 @@ export async function fromFile(file: File): Promise<Input> {
   try {
     picture = await createImageBitmap(file);
   } catch {
+    if (!SENT_AS_IT_IS.includes(contentType)) {
+      throw refusal("That kind of picture cannot be read", `This browser cannot show ${file.name}, and the server does not take it as it is. ${ADVICE}`);
+    }
     // The server says what is wrong with it.
     return asItIs;
   }

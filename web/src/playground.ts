@@ -12,6 +12,8 @@ const DRAWING_PAUSE = 120;
 const TYPING_PAUSE = 250;
 /** Pictures and texts shown as examples. */
 const MAX_EXAMPLES = 10;
+/** Labels that are listed. */
+const MAX_LABELS = 30;
 
 type Mode = "draw" | "picture" | "text";
 
@@ -20,6 +22,8 @@ let model: api.Model | undefined;
 let mode: Mode = "draw";
 /** The last picture that was chosen, classified again when the model changes. */
 let picture: api.Input | undefined;
+/** Why the last file that was given cannot be classified. */
+let unusable: api.Refusal | undefined;
 /** Set while the text is that of an example. */
 let textTruth: string | undefined;
 let running: AbortController | undefined;
@@ -74,14 +78,35 @@ function choose(next: api.Model): void {
   model = next;
   for (const radio of document.querySelectorAll<HTMLInputElement>('input[name="model"]')) {
     radio.checked = radio.value === next.name;
+    if (radio.checked) {
+      revealIn(byId("models"), radio.closest(".model"));
+    }
   }
+  byId("labels").textContent = whatItCanSay(next);
+  show(byId("labels"), true);
   const takesText = next.task === "text-classification";
   show(byId("modes"), !takesText);
   show(byId("workbench"), true);
   // Digits and letters can be drawn; a horse is better photographed.
   const drawable = next.labels.every((label) => label.length === 1);
-  setMode(takesText ? "text" : picture ? "picture" : drawable ? "draw" : "picture");
+  setMode(takesText ? "text" : picture || unusable ? "picture" : drawable ? "draw" : "picture");
   void loadExamples(next);
+}
+
+/** Scrolls a row sideways until this part of it is seen; the page itself stays where it is. */
+function revealIn(row: HTMLElement, part: Element | null): void {
+  if (part) {
+    const [outer, inner] = [row.getBoundingClientRect(), part.getBoundingClientRect()];
+    row.scrollLeft += Math.min(0, inner.left - outer.left - 5) + Math.max(0, inner.right - outer.right + 5);
+  }
+}
+
+/** A model knows its labels and nothing else, whatever it is shown. */
+function whatItCanSay({ name, labels, problem_type }: api.Model): string {
+  const listed = labels.slice(0, MAX_LABELS).join(", ");
+  const more = labels.length > MAX_LABELS ? ` and ${labels.length - MAX_LABELS} more` : "";
+  const which = problem_type === "multi_label_classification" ? "any" : "one";
+  return `Whatever it is given, ${name} says ${which} of: ${listed}${more}.`;
 }
 
 function setMode(next: Mode): void {
@@ -110,6 +135,9 @@ async function currentInput(): Promise<api.Input | undefined> {
       }
       return { body: await drawing.picture(), contentType: "image/png", fileName: "drawing.png" };
     case "picture":
+      if (unusable) {
+        throw unusable;
+      }
       return picture;
     case "text": {
       const text = byId<HTMLTextAreaElement>("text").value;
@@ -176,11 +204,24 @@ function askForKey(): void {
 // Pictures
 
 async function takePicture(file: File): Promise<void> {
-  usePicture(await fromFile(file));
+  try {
+    usePicture(await fromFile(file));
+  } catch (error) {
+    if (!(error instanceof api.Refusal)) {
+      throw error;
+    }
+    unusable = error;
+    picture = undefined;
+    show(byId("preview"), false);
+    byId("drop-text").textContent = file.name;
+    show(byId("picture-note"), false);
+    toPictures();
+  }
 }
 
 function usePicture(input: api.Input): void {
   picture = input;
+  unusable = undefined;
   if (previewUrl) {
     URL.revokeObjectURL(previewUrl);
   }
@@ -191,7 +232,11 @@ function usePicture(input: api.Input): void {
   byId("drop-text").textContent = input.fileName ?? "";
   byId("picture-note").textContent = input.note ?? "";
   show(byId("picture-note"), input.note !== undefined);
-  // A picture is for a model that takes pictures.
+  toPictures();
+}
+
+/** A picture is for a model that takes pictures. */
+function toPictures(): void {
   const taking = model?.task === "image-classification" ? undefined : models.find((one) => one.task === "image-classification");
   if (taking) {
     choose(taking);

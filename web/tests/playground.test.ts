@@ -106,7 +106,7 @@ test("a drawn 7 is read as 7, and scores come while it is drawn", () =>
     await answers(page, "7");
     await page.mouse.up();
     assert.equal(await page.locator("#bars li").count(), 5);
-    assert.deepEqual(await page.locator("#timing dt").allTextContents(), ["Decode", "Queue", "Inference", "Other"]);
+    assert.deepEqual(await page.locator("#timing dt").allTextContents(), ["Decode", "Queue", "Inference", "Network and browser"]);
     assert.equal(await page.locator("#announcement", { hasText: /^7, / }).textContent({ timeout: 5000 }).then(Boolean), true);
     await page.getByRole("button", { name: "Undo" }).click();
     await page.getByText("Draw something").waitFor();
@@ -115,6 +115,17 @@ test("a drawn 7 is read as 7, and scores come while it is drawn", () =>
 test("a finger draws as well, on a phone, in the dark", () =>
   playground(
     async (page) => {
+      const view = page.viewportSize();
+      assert.ok(view);
+      const below = async (selector: string) => {
+        const box = await page.locator(selector).boundingBox();
+        assert.ok(box, selector);
+        return box.y + box.height;
+      };
+      assert.ok((await below("#canvas")) <= view.height, "the whole drawing area is seen without scrolling");
+      assert.ok((await below("#echo")) <= (await page.locator("#canvas").boundingBox())!.y, "the short answer is above the finger");
+      assert.ok((await page.locator("#models").boundingBox())!.height < 120, "the models are one row");
+      assert.equal(await page.locator("#canvas-help").innerText(), "Draw with a finger or a pen.");
       const touch = await page.context().newCDPSession(page);
       const [start, ...rest] = await places(page, SEVEN);
       assert.ok(start);
@@ -223,12 +234,52 @@ test("a typed review is positive or negative", () =>
     await page.getByText("Type something").waitFor();
   }));
 
-test("errors are said in words", () =>
+test("the row of models on a phone follows the choice", () =>
+  playground(
+    async (page) => {
+      const top = () => page.evaluate(() => scrollY);
+      await page.locator('input[value="sentiment"]').focus();
+      await page.keyboard.press("Space");
+      await page.getByText("sentiment says one of: ").waitFor();
+      const { inner, outer } = await page.evaluate(() => ({
+        inner: document.querySelector('.model:has(input[value="sentiment"])')!.getBoundingClientRect().toJSON() as DOMRect,
+        outer: document.querySelector("#models")!.getBoundingClientRect().toJSON() as DOMRect,
+      }));
+      assert.ok(inner.left >= outer.left && inner.right <= outer.right, JSON.stringify({ inner, outer }));
+      await page.locator("#live").scrollIntoViewIfNeeded();
+      const before = await top();
+      await give(page, "drop", { name: "b.png", type: "image/png", bytes: await golden("digits/1/golden/4_4.png") });
+      await answers(page, "4");
+      assert.ok(before > 0 && (await top()) > 0, "the page does not jump to the models");
+    },
+    { viewport: { width: 320, height: 640 }, hasTouch: true, isMobile: true },
+  ));
+
+test("the page says what a model can say", () =>
   playground(async (page) => {
     await choose(page, "images");
-    await give(page, "drop", { name: "letter.txt", type: "text/plain", bytes: Buffer.from("Dear reader,") });
+    await page.getByText("images says one of: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.").waitFor();
+    await page.route("**/v1/models", async (route) => {
+      const answer = (await (await route.fetch()).json()) as { models: { labels: string[]; problem_type: string }[] };
+      answer.models[0]!.labels = Array.from({ length: 1000 }, (_, at) => `label ${at}`);
+      answer.models[0]!.problem_type = "multi_label_classification";
+      await route.fulfill({ json: answer });
+    });
+    await page.reload();
+    await page.getByText(/says any of: label 0, .*, label 29 and 970 more\.$/).waitFor();
+  }));
+
+test("errors are said in words", () =>
+  playground(async (page) => {
+    await choose(page, "sentiment");
     const alert = page.getByRole("alert");
-    await alert.getByText("expected a picture, which is what the model takes, found a text").waitFor();
+    await give(page, "drop", { name: "letter.pdf", type: "application/pdf", bytes: Buffer.from("%PDF-1.7") });
+    await alert.getByText("This model looks at pictures, and letter.pdf is none. Choose a PNG, JPEG, WebP, GIF or BMP file.").waitFor();
+    assert.equal(await page.locator("#drop-text").textContent(), "letter.pdf");
+    await choose(page, "images");
+    await alert.getByText("letter.pdf is none").waitFor();
+    await give(page, "drop", { name: "IMG_1.heic", type: "image/heic", bytes: Buffer.from("ftypheic") });
+    await alert.getByText("This browser cannot show IMG_1.heic").waitFor();
     await page.locator("#file").setInputFiles({ name: "broken.png", mimeType: "image/png", buffer: Buffer.from("no picture") });
     await alert.getByText("The picture cannot be decoded").waitFor();
     await alert.getByText("found bytes that begin with 6e6f207069637475").waitFor();
@@ -486,5 +537,28 @@ test("the API document is shown, and every form of request can be tried as it st
     assert.deepEqual(watched.outside(server), []);
   } finally {
     await browser.stop();
+  }
+});
+
+test("the API document has padlocks only where there are keys", async () => {
+  const { entry } = makeKey();
+  const folder = await mkdtemp(path.join(tmpdir(), "classifyd-key-"));
+  const config = path.join(folder, "classifyd.toml");
+  await writeFile(config, (await readFile(path.join(ROOT, "classifyd.toml"), "utf8")) + entry);
+  const guarded = await Server.start([], config);
+  const browser = await Chromium.start();
+  try {
+    for (const [of, some] of [[server, false], [guarded, true]] as const) {
+      const { page } = await browser.open();
+      await page.goto(`${of.url}docs`);
+      await page.locator(".opblock").last().waitFor();
+      for (const part of [".auth-wrapper .authorize", ".authorization__btn"]) {
+        assert.equal((await page.locator(part).count()) > 0, some, `${of.url}: ${part}`);
+      }
+    }
+  } finally {
+    await browser.stop();
+    await guarded.stop();
+    await rm(folder, { recursive: true });
   }
 });
