@@ -39,3 +39,16 @@ fn generate() -> anyhow::Result<String> {
         .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
     Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_256_bits_and_is_another_each_time() {
+        let random = |key: &str| URL_SAFE_NO_PAD.decode(key.strip_prefix(PREFIX).unwrap()).unwrap();
+        let (one, other) = (generate().unwrap(), generate().unwrap());
+        assert_eq!(random(&one).len() * 8, 256);
+        assert_ne!(one, other);
+    }
+}

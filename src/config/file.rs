@@ -67,3 +67,27 @@ fn explain(error: &toml::de::Error, places: &Places, source: &Source<'_>) -> Str
         None => format!("{place}: {message}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_does_not_repeat_the_line_it_is_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("classifyd.toml");
+        let secret = "cfd_0123456789";
+        for file in [
+            format!("[[api_keys]]\nname = \"a\"\nsha256 = \"{secret}\""),
+            format!("[[api_keys]]\nname = \"a\"\nsha256 = {secret}"),
+            format!("[[api_keys]]\nname = \"a\"\nsha256 = \"{secret}"),
+            format!("[[api_keys]]\nname = \"a\" sha256 = \"{secret}\""),
+            format!("[[api_keys]]\nname = \"a\"\nkey = \"{secret}\""),
+        ] {
+            std::fs::write(&path, &file).unwrap();
+            let error = read(&path).unwrap_err();
+            assert!(!error.contains("0123"), "{file}: {error}");
+            assert!(error.contains("classifyd.toml:"), "{file}: {error}");
+        }
+    }
+}

@@ -8,6 +8,9 @@
 //! until something is sent to it. While such a request is being answered, the wrapper therefore sends `100 Continue` from time
 //! to time, which HTTP/1.1 allows before any answer: a client that is gone replies with a reset, and its work is dropped.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;

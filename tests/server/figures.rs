@@ -1,4 +1,4 @@
-//! Figures that two pages share.
+//! What pages say of each other and of the code: figures that two of them share, tests that they name.
 
 use crate::harness::root;
 
@@ -36,4 +36,60 @@ fn the_guide_to_sizes_has_the_figures_that_were_measured() {
             "{model}: expected a measurement in performance.md of {answers} answers/s at {time} us, found {measured:?}"
         );
     }
+}
+
+/// The tests that a page names, as links: [`name`](../tests/server/file.rs).
+fn named_tests(page: &str) -> Vec<(&str, &str)> {
+    page.split("[`")
+        .skip(1)
+        .filter_map(|rest| {
+            let (name, rest) = rest.split_once("`](../")?;
+            let (path, _) = rest.split_once(')')?;
+            let is_test = path.ends_with(".rs")
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit());
+            is_test.then_some((name, path))
+        })
+        .collect()
+}
+
+/// Whether the file has a test of this name.
+fn has_test(source: &str, name: &str) -> bool {
+    let Some((before, _)) = source.split_once(&format!("fn {name}(")) else {
+        return false;
+    };
+    let mut lines = before.lines().rev().map(str::trim);
+    let attribute = lines.find(|line| !["", "async"].contains(line) && !line.starts_with("#[ignore"));
+    attribute.is_some_and(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
+}
+
+#[test]
+fn every_test_that_a_page_names_is_there() {
+    for name in ["threat-model.md"] {
+        let page = page(name);
+        let tests = named_tests(&page);
+        assert!(tests.len() > 10, "{name} names {} tests", tests.len());
+        for (test, path) in tests {
+            let source = std::fs::read_to_string(root().join(path));
+            let source = source.unwrap_or_else(|error| panic!("{name}: {path}: {error}"));
+            assert!(has_test(&source, test), "{name}: no test {test} in {path}");
+        }
+    }
+}
+
+/// Beside each promise of the threat model stands a test, but for what no test can show.
+#[test]
+fn every_promise_of_the_threat_model_names_its_tests() {
+    let page = page("threat-model.md");
+    let threats = page
+        .split("\n## ")
+        .find(|section| section.starts_with("Threats"))
+        .unwrap();
+    let promises = threats.lines().filter(|line| line.starts_with("* "));
+    let without: Vec<_> = promises.filter(|line| named_tests(line).is_empty()).collect();
+    assert!(
+        matches!(without[..], [only] if only.contains("cargo-deny")),
+        "promises without a test: {without:#?}"
+    );
 }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::harness::{Server, classifyd, some_models, white_row};
@@ -213,6 +214,26 @@ async fn a_picture_is_classified_over_tls() {
         .unwrap_err();
     assert!(server.get("/livez").send().await.is_err());
     ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_are_spoken() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    write(folder.path(), &authority.sign("localhost"));
+    let server = start(folder.path(), &[]);
+    for version in [&TLS12, &TLS13] {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.0.der().clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = TlsConnector::from(Arc::new(config));
+        let (answer, _) = ask(server.address, &client, MODELS).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{version:?}: {answer}");
+    }
 }
 
 #[test]
