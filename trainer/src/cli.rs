@@ -3,6 +3,7 @@
 // The comments on arguments are shown in a terminal, not rendered.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
 
+mod next;
 mod search;
 
 use std::{
@@ -558,7 +559,7 @@ fn train_folder(args: &TrainArgs) -> Result<ExitCode> {
             100.0 * measured.validation.accuracy
         );
     }
-    println!("wrote {}", request.out.display());
+    println!("{}", next::steps(&request.out, Some(data)));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -640,7 +641,7 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
                     100.0 * canvas.accuracy
                 );
             }
-            println!("wrote {}", out.display());
+            println!("{}", next::steps(&out, None));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -683,7 +684,7 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
         return Ok(interrupted());
     };
     print!("{}", measured.table());
-    println!("wrote {}", job.out.display());
+    println!("{}", next::steps(job.out, None));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -134,6 +134,8 @@ fn a_folder_becomes_a_classifier() {
         "warning: 1 pictures for validation or test are among those for training",
         "12 pictures, transform none: accuracy",
         "wrote runs/shapes/shapes/1",
+        "measure it again: trainer evaluate runs/shapes/shapes/1 --folder shapes",
+        "serve it: classifyd serve --models runs/shapes",
     ] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");
     }
