@@ -1,25 +1,42 @@
 //! Memory that all requests share, counted in bytes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use crate::fair::Flow;
 
-/// Bytes that one permit stands for: a semaphore counts to 2^29 on 32-bit machines, and a body need not be counted to the byte.
-const UNIT: u64 = 1024;
+/// The requests of one client may take so many times the memory that they leave free: three quarters where nobody else takes any.
+/// A larger factor leaves less to others, a smaller one lets much of the memory go unused. The rule is that of dynamic
+/// thresholds for shared buffers: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+/// switches", IEEE/ACM Transactions on Networking 6(2), 1998.
+const TIMES_FREE: u64 = 3;
 
 /// So many bytes, of which requests take some and give them back when they have ended.
+///
+/// A client with many requests always leaves some to others. A client's only request may take all that is free.
 #[derive(Debug)]
 pub struct Budget {
-    free: Arc<Semaphore>,
+    state: Arc<Mutex<State>>,
     limit: u64,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    /// Of those that have some.
+    flows: HashMap<Flow, u64>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Every change under it is complete.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Budget {
-    /// A budget of so many bytes, rounded up to KiB.
+    /// A budget of so many bytes.
     pub fn new(limit: u64) -> Self {
-        let units = usize::try_from(limit.div_ceil(UNIT)).unwrap_or(usize::MAX);
         Self {
-            free: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            state: Arc::default(),
             limit,
         }
     }
@@ -31,15 +48,16 @@ impl Budget {
 
     /// How many bytes are taken.
     pub fn used(&self) -> u64 {
-        let free = self.free.available_permits() as u64 * UNIT;
-        self.limit.next_multiple_of(UNIT).saturating_sub(free)
+        lock(&self.state).used
     }
 
-    /// Nothing of it yet.
-    pub fn share(&self) -> Share {
+    /// Nothing of it yet, for a request of this client.
+    pub fn share(&self, flow: Flow) -> Share {
         Share {
-            budget: Arc::clone(&self.free),
-            taken: None,
+            state: Arc::clone(&self.state),
+            limit: self.limit,
+            flow,
+            taken: 0,
         }
     }
 }
@@ -47,28 +65,53 @@ impl Budget {
 /// What one request has taken. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Share {
-    budget: Arc<Semaphore>,
-    taken: Option<OwnedSemaphorePermit>,
+    state: Arc<Mutex<State>>,
+    limit: u64,
+    flow: Flow,
+    taken: u64,
 }
 
 impl Share {
-    /// Takes as much more as is missing to `bytes` in all. False if the budget has not as much left; then nothing changes.
+    /// All of the budget, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Takes as much more as is missing to `bytes` in all. False if there is not as much left for this client; then nothing
+    /// changes.
     pub fn grow_to(&mut self, bytes: u64) -> bool {
-        let taken = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
-        let Ok(missing) = u32::try_from(bytes.div_ceil(UNIT).saturating_sub(taken)) else {
-            return false;
-        };
+        let missing = bytes.saturating_sub(self.taken);
         if missing == 0 {
             return true;
         }
-        let Ok(more) = Arc::clone(&self.budget).try_acquire_many_owned(missing) else {
+        let mut state = lock(&self.state);
+        let Some(free) = (self.limit - state.used).checked_sub(missing) else {
             return false;
         };
-        match &mut self.taken {
-            Some(taken) => taken.merge(more),
-            None => self.taken = Some(more),
+        let held = state.flows.entry(self.flow).or_default();
+        if *held > self.taken && *held + missing > free.saturating_mul(TIMES_FREE) {
+            return false;
         }
+        *held += missing;
+        state.used += missing;
+        self.taken = bytes;
         true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.taken == 0 {
+            return;
+        }
+        let mut state = lock(&self.state);
+        state.used -= self.taken;
+        if let Some(held) = state.flows.get_mut(&self.flow) {
+            *held -= self.taken;
+            if *held == 0 {
+                state.flows.remove(&self.flow);
+            }
+        }
     }
 }
 
@@ -76,21 +119,52 @@ impl Share {
 mod tests {
     use super::*;
 
+    const A: Flow = Flow(1);
+    const B: Flow = Flow(2);
+
     #[test]
     fn a_share_grows_as_far_as_the_budget_goes_and_is_given_back() {
-        let budget = Budget::new(10 * UNIT);
-        let (mut one, mut other) = (budget.share(), budget.share());
+        let budget = Budget::new(10);
+        let (mut one, mut other) = (budget.share(A), budget.share(B));
         assert!(one.grow_to(1));
-        assert!(one.grow_to(4 * UNIT));
-        assert!(one.grow_to(3 * UNIT));
-        assert_eq!(budget.used(), 4 * UNIT);
-        assert!(!other.grow_to(7 * UNIT));
-        assert!(other.grow_to(6 * UNIT));
-        assert_eq!(budget.used(), 10 * UNIT);
+        assert!(one.grow_to(4));
+        assert!(one.grow_to(3));
+        assert_eq!(budget.used(), 4);
+        assert!(!other.grow_to(7));
+        assert!(other.grow_to(6));
+        assert_eq!(budget.used(), 10);
         drop(one);
-        assert!(other.grow_to(10 * UNIT));
+        assert!(other.grow_to(10));
         drop(other);
         assert_eq!(budget.used(), 0);
-        assert!(!budget.share().grow_to(u64::MAX));
+        assert!(!budget.share(A).grow_to(u64::MAX));
+        assert!(lock(&budget.state).flows.is_empty());
+    }
+
+    #[test]
+    fn a_client_with_many_requests_leaves_some_to_others() {
+        let budget = Budget::new(100);
+        let take = |flow| {
+            let mut share = budget.share(flow);
+            share.grow_to(10).then_some(share)
+        };
+        let many: Vec<_> = std::iter::from_fn(|| take(A)).collect();
+        assert_eq!(many.len(), 7, "at most three quarters");
+        let other = take(B).expect("a request of another client");
+        assert!(take(A).is_none());
+        drop(many);
+        let many: Vec<_> = std::iter::from_fn(|| take(A)).collect();
+        assert_eq!(many.len(), 6, "three times what is free");
+        drop(other);
+    }
+
+    #[test]
+    fn the_only_request_of_a_client_may_take_all_that_is_free() {
+        let budget = Budget::new(100);
+        let mut other = budget.share(B);
+        assert!(other.grow_to(20));
+        let mut only = budget.share(A);
+        assert!(only.grow_to(50) && only.grow_to(80));
+        assert!(!other.grow_to(21));
     }
 }

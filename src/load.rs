@@ -142,13 +142,14 @@ pub fn start(
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
     let model = Model::start(name, version, bundle, &settings, placed, metrics, workers)?;
     let (plan, placement) = (model.plan(), model.placement());
-    let rows = config.queue_memory.0.as_u64() / model.row_memory().max(1);
+    // What one client may have of it.
+    let rows = config.queue_memory.0.as_u64() / 4 * 3 / model.row_memory().max(1);
     if rows < 2 * u64::from(model.max_batch) {
         tracing::warn!(
             model = name,
             rows,
             max_batch = model.max_batch,
-            "queue_memory holds less than two batches of this model, so that batches stay small: raise it, or lower max_batch"
+            "three quarters of queue_memory, which one client may take, hold less than two batches of this model, so that batches stay small: raise queue_memory, or lower max_batch"
         );
     }
     tracing::info!(

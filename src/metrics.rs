@@ -5,6 +5,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::budget::Budget;
 use crate::cpu::Usage;
 use crate::error::Code;
 
@@ -55,6 +56,8 @@ pub struct Metrics {
     decode_waiting: IntGauge,
     decode_memory: IntGauge,
     decode_memory_limit: IntGauge,
+    body_memory: BudgetGauges,
+    queue_memory: BudgetGauges,
     ready: IntGauge,
     log_lines_dropped: IntCounter,
     stage_duration: HistogramVec,
@@ -97,6 +100,21 @@ pub struct ModelMetrics {
     pub inference_failures: IntCounter,
     /// Predictions of each label, in their order.
     pub predictions: Vec<IntCounter>,
+}
+
+/// How much of a budget is taken, and all of it.
+#[derive(Debug, Clone)]
+struct BudgetGauges {
+    used: IntGauge,
+    limit: IntGauge,
+}
+
+impl BudgetGauges {
+    fn set(&self, budget: &Budget) {
+        let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.used, budget.used());
+        set(&self.limit, budget.limit());
+    }
 }
 
 impl Metrics {
@@ -218,6 +236,26 @@ impl Metrics {
                 "classifyd_decode_memory_limit_bytes",
                 "Most memory that they may take.",
             )?,
+            body_memory: BudgetGauges {
+                used: single(
+                    "classifyd_body_memory_bytes",
+                    "Memory that the bodies of the requests in flight take, and long answers until they are written.",
+                )?,
+                limit: single(
+                    "classifyd_body_memory_limit_bytes",
+                    "Most memory that they may take.",
+                )?,
+            },
+            queue_memory: BudgetGauges {
+                used: single(
+                    "classifyd_queue_memory_bytes",
+                    "Memory that the rows of the requests in flight take, of all models.",
+                )?,
+                limit: single(
+                    "classifyd_queue_memory_limit_bytes",
+                    "Most memory that they may take.",
+                )?,
+            },
             ready: single("classifyd_ready", "Whether /readyz says so: 1 or 0.")?,
             log_lines_dropped,
             queue_limit: gauge(
@@ -359,6 +397,12 @@ impl Metrics {
         set(&self.decode_waiting, usage.waiting as u64);
         set(&self.decode_memory, usage.memory);
         set(&self.decode_memory_limit, usage.memory_limit);
+    }
+
+    /// Takes over the memory that requests share; called when the metrics are read.
+    pub fn set_budgets(&self, bodies: &Budget, rows: &Budget) {
+        self.body_memory.set(bodies);
+        self.queue_memory.set(rows);
     }
 
     /// All metrics in Prometheus' text format.

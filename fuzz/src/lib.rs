@@ -19,6 +19,7 @@ use classifier::golden::Golden;
 use classifier::{Bundle, Limits, Preprocessor, image, text as texts};
 use classifyd::budget::Budget;
 use classifyd::cpu::{Pool, Workers};
+use classifyd::fair::Flow;
 use classifyd::http::payload::{self, Options};
 use peak_alloc::PeakAlloc;
 use tokio::time::Instant;
@@ -133,7 +134,7 @@ fn request(content_type: HeaderValue, query: Option<&str>, body: &[u8]) {
             MAX_BODY,
             deadline,
             &server.pool,
-            &server.memory,
+            server.memory.share(Flow::default()),
         )
         .await
     };

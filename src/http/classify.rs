@@ -24,6 +24,7 @@ use crate::budget::{Budget, Share};
 use crate::catalog::Catalog;
 use crate::decimal;
 use crate::error::{Code, Error};
+use crate::fair::Flow;
 use crate::model::{Classified, Input, Model, Terms};
 use crate::telemetry::access::{self, Stages};
 use crate::telemetry::spans::SpanRef;
@@ -321,7 +322,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         max_body,
         body_deadline,
         &app.bodies,
-        &app.body_memory,
+        app.body_memory.share(flow),
     );
     // Most bodies are there already.
     let payload = tokio::select! {
@@ -351,7 +352,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         span: &span,
     };
     let classified = run(&app, &model, payload, terms).await;
-    let answered = classified.and_then(|classified| respond(&app, &model, classified, top_k));
+    let answered = classified.and_then(|classified| respond(&app, &model, flow, classified, top_k));
     let (mut response, stages) = match answered {
         Ok((response, stages)) => (response, Some(stages)),
         Err(error) => {
@@ -393,14 +394,14 @@ async fn run(app: &App, model: &Model, payload: Payload, terms: Terms<'_>) -> Re
         let detail = format!("{}, model {:?}", WrongKind { takes: kind }, model.name);
         return Err(wrong_kind(form, &inputs, at, &detail));
     }
-    let _rows = rows(&app.queue_memory, inputs.len() as u64, model.row_memory())?;
+    let memory = app.queue_memory.share(terms.flow);
+    let _rows = rows(&app.queue_memory, memory, inputs.len() as u64, model.row_memory())?;
     let field = |at| form.field(kind, at);
     model.classify(inputs, field, terms).await
 }
 
 /// Memory for the rows of a request, until it has been run. One that takes more than there is gets all of it.
-fn rows(memory: &Budget, inputs: u64, of_a_row: u64) -> Result<Share, Error> {
-    let mut share = memory.share();
+fn rows(memory: &Budget, mut share: Share, inputs: u64, of_a_row: u64) -> Result<Share, Error> {
     let wanted = inputs.saturating_mul(of_a_row);
     if share.grow_to(wanted.min(memory.limit())) {
         return Ok(share);
@@ -419,11 +420,11 @@ fn rows(memory: &Budget, inputs: u64, of_a_row: u64) -> Result<Share, Error> {
 const SHORT_ANSWER: usize = 4 * 1024;
 
 /// The body of an answer. A long one is counted until it is written, for there is no saying when its client reads it.
-fn answer(memory: &Budget, bytes: Vec<u8>) -> Result<Bytes, Error> {
+fn answer(memory: &Budget, flow: Flow, bytes: Vec<u8>) -> Result<Bytes, Error> {
     if bytes.len() <= SHORT_ANSWER {
         return Ok(bytes.into());
     }
-    let mut share = memory.share();
+    let mut share = memory.share(flow);
     if share.grow_to(bytes.len() as u64) {
         return Ok(Bytes::from_owner(Counted {
             bytes,
@@ -481,6 +482,7 @@ fn wrong_kind(form: Form, inputs: &[Input], at: usize, detail: &str) -> Error {
 fn respond(
     app: &App,
     model: &Model,
+    flow: Flow,
     classified: Classified,
     top_k: u32,
 ) -> Result<(Response, Stages), Error> {
@@ -507,7 +509,7 @@ fn respond(
         results: results.collect(),
     };
     let body = serde_json::to_vec(&classification).map_err(Error::internal)?;
-    let mut response = Response::new(Body::from(answer(&app.body_memory, body)?));
+    let mut response = Response::new(Body::from(answer(&app.body_memory, flow, body)?));
     let headers = response.headers_mut();
     // Room for those that the layers add, so that the map does not grow.
     headers.reserve(ANSWER_HEADERS);
@@ -539,12 +541,14 @@ mod tests {
     #[test]
     fn a_long_answer_is_counted_until_it_is_written() {
         let memory = Budget::new(64 * 1024);
-        let short = answer(&memory, vec![0; SHORT_ANSWER]).unwrap();
+        let short = answer(&memory, Flow::default(), vec![0; SHORT_ANSWER]).unwrap();
         assert_eq!((short.len(), memory.used()), (SHORT_ANSWER, 0));
-        let long = answer(&memory, vec![0; 40 * 1024]).unwrap();
+        let long = answer(&memory, Flow::default(), vec![0; 40 * 1024]).unwrap();
         assert_eq!((long.len(), memory.used()), (40 * 1024, 40 * 1024));
         assert_eq!(
-            answer(&memory, vec![0; 40 * 1024]).unwrap_err().code,
+            answer(&memory, Flow::default(), vec![0; 40 * 1024])
+                .unwrap_err()
+                .code,
             Code::QueueFull
         );
         let part = long.slice(1..2);
@@ -557,13 +561,13 @@ mod tests {
     #[test]
     fn rows_beyond_the_memory_for_them_are_refused_and_a_large_request_is_taken_alone() {
         let memory = Budget::new(100 * 1024);
-        let alone = rows(&memory, 32, 600 * 1024).unwrap();
-        let error = rows(&memory, 1, 1024).unwrap_err();
+        let alone = rows(&memory, memory.share(Flow(1)), 32, 600 * 1024).unwrap();
+        let error = rows(&memory, memory.share(Flow(2)), 1, 1024).unwrap_err();
         assert_eq!(error.code, Code::QueueFull);
         assert!(error.detail.contains("102400"), "{}", error.detail);
         drop(alone);
-        let _some = rows(&memory, 3, 30 * 1024).unwrap();
-        assert!(rows(&memory, 1, 30 * 1024).is_err());
-        assert!(rows(&memory, 1, 10 * 1024).is_ok());
+        let _some = rows(&memory, memory.share(Flow(1)), 3, 30 * 1024).unwrap();
+        assert!(rows(&memory, memory.share(Flow(2)), 1, 30 * 1024).is_err());
+        assert!(rows(&memory, memory.share(Flow(2)), 1, 10 * 1024).is_ok());
     }
 }

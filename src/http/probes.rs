@@ -142,6 +142,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
     app.metrics.set_decoding(app.workers.usage());
     app.metrics
         .set_server(ready(&app).is_ok(), app.telemetry.writer.dropped());
+    app.metrics.set_budgets(&app.body_memory, &app.queue_memory);
     let text = app.metrics.render().map_err(Error::internal)?;
     Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }

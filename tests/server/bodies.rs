@@ -218,6 +218,39 @@ async fn heads_take_no_more_memory_than_is_said() {
 }
 
 #[tokio::test]
+async fn a_client_that_fills_the_memory_for_bodies_leaves_some_to_others() {
+    let server = linear(&["--max-body", "2 MiB", "--body-memory", "8 MiB"]);
+    // All but the last byte of each, so that the server keeps what it has.
+    let part = vec![0; 2 * 1024 * 1024 - 1];
+    let greedy: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = begin(&server, "Content-Length: 2097152");
+            let _ = stream.write_all(&part);
+            stream
+        })
+        .collect();
+    let used = "classifyd_body_memory_bytes";
+    let full = 4.0 * 1024.0 * 1024.0;
+    while server.metrics().await.get(used).unwrap() < full {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let other = reqwest::Client::builder()
+        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
+        .build()
+        .unwrap();
+    let url = format!("http://{}/v1/classify", server.address);
+    for _ in 0..5 {
+        let request = other
+            .post(&url)
+            .header(CONTENT_TYPE, "image/png")
+            .body(vec![0; 1024 * 1024]);
+        // Read whole, and no picture.
+        assert_eq!(request.send().await.unwrap().status(), 422);
+    }
+    drop(greedy);
+}
+
+#[tokio::test]
 async fn clients_with_photographs_stay_within_the_memory_for_bodies() {
     const CLIENTS: usize = 256;
     let server = linear(&["--body-memory", "32 MiB"]);

@@ -158,6 +158,11 @@ const LOADS: &[Load] = &[
         let request = attack.form("model=images", &vec![("image", evil::small_webp()); 32]);
         attack.over_and_over(&request, 32);
     }),
+    load("32 connections x 8 pictures of 28 bytes", |attack| {
+        // As many as max_request_pixels allows.
+        let request = attack.form("model=images", &vec![("image", evil::small_webp()); 8]);
+        attack.over_and_over(&request, 32);
+    }),
     load("20 clients that read nothing of 20 answers", |attack| {
         attack.read_nothing(attack.count(20));
     }),

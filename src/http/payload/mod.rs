@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::options::{Options, RequestPriority};
-use crate::budget::{Budget, Share};
+use crate::budget::Share;
 use crate::cpu::Pool;
 use crate::error::{Code, Error, quoted};
 use crate::model::Input;
@@ -80,14 +80,13 @@ pub async fn read(
     max_body: u64,
     deadline: Instant,
     pool: &Pool,
-    memory: &Budget,
+    mut memory: Share,
 ) -> Result<Payload, Error> {
     let kind = match kind(headers) {
         Ok(kind) => kind,
         Err(error) => return Err(refuse(error, body, max_body, deadline).await),
     };
-    let mut share = memory.share();
-    let bytes = read_body(headers, body, max_body, deadline, memory, &mut share).await?;
+    let bytes = read_body(headers, body, max_body, deadline, &mut memory).await?;
     let (form, body_options, inputs) = match kind {
         Kind::Image => (Form::Raw, Options::default(), vec![Input::Image(bytes)]),
         Kind::Text => (
@@ -125,7 +124,7 @@ pub async fn read(
         form,
         options,
         inputs,
-        memory: share,
+        memory,
     })
 }
 
@@ -191,8 +190,7 @@ async fn read_body(
     body: Body,
     max_body: u64,
     deadline: Instant,
-    memory: &Budget,
-    share: &mut Share,
+    memory: &mut Share,
 ) -> Result<Bytes, Error> {
     let too_long = |found: &str| {
         Error::new(
@@ -208,13 +206,13 @@ async fn read_body(
     }
     let limit = usize::try_from(max_body).unwrap_or(usize::MAX);
     let longest = announced.map_or(limit, |length| limit.min(length as usize));
-    match timeout_at(deadline, collect(Limited::new(body, limit), longest, share)).await {
+    match timeout_at(deadline, collect(Limited::new(body, limit), longest, memory)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(Broken::NoMemory)) => {
             let error = Error::new(
                 Code::QueueFull,
                 format!(
-                    "the bodies of the requests in flight take as much memory as they may, {} bytes",
+                    "the bodies of the requests in flight take as much of the {} bytes (body_memory) as those of one client may",
                     memory.limit()
                 ),
             );
@@ -306,7 +304,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::budget::Budget;
     use crate::cpu::Workers;
+    use crate::fair::Flow;
 
     async fn read_with(
         content_type: &str,
@@ -333,7 +333,7 @@ mod tests {
             max_body,
             deadline,
             &Workers::start(1, 0).unwrap().pool(1),
-            &Budget::new(64 * 1024 * 1024),
+            Budget::new(64 * 1024 * 1024).share(Flow::default()),
         )
         .await
     }
