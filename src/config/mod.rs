@@ -6,6 +6,8 @@
 mod access;
 mod file;
 mod model;
+#[cfg(test)]
+mod page_tests;
 mod place;
 #[cfg(test)]
 mod tests;

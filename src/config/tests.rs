@@ -1,6 +1,6 @@
 use super::*;
 
-fn load(file: &str, flags: Settings) -> Result<Config, String> {
+pub(super) fn load(file: &str, flags: Settings) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("classifyd.toml");
     std::fs::write(&path, file).unwrap();
@@ -205,62 +205,7 @@ fn a_models_own_table_is_stronger_than_the_keys_for_all() {
 }
 
 /// Keys of an entry `[[api_keys]]`.
-const API_KEY: [&str; 4] = ["name", "sha256", "rate_limit", "priority"];
-
-const PAGE: &str = include_str!("../../docs/configuration.md");
-
-/// The lines of the page under this heading.
-fn section(heading: &str) -> impl Iterator<Item = &'static str> {
-    let begins = format!("## {heading}");
-    let lines = PAGE.lines().skip_while(move |line| *line != begins).skip(1);
-    lines.take_while(|line| !line.starts_with("## "))
-}
-
-#[test]
-fn the_page_has_every_key_with_its_default() {
-    let mut file = Vec::new();
-    let mut without = Vec::new();
-    for line in section("Every key").filter(|line| line.starts_with("| `")) {
-        let cells: Vec<_> = line.split(" | ").collect();
-        let default = cells[1].trim_matches('`');
-        for key in cells[0].trim_start_matches("| ").split(", ") {
-            let key = key.trim_matches('`');
-            let bare = default == "[]" || default.bytes().all(|byte| byte.is_ascii_digit());
-            match default {
-                "none" => without.push(key),
-                _ if bare => file.push(format!("{key} = {default}")),
-                _ => file.push(format!("{key} = \"{default}\"")),
-            }
-        }
-    }
-    let page = load(&file.join("\n"), Settings::default()).unwrap();
-    let defaults = Config::load(Settings::default(), Origins::default(), None).unwrap();
-    for (key, value) in defaults.values().unwrap() {
-        let found = matches!(page.origins.of(key), Origin::File(_));
-        assert_eq!(
-            found,
-            value.is_some(),
-            "{key}: a default in docs/configuration.md"
-        );
-        assert_eq!(
-            without.contains(&key),
-            value.is_none(),
-            "{key}: none in docs/configuration.md"
-        );
-    }
-    assert_eq!(page.values().unwrap(), defaults.values().unwrap());
-}
-
-#[test]
-fn the_page_names_every_key_of_a_model_and_of_an_api_key() {
-    let names = |heading, key: &str| section(heading).any(|line| line.contains(&format!("`{key}`")));
-    for key in full_table().keys() {
-        assert!(names("One model", key), "{key}");
-    }
-    for key in API_KEY {
-        assert!(names("Who may ask", key), "{key}");
-    }
-}
+pub(super) const API_KEY: [&str; 4] = ["name", "sha256", "rate_limit", "priority"];
 
 const EXAMPLE: &str = include_str!("../../classifyd.example.toml");
 
@@ -295,7 +240,7 @@ fn uncommented() -> String {
 }
 
 /// A table of a model with all its keys.
-fn full_table() -> toml::Table {
+pub(super) fn full_table() -> toml::Table {
     let all = ModelTable {
         version: Some(1),
         queue_capacity: Some(1),

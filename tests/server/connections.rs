@@ -226,8 +226,8 @@ async fn a_client_that_takes_all_connections_loses_one_to_whoever_comes() {
         .collect();
     for _ in 0..20 {
         let other = connect_from("127.0.0.2", server.address).await;
-        let served = tokio::time::timeout(Duration::from_secs(5), is_served(other));
-        assert!(served.await.expect("an answer"));
+        let answer = tokio::time::timeout(Duration::from_secs(5), is_served(other));
+        assert!(answer.await.expect("an answer"));
     }
     // Each of the 20 needed a place; whether one was free by itself depends on who closed first.
     let displaced = server

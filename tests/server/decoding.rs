@@ -298,6 +298,9 @@ async fn rows_beyond_the_memory_for_them_are_refused_and_the_next_request_works(
     // A row of this model takes 12 KiB, so that 100 of them are more than all that may be.
     let options = ["--queue-memory", "1 MiB", "--max-batch", "100"];
     let server = Server::start(&shipped_models(), &options);
+    server
+        .wait_for_log(&["hold less than two batches of this model", "\"images\""])
+        .await;
     let form = (0..100).fold(reqwest::multipart::Form::new(), |form, at| {
         // Large enough to be decoded for a while: 2 million pixels each.
         let part = reqwest::multipart::Part::bytes(flat_webp(2000, 1000 + at));

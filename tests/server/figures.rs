@@ -1,5 +1,7 @@
 //! What pages say of each other and of the code: figures that two of them share, tests that they name.
 
+use std::path::Path;
+
 use crate::harness::root;
 
 fn page(name: &str) -> String {
@@ -45,10 +47,8 @@ fn named_tests(page: &str) -> Vec<(&str, &str)> {
         .filter_map(|rest| {
             let (name, rest) = rest.split_once("`](../")?;
             let (path, _) = rest.split_once(')')?;
-            let is_test = path.ends_with(".rs")
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit());
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let is_test = Path::new(path).extension()? == "rs" && name.chars().all(is_name);
             is_test.then_some((name, path))
         })
         .collect()
@@ -66,7 +66,7 @@ fn has_test(source: &str, name: &str) -> bool {
 
 #[test]
 fn every_test_that_a_page_names_is_there() {
-    for name in ["threat-model.md"] {
+    for name in ["threat-model.md", "operations.md"] {
         let page = page(name);
         let tests = named_tests(&page);
         assert!(tests.len() > 10, "{name} names {} tests", tests.len());
