@@ -23,7 +23,7 @@ async fn a_client_that_reads_too_slowly_loses_its_connection_and_one_that_reads_
             }
         });
         let begun = Instant::now();
-        let written = stream.write_all(&[0; 100_000]).await;
+        let written = stream.write_all(&vec![0; 100_000]).await;
         let took = begun.elapsed();
         match written {
             Ok(()) => assert!(is_served, "{bytes_a_second} bytes a second"),
