@@ -310,20 +310,23 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     let (parts, body) = request.into_parts();
     let flow = flow::of(&parts, &app.config.trusted_proxies.0);
     let max_body = app.config.max_body.0.as_u64();
-    let options = match Options::from_query(parts.uri.query()) {
-        Ok(options) => options,
-        Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),
+    let reading = async {
+        let options = match Options::from_query(parts.uri.query()) {
+            Ok(options) => options,
+            Err(error) => return Err(payload::refuse(error, body, max_body, arrived + longest).await),
+        };
+        let body_deadline = arrived + options.timeout(longest);
+        payload::read(
+            &parts.headers,
+            options,
+            body,
+            max_body,
+            body_deadline,
+            &app.bodies,
+            app.body_memory.share(flow),
+        )
+        .await
     };
-    let body_deadline = arrived + options.timeout(longest);
-    let reading = payload::read(
-        &parts.headers,
-        options,
-        body,
-        max_body,
-        body_deadline,
-        &app.bodies,
-        app.body_memory.share(flow),
-    );
     // Most bodies are there already.
     let payload = tokio::select! {
         biased;

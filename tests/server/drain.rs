@@ -1,6 +1,6 @@
 //! How the server ends.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -134,6 +134,54 @@ async fn a_body_or_a_picture_that_is_not_ready_within_grace_is_answered_with_dra
     upload.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("\"code\":\"draining\""), "{answer}");
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[test]
+fn every_body_that_still_arrives_at_the_end_of_grace_is_answered_with_draining() {
+    let models = some_models(&["linear"]);
+    let options = ["--drain-delay", "0s", "--grace", "500ms"];
+    let mut server = Server::start(models.path(), &options);
+    let uploads: Vec<_> = [
+        ("", "image/png"),
+        ("", "application/json"),
+        ("?model=nope", "text/plain"),
+        // Refused already, but the rest of the body is read first.
+        ("?topk=3", "image/png"),
+        ("", "image/tiff"),
+    ]
+    .into_iter()
+    .map(|(query, content_type)| {
+        let mut upload = TcpStream::connect(server.address).unwrap();
+        write!(
+            upload,
+            "POST /v1/classify{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: 900000\r\n\r\n"
+        )
+        .unwrap();
+        std::thread::spawn(move || {
+            upload.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let mut answer = Vec::new();
+            // Until the server closes the connection.
+            loop {
+                let sent = upload.write_all(&[b'x'; 100]);
+                match upload.read_to_end(&mut answer) {
+                    Err(error) if sent.is_ok() && error.kind() == ErrorKind::WouldBlock => {}
+                    _ => break,
+                }
+            }
+            (query, content_type, String::from_utf8(answer).unwrap())
+        })
+    })
+    .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    server.signal("TERM");
+    for upload in uploads {
+        let (query, content_type, answer) = upload.join().unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("\"code\":\"draining\""),
+            "{query} {content_type}: {answer}"
+        );
+    }
     assert_eq!(server.wait(LIMIT).code(), Some(0));
 }
 
