@@ -35,6 +35,10 @@ pub enum Code {
     MethodNotAllowed,
     /// The `Host` is none that the server answers to.
     MisdirectedRequest,
+    /// The path, with its query, is longer than the limit.
+    UriTooLong,
+    /// The head of the request is longer than the limit, or has more headers.
+    HeaderTooLarge,
     /// The body is longer than the limit.
     PayloadTooLarge,
     /// More inputs in one request than a batch may hold.
@@ -86,6 +90,8 @@ impl Code {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::MisdirectedRequest => "misdirected_request",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeaderTooLarge => "header_too_large",
             Self::PayloadTooLarge => "payload_too_large",
             Self::TooManyInputs => "too_many_inputs",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -110,6 +116,8 @@ impl Code {
             Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::PayloadTooLarge | Self::TooManyInputs => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidImage | Self::ImageTooLarge | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
@@ -131,6 +139,8 @@ impl Code {
             Self::NotFound => "There is no such route",
             Self::MethodNotAllowed => "The route does not take this method",
             Self::MisdirectedRequest => "The server does not answer to this host",
+            Self::UriTooLong => "The path is too long",
+            Self::HeaderTooLarge => "The head of the request is too long",
             Self::PayloadTooLarge => "The body is too long",
             Self::TooManyInputs => "There are too many inputs",
             Self::UnsupportedMediaType => "The content type is not supported",

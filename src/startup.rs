@@ -138,7 +138,8 @@ pub async fn serve(
                 limits,
                 None,
                 connections.clone(),
-            );
+            )
+            .with_unreadable(http::unreadable(Arc::clone(&app)));
             serve_apart(admin, listener).map_err(io("cannot serve admin_listen"))?;
             Some(address)
         }
@@ -159,7 +160,8 @@ pub async fn serve(
         connections.clone(),
     )
     .with_connections(own)
-    .with_handshake_failures(app.metrics.handshake_failures.clone());
+    .with_handshake_failures(app.metrics.handshake_failures.clone())
+    .with_unreadable(http::unreadable(Arc::clone(&app)));
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}/", reachable(address));
     tracing::info!(

@@ -18,6 +18,7 @@ mod security;
 pub mod server;
 pub mod stream;
 pub mod tls;
+pub mod unreadable;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ use utoipa_axum::routes;
 use self::guard::Guard;
 use self::host::{AllowedHosts, HostLayer};
 use self::probes::Pulse;
+use self::unreadable::Replace;
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -141,6 +143,16 @@ pub fn admin_router(app: Arc<App>) -> Router {
         .map_or(app.config.listen.0, |address| address.0);
     let hosts = HostLayer::new(AllowedHosts::for_admin(&app.config.allowed_hosts.0, address));
     with_layers(Router::from(admin()), None, hosts, app)
+}
+
+/// What clients get whose requests hyper cannot read.
+pub fn unreadable(app: Arc<App>) -> Replace {
+    Arc::new(move |peer, status| {
+        let error = unreadable::error(status, app.config.max_header_size.0.as_u64());
+        let tls = app.config.tls_certificate.0.is_some();
+        let response = headers::protect(error.with_body_unread().into_response(), tls);
+        observe::unreadable(&app, peer, response)
+    })
 }
 
 fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, hosts: HostLayer, app: Arc<App>) -> Router {

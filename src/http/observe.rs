@@ -16,6 +16,9 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Collected};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -237,6 +240,25 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
         // Clients must know that the connection takes no other request before it is closed under them.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+}
+
+/// Counts and logs a request that no service has seen, and gives headers and body of its answer.
+pub fn unreadable(app: &App, peer: SocketAddr, mut response: Response) -> (HeaderMap, Bytes) {
+    let seen = Seen {
+        started: Instant::now(),
+        request_id: new_request_id(),
+        route: None,
+        method: "other",
+        client: Some(peer),
+        context: None,
+        span: None,
+    };
+    app.metrics.http_in_flight.inc();
+    finish(app, seen, &mut response);
+    let (parts, body) = response.into_parts();
+    // A problem document is there in full.
+    let body = body.collect().now_or_never().and_then(Result::ok);
+    (parts.headers, body.map(Collected::to_bytes).unwrap_or_default())
 }
 
 fn write_problem(error: &Error, request_id: &HeaderValue, response: &mut Response) {

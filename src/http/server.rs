@@ -25,6 +25,7 @@ use tower::util::MapResult;
 use super::connections::{Connections, Place};
 use super::stream::{Exchange, Stream, StreamLimits};
 use super::tls::Tls;
+use super::unreadable::{Answering, Readable, Replace};
 use crate::repoll::Repoll;
 
 /// Where a request comes from: the other end of its connection. In the request's extensions.
@@ -69,6 +70,7 @@ pub struct Server {
     open: IntGauge,
     /// TLS handshakes that failed, by reason.
     handshake_failures: Option<IntCounterVec>,
+    unreadable: Option<Replace>,
     /// Tells the connections to close; each holds a receiver as long as it is open.
     closing: watch::Sender<bool>,
 }
@@ -83,6 +85,7 @@ impl Server {
             slots: Arc::new(Semaphore::new(limits.max_connections)),
             connections: Arc::default(),
             handshake_failures: None,
+            unreadable: None,
             open,
             closing: watch::Sender::new(false),
         }
@@ -102,6 +105,15 @@ impl Server {
     pub fn with_handshake_failures(self, counter: IntCounterVec) -> Self {
         Self {
             handshake_failures: Some(counter),
+            ..self
+        }
+    }
+
+    /// With an answer for clients whose requests hyper cannot read.
+    #[must_use]
+    pub fn with_unreadable(self, unreadable: Replace) -> Self {
+        Self {
+            unreadable: Some(unreadable),
             ..self
         }
     }
@@ -191,6 +203,7 @@ impl Server {
             peer,
             limits: self.limits,
             handshake_failures: self.handshake_failures.clone(),
+            unreadable: self.unreadable.clone(),
             closing: self.closing.subscribe(),
             exchange,
             place,
@@ -210,6 +223,7 @@ struct Connection {
     peer: SocketAddr,
     limits: ConnectionLimits,
     handshake_failures: Option<IntCounterVec>,
+    unreadable: Option<Replace>,
     closing: watch::Receiver<bool>,
     exchange: Arc<Exchange>,
     place: Place,
@@ -259,11 +273,15 @@ impl Connection {
             request.extensions_mut().insert(Peer(peer));
             begun.begin(request)
         });
+        let answering = Arc::<Answering>::default();
+        let answers = Arc::clone(&answering);
         let service = MapResult::new(service, move |answer| {
             ended.end();
+            answers.begin();
             answer
         });
         let stream = Stream::new(stream, self.limits.stream, exchange);
+        let stream = Readable::new(stream, peer, answering, self.unreadable);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // The stream has a limit of its own, which leaves out idle time.

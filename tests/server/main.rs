@@ -33,3 +33,4 @@ mod streams;
 mod telemetry;
 mod texts;
 mod tls;
+mod unreadable;

@@ -397,11 +397,17 @@ async fn a_head_that_is_too_long_or_has_too_many_headers_is_refused() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--max-header-size", "8 KiB"]);
     let long = server.get("/livez").header("x-long", "a".repeat(9000));
-    assert_eq!(status(long).await, 431);
+    assert_eq!(
+        problem(long.send().await.unwrap()).await["code"],
+        "header_too_large"
+    );
     let many = (0..150).fold(server.get("/livez"), |request, at| {
         request.header(format!("x-{at}"), "a")
     });
-    assert_eq!(status(many).await, 431);
+    assert_eq!(
+        problem(many.send().await.unwrap()).await["code"],
+        "header_too_large"
+    );
     let fine = server.get("/livez").header("x-long", "a".repeat(7000));
     assert_eq!(status(fine).await, 200);
 }

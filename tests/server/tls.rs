@@ -214,6 +214,13 @@ async fn a_picture_is_classified_over_tls() {
         .unwrap_err();
     assert!(server.get("/livez").send().await.is_err());
     ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
+    let (answer, _) = ask(server.address, &authority.client(None), b"NONSENSE\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("\"code\":\"invalid_request\""),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
