@@ -332,3 +332,41 @@ async fn rows_beyond_the_memory_for_them_are_refused_and_the_next_request_works(
         .unwrap())
     .await;
 }
+
+#[tokio::test]
+async fn a_client_with_small_pictures_does_not_wait_for_the_large_ones_of_another() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
+    let address = std::net::IpAddr::from([127, 0, 0, 2]);
+    let other = reqwest::Client::builder().local_address(address).build().unwrap();
+    // The other one is alone for a while, and then has more in the pool than have a turn at a time where clients meet.
+    assert_eq!(server.label("", white_row(1)).await, "b");
+    let alone = other
+        .post(server.url("/v1/classify"))
+        .header(CONTENT_TYPE, "image/png");
+    ok(alone.body(white_row(1)).send().await.unwrap()).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let flood: Vec<_> = (0..60)
+        .map(|_| {
+            let request = other
+                .post(server.url("/v1/classify"))
+                .header(CONTENT_TYPE, "image/webp");
+            tokio::spawn(request.body(large_webp()).send())
+        })
+        .collect();
+    let started = std::time::Instant::now();
+    while server.metrics().await.get("classifyd_decode_waiting").unwrap() < 30.0 {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "the pictures do not wait"
+        );
+    }
+    for _ in 0..10 {
+        assert_eq!(server.label("", white_row(1)).await, "b");
+    }
+    assert_ne!(server.metrics().await.get("classifyd_decode_waiting"), Some(0.0));
+    for request in flood {
+        request.abort();
+    }
+    decoded(&server).await;
+}
