@@ -7,8 +7,9 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::{Config, ConfigError};
 
-/// Connections that may wait to be accepted, as the standard library has it.
-const BACKLOG: u32 = 128;
+/// Connections that may wait to be accepted; the system has a limit of its own (`net.core.somaxconn`). The 128 of the standard
+/// library are fewer than a load balancer opens at once when another server has left, and whoever finds no place waits a second.
+const BACKLOG: u32 = 4096;
 
 /// An address that nobody else can listen on. Connections are refused until it is opened.
 #[derive(Debug)]

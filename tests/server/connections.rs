@@ -156,6 +156,27 @@ fn a_client_that_is_refused_while_it_sends_gets_its_answer_and_knows_whether_to_
     assert_eq!(ask("PUT /v1/models HTTP/1.1", 900_000), (405, false));
 }
 
+#[test]
+fn many_clients_that_connect_at_once_find_a_place_in_the_backlog() {
+    let models = some_models(&["linear"]);
+    let server = Server::start(models.path(), &[]);
+    // It accepts nothing meanwhile.
+    server.signal("STOP");
+    let mut streams: Vec<_> = (0..500)
+        .map(|_| TcpStream::connect_timeout(&server.address, Duration::from_millis(900)).unwrap())
+        .collect();
+    server.signal("CONT");
+    for stream in &mut streams {
+        let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+    }
+    for stream in &mut streams {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn half_open_connections_do_not_disturb_the_others() {
     let models = some_models(&["linear"]);

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, ok, problem, some_models, square, white_row};
+use crate::harness::{Server, classifyd, ok, problem, shipped_models, some_models, square, white_row};
 use crate::hostile_images::flat_webp;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -74,6 +74,61 @@ async fn a_second_signal_cuts_the_drain_delay_short() {
     while server.get("/readyz").send().await.unwrap().status() == 200 {}
     server.signal("TERM");
     assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_grace_short() {
+    let models = some_models(&["hang"]);
+    let options = [
+        "--drain-delay",
+        "0s",
+        "--grace",
+        "1m",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
+    let mut server = Server::start(models.path(), &options);
+    let running = tokio::spawn(server.send_png("", square(255)).send());
+    server
+        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
+        .await;
+    server.signal("TERM");
+    server.wait_for_log(&["listener closed"]).await;
+    assert!(!running.is_finished());
+    // Orchestrators still ask.
+    let ready = format!("http://{}/readyz", server.admin_address.unwrap());
+    assert_eq!(
+        problem(server.client.get(ready).send().await.unwrap()).await["code"],
+        "draining"
+    );
+    server.signal("TERM");
+    assert_eq!(problem(running.await.unwrap().unwrap()).await["code"], "draining");
+    assert_eq!(server.wait(LIMIT).code(), Some(0));
+}
+
+/// Whether a process handles SIGTERM, which `/proc/PID/status` says in a bit mask.
+fn hears_terminate(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or(0) >> 14 & 1 == 1
+}
+
+#[test]
+fn sigterm_while_the_models_load_ends_the_server_in_order() {
+    let mut child = classifyd()
+        .args(["serve", "--listen", "127.0.0.1:0", "--models"])
+        .arg(shipped_models())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !hears_terminate(child.id()) {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[tokio::test]
