@@ -293,11 +293,13 @@ impl Model {
         self.engine.queue().workers()
     }
 
-    /// Classifies inputs that stand in the request under the names that `field` gives.
+    /// Classifies inputs that stand in the request under the names that `field` gives. `charge` is told the pixels of the pictures
+    /// that are large enough for the pool, and may refuse them.
     pub async fn classify(
         &self,
         inputs: Vec<Input>,
         field: impl Fn(usize) -> String,
+        charge: impl Fn(u64) -> Result<(), Error>,
         terms: Terms<'_>,
     ) -> Result<Classified, Error> {
         let Terms {
@@ -316,7 +318,7 @@ impl Model {
         let preparing = async {
             let turn = self.turns.wait(flow, weight).await;
             let started = Instant::now();
-            let prepared = self.prepare(inputs, field, permit, deadline).await?;
+            let prepared = self.prepare(inputs, field, charge, permit, deadline).await?;
             Ok::<_, Error>((turn, started, started.elapsed(), prepared))
         };
         let (turn, started, decode, prepared) = tokio::time::timeout_at(deadline, preparing)
@@ -449,6 +451,7 @@ impl Model {
         &self,
         inputs: Vec<Input>,
         field: impl Fn(usize) -> String,
+        charge: impl Fn(u64) -> Result<(), Error>,
         permit: Permit<Job, Outputs, LaneError>,
         deadline: tokio::time::Instant,
     ) -> Result<Vec<Prepared>, Error> {
@@ -500,12 +503,15 @@ impl Model {
         }
         drop(permit);
         let pixels: u64 = costs.iter().map(|cost| cost.work).sum();
-        if self.kind() == Kind::Image && pixels > self.max_request_pixels {
-            let detail = format!(
-                "inputs: expected at most {} pixels in all, found {pixels}",
-                self.max_request_pixels
-            );
-            return Err(Error::new(Code::ImageTooLarge, detail));
+        if self.kind() == Kind::Image {
+            if pixels > self.max_request_pixels {
+                let detail = format!(
+                    "inputs: expected at most {} pixels in all, found {pixels}",
+                    self.max_request_pixels
+                );
+                return Err(Error::new(Code::ImageTooLarge, detail));
+            }
+            charge(pixels)?;
         }
         let _admitted = self.pool.admit(&costs, deadline)?;
         let field = &field;

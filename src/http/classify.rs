@@ -340,9 +340,13 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         .unwrap_or_default();
     highest.check(payload.options.priority.unwrap_or_default())?;
     let model = find(&app.catalog.load(), &payload)?;
-    if let Some(guard) = &app.guard {
-        guard.charge(&parts, payload.inputs.len())?;
-    }
+    let charge = |units| match &app.guard {
+        Some(guard) => guard.charge(&parts, units),
+        None => Ok(()),
+    };
+    // The request itself was counted before its body was read.
+    charge(payload.inputs.len().saturating_sub(1) as u64)?;
+    let charge_pixels = |pixels| charge(pixels / PIXELS_OF_A_REQUEST);
     // The body may have asked for less time than the query, and the model may have a limit of its own.
     let deadline = arrived + payload.options.timeout(model.request_timeout);
     let top_k = payload.options.top_k.unwrap_or(DEFAULT_TOP_K);
@@ -354,7 +358,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         deadline,
         span: &span,
     };
-    let classified = run(&app, &model, payload, terms).await;
+    let classified = run(&app, &model, payload, charge_pixels, terms).await;
     let answered = classified.and_then(|classified| respond(&app, &model, flow, classified, top_k));
     let (mut response, stages) = match answered {
         Ok((response, stages)) => (response, Some(stages)),
@@ -375,7 +379,16 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
     Ok(response)
 }
 
-async fn run(app: &App, model: &Model, payload: Payload, terms: Terms<'_>) -> Result<Classified, Error> {
+/// So many pixels count as one more request: to decode them takes about as much time as a hundred requests with small pictures.
+const PIXELS_OF_A_REQUEST: u64 = 1_000_000;
+
+async fn run(
+    app: &App,
+    model: &Model,
+    payload: Payload,
+    charge: impl Fn(u64) -> Result<(), Error>,
+    terms: Terms<'_>,
+) -> Result<Classified, Error> {
     let Payload {
         form,
         inputs,
@@ -400,7 +413,7 @@ async fn run(app: &App, model: &Model, payload: Payload, terms: Terms<'_>) -> Re
     let memory = app.queue_memory.share(terms.flow);
     let _rows = rows(&app.queue_memory, memory, inputs.len() as u64, model.row_memory())?;
     let field = |at| form.field(kind, at);
-    model.classify(inputs, field, terms).await
+    model.classify(inputs, field, charge, terms).await
 }
 
 /// Memory for the rows of a request, until it has been run. One that takes more than there is gets all of it.

@@ -232,6 +232,22 @@ async fn an_address_has_a_rate_and_probes_have_none() {
 }
 
 #[tokio::test]
+async fn a_large_picture_counts_as_many_requests() {
+    let file = File::new("rate_limit = \"1/h burst 10\"");
+    let server = start(&file, &[]);
+    let mut png = Vec::new();
+    let picture = image::GrayImage::new(2000, 2000);
+    picture
+        .write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png)
+        .unwrap();
+    // One, and one for each of its four million pixels.
+    for _ in 0..2 {
+        ok(server.send_png("", png.clone()).send().await.unwrap()).await;
+    }
+    assert_eq!(code(server.send_png("", white_row(0))).await, "rate_limited");
+}
+
+#[tokio::test]
 async fn guessing_keys_is_limited() {
     let key = make_key("a");
     let file = File::new(&format!("rate_limit = \"1/h burst 5\"\n{}", key.entry));

@@ -28,7 +28,7 @@ pub(super) struct Key {
 impl Key {
     /// How long to wait, if so much more is too much.
     pub(super) fn charge(&self, count: NonZeroU32) -> Result<(), Duration> {
-        self.rate.as_ref().map_or(Ok(()), |rate| rate.check_many(count))
+        self.rate.as_ref().map_or(Ok(()), |rate| rate.charge(count))
     }
 
     /// How long to wait, if it has asked too often.

@@ -76,16 +76,15 @@ impl Guard {
         }
     }
 
-    /// Charges a request that was let through for its inputs: the first was counted then, each further one counts as a request.
-    pub fn charge(&self, request: &Parts, inputs: usize) -> Result<(), Error> {
-        let more = u32::try_from(inputs.saturating_sub(1)).unwrap_or(u32::MAX);
-        let Some(more) = NonZeroU32::new(more) else {
+    /// Counts a request that was let through as so many more, for what it costs.
+    pub fn charge(&self, request: &Parts, more: u64) -> Result<(), Error> {
+        let Some(more) = NonZeroU32::new(u32::try_from(more).unwrap_or(u32::MAX)) else {
             return Ok(());
         };
         if let (Some(clients), Some(peer)) = (&self.clients, request.extensions.get::<Peer>()) {
             let client = client::address(peer.0.ip(), &request.headers, &self.trusted_proxies);
             clients
-                .check_many(client, more)
+                .charge(client, more)
                 .map_err(|wait| limited("this address", wait))?;
         }
         match request.extensions.get::<Charged>() {

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
 
 use super::client;
 use crate::config::RateLimit;
@@ -35,16 +35,26 @@ impl Rate {
 
     /// How long to wait, if it is exceeded.
     pub(super) fn check(&self) -> Result<(), Duration> {
-        self.check_many(NonZeroU32::MIN)
+        self.rate.check().map_err(wait)
     }
 
-    /// The same for so many at once; what is more than the burst counts as the burst, or it would never be allowed.
-    pub(super) fn check_many(&self, count: NonZeroU32) -> Result<(), Duration> {
-        self.rate
-            .check_n(count.min(self.burst))
-            .unwrap_or(Ok(()))
-            .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+    /// The same for so many more, right after [`Self::check`]. Together they count as the burst at most, or they would never be
+    /// allowed.
+    pub(super) fn charge(&self, more: NonZeroU32) -> Result<(), Duration> {
+        match beside_one(more, self.burst) {
+            Some(more) => self.rate.check_n(more).unwrap_or(Ok(())).map_err(wait),
+            None => Ok(()),
+        }
     }
+}
+
+fn wait(until: NotUntil<<DefaultClock as Clock>::Instant>) -> Duration {
+    until.wait_time_from(DefaultClock::default().now())
+}
+
+/// What is left of `more` where one was counted already and at most the burst counts.
+fn beside_one(more: NonZeroU32, burst: NonZeroU32) -> Option<NonZeroU32> {
+    NonZeroU32::new(more.get().min(burst.get() - 1))
 }
 
 /// How many rates are kept at most, in some 10 MB. An attacker with more addresses than that shares them, and so may a few others.
@@ -70,16 +80,26 @@ impl ClientRates {
 
     /// How long this client must wait, if it has asked too often.
     pub(super) fn check(&self, address: IpAddr) -> Result<(), Duration> {
-        self.check_many(address, NonZeroU32::MIN)
+        self.rates.check_key(&self.slot(address)).map_err(wait)
     }
 
-    /// The same for so many at once; what is more than the burst counts as the burst.
-    pub(super) fn check_many(&self, address: IpAddr, count: NonZeroU32) -> Result<(), Duration> {
+    /// The same for so many more, as [`Rate::charge`].
+    pub(super) fn charge(&self, address: IpAddr, more: NonZeroU32) -> Result<(), Duration> {
+        match beside_one(more, self.burst) {
+            Some(more) => {
+                let slot = self.slot(address);
+                self.rates
+                    .check_key_n(&slot, more)
+                    .unwrap_or(Ok(()))
+                    .map_err(wait)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn slot(&self, address: IpAddr) -> u32 {
         let slot = self.hasher.hash_one(client::network(address)) % SLOTS;
-        self.rates
-            .check_key_n(&(slot as u32), count.min(self.burst))
-            .unwrap_or(Ok(()))
-            .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+        slot as u32
     }
 
     /// Forgets those who have not asked for so long that they may ask as often as they could at first.
@@ -112,15 +132,29 @@ mod tests {
 
     #[test]
     fn a_request_of_several_inputs_counts_as_several() {
-        let rate = Rate::new(limit("1/h burst 4"));
         let many = |count| NonZeroU32::new(count).unwrap();
+        let rate = Rate::new(limit("1/h burst 5"));
         rate.check().unwrap();
-        rate.check_many(many(2)).unwrap();
-        rate.check_many(many(2)).unwrap_err();
+        rate.charge(many(2)).unwrap();
         rate.check().unwrap();
-        let fresh = Rate::new(limit("1/h burst 4"));
-        fresh.check_many(many(100)).unwrap();
-        fresh.check().unwrap_err();
+        rate.charge(many(2)).unwrap_err();
+        rate.charge(many(1)).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_costs_more_than_the_burst_takes_all_of_it() {
+        let many = NonZeroU32::new(100).unwrap();
+        for burst in [1, 4] {
+            let rate = Rate::new(limit(&format!("1/h burst {burst}")));
+            rate.check().unwrap();
+            rate.charge(many).unwrap();
+            rate.check().unwrap_err();
+        }
+        let rates = ClientRates::new(limit("1/h burst 4"));
+        let address = IpAddr::from([192, 0, 2, 1]);
+        rates.check(address).unwrap();
+        rates.charge(address, many).unwrap();
+        rates.check(address).unwrap_err();
     }
 
     #[test]
