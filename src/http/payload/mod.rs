@@ -7,7 +7,7 @@ mod options;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use classifier::Kind as InputKind;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
@@ -21,8 +21,9 @@ use crate::model::Input;
 /// JSON of at most so many bytes is read where the request is, which takes less than a hop to another thread.
 const INLINE_JSON: usize = 16 * 1024;
 
-/// The least room that is made for a body whose length is not known.
-const FIRST_ROOM: usize = 16 * 1024;
+/// The pieces in which a body that does not come at once is kept: each as long as those before it, within these lengths.
+const FIRST_PIECE: usize = 16 * 1024;
+const LONGEST_PIECE: usize = 256 * 1024;
 
 /// How a request was sent, which decides how its inputs are called in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,34 +241,76 @@ enum Broken {
 
 /// The whole body in one piece of memory: kept as they came, chunks of one byte would take forty times their length.
 async fn collect(mut body: Limited<Body>, longest: usize, share: &mut Share) -> Result<Bytes, Broken> {
-    let mut bytes = BytesMut::new();
-    let mut first = None;
+    let mut first = Bytes::new();
+    let mut pieces = Pieces::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(Broken::Body)?.into_data() else {
             continue;
         };
-        let length = bytes.len() + first.as_ref().map_or(0, Bytes::len) + data.len();
-        if bytes.is_empty() && first.is_none() {
+        if first.is_empty() && pieces.length == 0 {
             // Most bodies come in one frame, which needs no copy.
-            if !share.grow_to(length as u64) {
+            if !share.grow_to(data.len() as u64) {
                 return Err(Broken::NoMemory);
             }
-            first = Some(data);
+            first = data;
             continue;
         }
-        if bytes.capacity() < length {
-            let room = length.saturating_mul(2).max(FIRST_ROOM).min(longest.max(length));
-            if !share.grow_to(room as u64) {
-                return Err(Broken::NoMemory);
-            }
-            bytes.reserve(room - bytes.len());
-        }
-        if let Some(first) = first.take() {
-            bytes.extend_from_slice(&first);
-        }
-        bytes.extend_from_slice(&data);
+        pieces.add(&std::mem::take(&mut first), longest, share)?;
+        pieces.add(&data, longest, share)?;
     }
-    Ok(first.unwrap_or_else(|| bytes.freeze()))
+    if first.is_empty() {
+        Ok(pieces.join())
+    } else {
+        Ok(first)
+    }
+}
+
+/// What has come of a body so far. Pieces, because one that grows leaves as much behind as it takes: a client that sends slowly would
+/// hold twice what is counted.
+#[derive(Default)]
+struct Pieces {
+    pieces: Vec<Vec<u8>>,
+    length: usize,
+}
+
+impl Pieces {
+    /// Takes memory for a piece whenever the last one is full.
+    fn add(&mut self, mut data: &[u8], longest: usize, share: &mut Share) -> Result<(), Broken> {
+        while !data.is_empty() {
+            let room = self
+                .pieces
+                .last()
+                .map_or(0, |piece| piece.capacity() - piece.len());
+            if room == 0 {
+                // No longer than what is to come, unless the client sends more than it has said.
+                let left = longest.saturating_sub(self.length).max(data.len());
+                let capacity = self.length.clamp(FIRST_PIECE, LONGEST_PIECE).min(left);
+                if !share.grow_to((self.length + capacity) as u64) {
+                    return Err(Broken::NoMemory);
+                }
+                self.pieces.push(Vec::with_capacity(capacity));
+                continue;
+            }
+            let (now, rest) = data.split_at(room.min(data.len()));
+            if let Some(last) = self.pieces.last_mut() {
+                last.extend_from_slice(now);
+            }
+            self.length += now.len();
+            data = rest;
+        }
+        Ok(())
+    }
+
+    fn join(mut self) -> Bytes {
+        if self.pieces.len() == 1 {
+            return self.pieces.pop().unwrap_or_default().into();
+        }
+        let mut whole = Vec::with_capacity(self.length);
+        for piece in self.pieces {
+            whole.extend_from_slice(&piece);
+        }
+        whole.into()
+    }
 }
 
 /// Texts are read as UTF-8, of which ASCII is a part. Any other character set is refused rather than read wrongly.
@@ -336,6 +379,29 @@ mod tests {
             Budget::new(64 * 1024 * 1024).share(Flow::default()),
         )
         .await
+    }
+
+    #[test]
+    fn a_body_in_parts_is_kept_whole_and_takes_little_more_than_its_length() {
+        let budget = Budget::new(64 * 1024 * 1024);
+        for length in [1, 20_000, 300_000, 3_000_000] {
+            let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            for (longest, most) in [(length, length), (usize::MAX, length + LONGEST_PIECE)] {
+                for part in [7, 10_000, 1_000_000] {
+                    let mut share = budget.share(Flow::default());
+                    let mut pieces = Pieces::default();
+                    for data in body.chunks(part) {
+                        assert!(pieces.add(data, longest, &mut share).is_ok());
+                    }
+                    let taken = budget.used();
+                    assert!(
+                        (length as u64..=most as u64).contains(&taken),
+                        "{taken} for {length}"
+                    );
+                    assert_eq!(pieces.join(), body);
+                }
+            }
+        }
     }
 
     fn image(bytes: &'static [u8]) -> Input {
