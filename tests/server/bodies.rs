@@ -30,6 +30,19 @@ fn status(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer[9..]).into_owned()
 }
 
+/// Sends a picture from another address.
+async fn send_from_elsewhere(server: &Server, picture: Vec<u8>) -> reqwest::Response {
+    let client = reqwest::Client::builder()
+        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
+        .build()
+        .unwrap();
+    let request = client
+        .post(format!("http://{}/v1/classify", server.address))
+        .header(CONTENT_TYPE, "image/png")
+        .body(picture);
+    request.send().await.unwrap()
+}
+
 #[tokio::test]
 async fn errors_repeat_at_most_a_hundred_characters_of_a_request() {
     let server = linear(&[]);
@@ -143,8 +156,8 @@ async fn bodies_beyond_the_memory_for_them_are_refused_and_the_next_request_work
         answer["detail"].as_str().unwrap().contains("4194304 bytes"),
         "{answer}"
     );
-    // A short one finds room.
-    ok(server.send_png("", white_row(1)).send().await.unwrap()).await;
+    // One of another client finds room.
+    ok(send_from_elsewhere(&server, white_row(1)).await).await;
 
     drop(slow);
     let begun = std::time::Instant::now();
@@ -234,18 +247,10 @@ async fn a_client_that_fills_the_memory_for_bodies_leaves_some_to_others() {
     while server.metrics().await.get(used).unwrap() < full {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let other = reqwest::Client::builder()
-        .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
-        .build()
-        .unwrap();
-    let url = format!("http://{}/v1/classify", server.address);
     for _ in 0..5 {
-        let request = other
-            .post(&url)
-            .header(CONTENT_TYPE, "image/png")
-            .body(vec![0; 1024 * 1024]);
+        let answer = send_from_elsewhere(&server, vec![0; 1024 * 1024]).await;
         // Read whole, and no picture.
-        assert_eq!(request.send().await.unwrap().status(), 422);
+        assert_eq!(answer.status(), 422);
     }
     drop(greedy);
 }
