@@ -34,9 +34,8 @@ const INLINE_PICTURES: usize = 16;
 /// less than 2 ms. A review of 1,300 bytes takes 0.3 to 0.5 ms.
 const INLINE_TEXT: usize = 4096;
 
-/// Bytes of memory for each byte of a text while it is tokenised, of which not more are looked at than this.
-const TEXT_MEMORY: u64 = 64;
-const LONGEST_TEXT: u64 = 256 * 1024;
+/// Bytes of memory for each byte of a text that is looked at, while it is tokenised.
+const TEXT_MEMORY: u64 = 100;
 
 /// Requests that are prepared at a time where clients meet, at least. Few, so that a client with one connection has its turn soon; enough for
 /// batches.
@@ -480,7 +479,8 @@ impl Model {
                     Step::Done(tokens.map_err(|error| Error::text(&field(at), &error))?.into())
                 }
                 Input::Text(text) => {
-                    let looked_at = (text.len() as u64).min(LONGEST_TEXT);
+                    let tokenizer = self.bundle.preprocessor.text().map_err(Error::invalid_request)?;
+                    let looked_at = text.len().min(tokenizer.most_read()) as u64;
                     let cost = Cost {
                         work: looked_at,
                         memory: looked_at * TEXT_MEMORY,
@@ -524,11 +524,12 @@ impl Model {
                     Step::Decode(picture, cost) => self
                         .decode(picture, cost)
                         .await
-                        .map_err(|error| too_heavy(&field(at), error))?
+                        .map_err(|error| too_heavy(&field(at), "picture", error))?
                         .map_err(|error| Error::image(&field(at), &error)),
                     Step::Tokenise(text, cost) => self
                         .tokenise(text, cost)
-                        .await?
+                        .await
+                        .map_err(|error| too_heavy(&field(at), "text", error))?
                         .map(Prepared::from)
                         .map_err(|error| Error::text(&field(at), &error)),
                 }
@@ -589,10 +590,12 @@ impl Model {
         self.pool.run_at(cost, decode).await
     }
 
-    async fn tokenise(&self, text: String, cost: Cost) -> Result<Result<Tokens, TextError>, Error> {
-        let tokenizer = self.bundle.preprocessor.text().map_err(Error::invalid_request)?;
-        let tokenizer = tokenizer.clone();
-        Ok(self.pool.run_at(cost, move || tokenizer.encode(&text)).await?)
+    async fn tokenise(&self, text: String, cost: Cost) -> Result<Result<Tokens, TextError>, PoolError> {
+        let Ok(tokenizer) = self.bundle.preprocessor.text().cloned() else {
+            // Looked at before.
+            return Err(PoolError::Panicked);
+        };
+        self.pool.run_at(cost, move || tokenizer.encode(&text)).await
     }
 
     /// Refuses what waits and interrupts what runs.
@@ -662,17 +665,22 @@ impl Model {
     }
 }
 
-/// A picture that takes more memory than there is, in this field of the request.
-fn too_heavy(field: &str, error: PoolError) -> Error {
-    match error {
-        PoolError::TooLarge { memory, limit } => Error::new(
-            Code::ImageTooLarge,
-            format!(
-                "{field}: expected a picture that is decoded in at most {limit} bytes of memory (decode_memory), found one that takes {memory}"
-            ),
-        ),
-        other => other.into(),
-    }
+/// An input that takes more memory than there is, in this field of the request.
+fn too_heavy(field: &str, what: &str, error: PoolError) -> Error {
+    let PoolError::TooLarge { memory, limit } = error else {
+        return error.into();
+    };
+    let code = if what == "text" {
+        Code::InvalidText
+    } else {
+        Code::ImageTooLarge
+    };
+    let expected =
+        format!("expected a {what} that is decoded in at most {limit} bytes of memory (decode_memory)");
+    Error::new(
+        code,
+        format!("{field}: {expected}, found one that takes {memory}"),
+    )
 }
 
 fn examples(samples: Vec<GoldenSample>) -> Vec<Example> {

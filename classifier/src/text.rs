@@ -290,6 +290,11 @@ impl Tokenizer {
         self.max_length
     }
 
+    /// Most bytes of a text that are looked at, however long it is.
+    pub fn most_read(&self) -> usize {
+        (self.max_length + UNSURE).saturating_mul(MOST_BYTES_PER_TOKEN)
+    }
+
     /// What is kept of a longer text.
     pub fn truncation(&self) -> Truncation {
         self.truncation
