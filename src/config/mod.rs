@@ -120,7 +120,7 @@ settings! {
     max_image_pixels: u64 = classifier::Limits::default().max_pixels, "CLASSIFYD_MAX_IMAGE_PIXELS";
     /// Most pixels of all pictures of a request.
     max_request_pixels: u64 = 1 << 28, "CLASSIFYD_MAX_REQUEST_PIXELS";
-    /// Most memory for the pictures that are being decoded; others wait. A picture that takes more by itself is refused with 422.
+    /// Most memory for the pictures and texts that are being decoded; others wait. One that takes more by itself is refused with 422.
     decode_memory: Size = Size(ByteSize::mib(384)), "CLASSIFYD_DECODE_MEMORY";
     /// Longest time from a request's head to its answer. A request may ask for less.
     request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
