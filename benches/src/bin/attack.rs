@@ -672,7 +672,10 @@ fn connect(source: Ipv4Addr, address: SocketAddr, timeout: Duration) -> Result<T
     // The standard library has no way to choose the address of a client.
     let stream = runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::from((source, 0)))?;
+        // The other clients bind a port for each connection; the thousands of an attacker would run out of ports.
+        if source != ATTACKER {
+            socket.bind(SocketAddr::from((source, 0)))?;
+        }
         tokio::time::timeout(timeout, socket.connect(address))
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
