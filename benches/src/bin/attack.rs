@@ -163,6 +163,13 @@ const LOADS: &[Load] = &[
         let request = attack.form("model=images", &vec![("image", evil::small_webp()); 8]);
         attack.over_and_over(&request, 32);
     }),
+    load(
+        "32 connections with pictures of 28 bytes, the others' model",
+        |attack| {
+            let request = attack.post("model=digits", "image/webp", &evil::small_webp());
+            attack.over_and_over(&request, 32);
+        },
+    ),
     load("20 clients that read nothing of 20 answers", |attack| {
         attack.read_nothing(attack.count(20));
     }),
@@ -222,6 +229,30 @@ const LOADS: &[Load] = &[
             &attack.head("model=images", "image/png", "Content-Length: 1000"),
             500,
         );
+    }),
+    load("all kinds of memory at once", |attack| {
+        let mut upload = attack
+            .post("model=images", "image/png", &vec![0; attack.bytes(16 << 20)])
+            .to_vec();
+        upload.pop();
+        let pictures = attack.form("model=images", &vec![("image", evil::small_webp()); 8]);
+        let text = attack.post(
+            "model=sentiment",
+            "text/plain",
+            &vec![b'a'; attack.bytes(205_000)],
+        );
+        let long_head = attack.head(
+            "model=images",
+            "image/png",
+            &format!("X-Long: {}", "a".repeat(15_000)),
+        );
+        let (first, rest) = long_head.split_at(long_head.len() - 100);
+        thread::scope(|scope| {
+            scope.spawn(|| attack.send_and_hold(&upload, 64));
+            scope.spawn(|| attack.over_and_over(&pictures, 32));
+            scope.spawn(|| attack.over_and_over(&text, 16));
+            scope.spawn(|| attack.send_slowly(first.as_bytes(), rest.as_bytes(), 4000));
+        });
     }),
     load("500 slow bodies", |attack| {
         let head = attack.head("model=images", "image/png", "Content-Length: 1000");
