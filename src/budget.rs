@@ -1,7 +1,8 @@
 //! Memory that all requests share, counted in bytes.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::HashMap;
 
 use crate::fair::Flow;
 

@@ -1,9 +1,10 @@
 //! Start-time fair queueing: whoever has much waiting does not keep out those who have little.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 /// Whose work it is. Flows share what there is equally. A number that stands for a client, whatever that is.
@@ -57,7 +58,7 @@ impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self {
             entries: VecDeque::new(),
-            flows: HashMap::new(),
+            flows: HashMap::default(),
             active: 0,
             now: 0,
             weight: 0,
@@ -208,7 +209,7 @@ impl<T> FairQueue<T> {
         if self.entries.is_empty() {
             self.now = 0;
             if self.flows.len() > FEW_SHARES {
-                self.flows = HashMap::new();
+                self.flows = HashMap::default();
             } else {
                 self.flows.clear();
             }

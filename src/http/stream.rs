@@ -116,7 +116,8 @@ impl Exchange {
 
     /// The answer is there.
     pub fn end(&self) {
-        self.goes_on(Instant::now());
+        // The stream says since when, once it writes or cannot.
+        self.since.store(u64::MAX, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
     }
 
@@ -281,10 +282,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     }
 
     fn blocked<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        self.blocked.get_or_insert_with(|| Blocked {
-            since: Instant::now(),
-            bytes: 0,
-        });
+        if self.blocked.is_none() {
+            let since = Instant::now();
+            self.blocked = Some(Blocked { since, bytes: 0 });
+            self.exchange.goes_on(since);
+        }
         if self.is_late(cx) {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
