@@ -32,7 +32,7 @@ pub fn error(status: StatusCode, max_header_size: u64) -> Error {
             Error::new(Code::UriTooLong, "path: expected at most 65534 bytes, found more")
         }
         _ => Error::invalid_request(
-            "head: expected that of an HTTP/1.1 request, found a method, a path, a version, a header or a length of the body that is none",
+            "head: expected the head of an HTTP/1.1 request, found one whose method, path, version, headers or Content-Length cannot be read",
         ),
     }
 }
