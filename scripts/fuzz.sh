@@ -27,7 +27,7 @@ fuzz() {
     [ "$name" = image ] && limit=65536
     mkdir -p "$found"
     if "target/fuzz/$triple/release/$name" "$found" "fuzz/corpus/$name" -max_total_time="$seconds" -max_len=$limit \
-        -timeout=10 -rss_limit_mb=2048 -artifact_prefix="fuzz/artifacts/$name-" -print_final_stats=1 >"$log" 2>&1; then
+        -timeout=30 -rss_limit_mb=2048 -artifact_prefix="fuzz/artifacts/$name-" -print_final_stats=1 >"$log" 2>&1; then
         local runs coverage inputs
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         coverage=$(grep -o 'cov: [0-9]*' "$log" | tail -n 1)
