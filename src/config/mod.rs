@@ -121,7 +121,7 @@ settings! {
     /// Most pixels of all pictures of a request.
     max_request_pixels: u64 = 1 << 28, "CLASSIFYD_MAX_REQUEST_PIXELS";
     /// Most memory for the pictures and texts that are being decoded; others wait. One that takes more by itself is refused with 422.
-    decode_memory: Size = Size(ByteSize::mib(384)), "CLASSIFYD_DECODE_MEMORY";
+    decode_memory: Size = Size(ByteSize::mib(320)), "CLASSIFYD_DECODE_MEMORY";
     /// Longest time from a request's head to its answer. A request may ask for less.
     request_timeout: HumanDuration = HumanDuration(Duration::from_secs(30)), "CLASSIFYD_REQUEST_TIMEOUT";
     /// Longest time for a TLS handshake, and for a request's head from its first byte.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -21,7 +22,7 @@ use clap::Parser;
 use classifyd::bench::response::{Answer, Reader};
 use classifyd::bench::target::Target;
 use classifyd::bench::usage;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
 /// Longest wait for an answer, of an attacker and of the others.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -68,6 +69,9 @@ struct Args {
     /// Folder with the server's program. Default: the one that this program is in.
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// Sends small requests, `livez` or `classify`, to an address until the standard input ends: what this program starts for itself.
+    #[arg(long, hide = true, num_args = 2, value_names = ["WHAT", "ADDRESS"])]
+    ask: Option<Vec<String>>,
     /// Writes the table into docs/threat-model.md, between its markers.
     #[arg(long)]
     write: bool,
@@ -104,7 +108,7 @@ struct Cost {
 }
 
 /// The requests of a client that does no harm while a load runs: the longest wait, and how many failed.
-#[derive(Default, Clone, Copy)]
+#[derive(Default, Clone, Copy, serde::Serialize, serde::Deserialize)]
 struct Longest {
     wait: Duration,
     asked: u64,
@@ -414,6 +418,9 @@ impl Attack {
 fn main() -> Result<()> {
     classifier::runtime::environment::without_telemetry()?;
     let args = Args::parse();
+    if let Some([what, address]) = args.ask.as_deref() {
+        return ask(what, address);
+    }
     // A thousand clients are a thousand files.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
@@ -468,7 +475,6 @@ fn measure(args: &Args, load: &Load) -> Result<Cost> {
     let log = std::env::temp_dir().join("classifyd-attack.log");
     let mut server = Server::start(&launch, &target.get("/readyz"), &log)?;
     let honest = target.post("image/png", DIGIT);
-    let livez = target.get("/livez");
 
     exchange(HONEST, address, &honest, TIMEOUT).context("a small request before the load")?;
     // The peak of the start is not that of the load.
@@ -483,19 +489,18 @@ fn measure(args: &Args, load: &Load) -> Result<Cost> {
 
     let id = server.id();
     let over = AtomicBool::new(false);
-    let (probe, small, seen) = thread::scope(|scope| {
-        let probe = scope.spawn(|| ask(&over, HONEST, admin, &livez));
-        let small = scope.spawn(|| ask(&over, HONEST, address, &honest));
+    let (probe, small) = (
+        Others::start("livez", admin)?,
+        Others::start("classify", address)?,
+    );
+    let seen = thread::scope(|scope| {
         let seen = scope.spawn(|| watch(&over, id));
         (load.run)(&attack);
         settle(id);
         over.store(true, Ordering::Relaxed);
-        (
-            probe.join().unwrap_or_default(),
-            small.join().unwrap_or_default(),
-            seen.join().unwrap_or_default(),
-        )
+        seen.join().unwrap_or_default()
     });
+    let (probe, small) = (probe.end()?, small.end()?);
     let alive = server.is_running()
         && exchange(HONEST, address, &honest, TIMEOUT).is_ok_and(|answer| answer.status == 200);
     let last = if alive { reading(server.id()) } else { None };
@@ -517,18 +522,55 @@ fn measure(args: &Args, load: &Load) -> Result<Cost> {
     })
 }
 
-/// Sends one request after the other, each on a connection of its own.
-fn ask(over: &AtomicBool, source: Ipv4Addr, address: SocketAddr, request: &[u8]) -> Longest {
-    let mut longest = Longest::default();
-    while !over.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        let answer = exchange(source, address, request, TIMEOUT);
-        longest.wait = longest.wait.max(begun.elapsed());
-        longest.asked += 1;
-        longest.refused += u64::from(!answer.is_ok_and(|answer| answer.status == 200));
-        thread::sleep(EVERY);
+/// Clients that do no harm. A process of their own: they must not wait for what a thousand threads of the attacker share.
+struct Others {
+    child: Child,
+}
+
+impl Others {
+    fn start(what: &str, address: SocketAddr) -> Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args(["--ask", what, &address.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Ok(Self { child })
     }
-    longest
+
+    /// Ends them, and says how long they waited.
+    fn end(self) -> Result<Longest> {
+        // Closes their standard input.
+        let output = self.child.wait_with_output()?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+/// Sends one request after the other, each on a connection of its own, and prints the longest wait.
+fn ask(what: &str, address: &str) -> Result<()> {
+    let target = Target::parse(address, Some("digits"))?;
+    let request = match what {
+        "livez" => target.get("/livez"),
+        _ => target.post("image/png", DIGIT),
+    };
+    let address = address.parse()?;
+    let over = AtomicBool::new(false);
+    let mut longest = Longest::default();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            over.store(true, Ordering::Relaxed);
+        });
+        while !over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let answer = exchange(HONEST, address, &request, TIMEOUT);
+            longest.wait = longest.wait.max(begun.elapsed());
+            longest.asked += 1;
+            longest.refused += u64::from(!answer.is_ok_and(|answer| answer.status == 200));
+            thread::sleep(EVERY);
+        }
+    });
+    println!("{}", serde_json::to_string(&longest)?);
+    Ok(())
 }
 
 /// The server at one moment, or the most of many.
@@ -648,7 +690,7 @@ impl Cost {
 fn table(costs: &[Cost], missed: &[String]) -> String {
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut text = format!(
-        "Measured by `make attack` with the shipped models and `classifyd.toml`, {cores} CPUs, the server and its clients on one machine. \
+        "Measured by `make attack` with the shipped models and `classifyd.toml`, {cores} CPUs, the server and its clients on one machine, the attacker's threads at nice 10. \
          Memory is `VmHWM` in MiB, and what of it the load added; waits are the longest, in milliseconds.\n\n\
          | load | memory | added | `/livez` | a small request of another client | CPU s | threads | alive | answers |\n\
          |---|--:|--:|--:|--:|--:|--:|---|---|\n"
@@ -681,6 +723,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// An attacker has a machine of its own. Here its threads give way to those of the server and of the other clients, or the waits would
+/// be those for a CPU that a thousand clients share.
+fn behind_the_others() {
+    // Linux has a priority for each thread. Without it, the waits are longer.
+    let _ = setpriority_process(None, 10);
+}
+
 /// Threads with small stacks: a thousand of them must fit.
 fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
@@ -688,7 +737,10 @@ fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
             let work = &work;
             let started = thread::Builder::new()
                 .stack_size(256 * 1024)
-                .spawn_scoped(scope, move || work(at));
+                .spawn_scoped(scope, move || {
+                    behind_the_others();
+                    work(at);
+                });
             if let Err(error) = started {
                 eprintln!("client {at}: {error}");
             }
