@@ -28,6 +28,11 @@ struct State {
     flows: HashMap<Flow, u64>,
 }
 
+/// Most of a budget of so many bytes that the requests of one client take together.
+pub fn most_of_one_client(limit: u64) -> u64 {
+    limit / (TIMES_FREE + 1) * TIMES_FREE
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // Every change under it is complete.
     state.lock().unwrap_or_else(PoisonError::into_inner)

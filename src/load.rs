@@ -8,6 +8,7 @@ use classifier::runtime::library;
 use classifier::{Bundle, Device, DeviceOptions, LoadError, Preprocessor, Provider};
 
 use crate::batch::Limits;
+use crate::budget::most_of_one_client;
 use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
 use crate::cpu::{self, Workers};
@@ -142,8 +143,7 @@ pub fn start(
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
     let model = Model::start(name, version, bundle, &settings, placed, metrics, workers)?;
     let (plan, placement) = (model.plan(), model.placement());
-    // What one client may have of it.
-    let rows = config.queue_memory.0.as_u64() / 4 * 3 / model.row_memory().max(1);
+    let rows = most_of_one_client(config.queue_memory.0.as_u64()) / model.row_memory().max(1);
     if rows < 2 * u64::from(model.max_batch) {
         tracing::warn!(
             model = name,

@@ -524,12 +524,12 @@ impl Model {
                     Step::Decode(picture, cost) => self
                         .decode(picture, cost)
                         .await
-                        .map_err(|error| too_heavy(&field(at), "picture", error))?
+                        .map_err(|error| too_heavy(&field(at), Kind::Image, error))?
                         .map_err(|error| Error::image(&field(at), &error)),
                     Step::Tokenise(text, cost) => self
                         .tokenise(text, cost)
                         .await
-                        .map_err(|error| too_heavy(&field(at), "text", error))?
+                        .map_err(|error| too_heavy(&field(at), Kind::Text, error))?
                         .map(Prepared::from)
                         .map_err(|error| Error::text(&field(at), &error)),
                 }
@@ -666,14 +666,13 @@ impl Model {
 }
 
 /// An input that takes more memory than there is, in this field of the request.
-fn too_heavy(field: &str, what: &str, error: PoolError) -> Error {
+fn too_heavy(field: &str, kind: Kind, error: PoolError) -> Error {
     let PoolError::TooLarge { memory, limit } = error else {
         return error.into();
     };
-    let code = if what == "text" {
-        Code::InvalidText
-    } else {
-        Code::ImageTooLarge
+    let (what, code) = match kind {
+        Kind::Image => ("picture", Code::ImageTooLarge),
+        Kind::Text => ("text", Code::InvalidText),
     };
     let expected =
         format!("expected a {what} that is decoded in at most {limit} bytes of memory (decode_memory)");

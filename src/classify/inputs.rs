@@ -74,7 +74,7 @@ impl Input {
     }
 }
 
-/// What the arguments mean.
+/// The inputs that the arguments stand for, and the files that are none.
 #[derive(Debug, Default)]
 pub struct Expanded {
     /// In the order of the arguments; those of a folder or a pattern sorted by name.

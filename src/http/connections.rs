@@ -137,7 +137,7 @@ impl Connections {
     }
 }
 
-/// A connection that counts.
+/// The entry of an open connection, which leaves the table when this is dropped.
 #[derive(Debug)]
 pub struct Place(Option<Entered>);
 
