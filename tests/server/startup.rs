@@ -344,7 +344,7 @@ fn a_broken_model_directory_is_told_with_its_file() {
     ];
     fails(&serve, &[], &["linear/1/model.onnx", "expected an ONNX graph"]);
     fails(
-        &["serve", "--models", "/nowhere"],
+        &["serve", "--listen", "127.0.0.1:0", "--models", "/nowhere"],
         &[],
         &["/nowhere", "readable folder"],
     );
