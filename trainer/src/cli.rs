@@ -24,20 +24,22 @@ use tch::Device;
 
 use crate::{
     data::{
-        self, DataSet, Fetched,
-        folder::Files,
+        self, DataSet, FetchTarget, TestImages,
+        image_folder::ImageFiles,
         imdb::{self, Imdb, TestReviews},
     },
-    evaluate::{self, Labelled, TestPictures, evaluate_remote},
+    evaluate::{self, evaluate_remote},
     export::{self, Trained},
     folder::{self, Options},
     network::{self, Precision},
     optimizer::Rule,
     parallel,
     recipe::{self, Target},
-    report, sentiment,
+    report,
+    samples::LabelledSamples,
+    sentiment,
     training::{self, Config, Outcome, Schedule, Start, Task},
-    transform::Transform,
+    transform::{Transform, png},
 };
 
 /// What the shell is told when a signal ended the program.
@@ -82,7 +84,7 @@ struct DataArgs {
 
 impl DataArgs {
     fn directory(&self, set: DataSet) -> Result<PathBuf> {
-        self.directory_of(Fetched::Pictures(set))
+        self.directory_of(FetchTarget::Images(set))
     }
 
     /// The folder of one's own pictures.
@@ -91,7 +93,7 @@ impl DataArgs {
         given.context("--data: expected the folder with the pictures, found none")
     }
 
-    fn directory_of(&self, set: Fetched) -> Result<PathBuf> {
+    fn directory_of(&self, set: FetchTarget) -> Result<PathBuf> {
         match &self.data {
             Some(directory) => Ok(directory.clone()),
             None => set.directory(),
@@ -102,7 +104,7 @@ impl DataArgs {
 #[derive(Debug, Args)]
 struct FetchArgs {
     /// The data set.
-    set: Fetched,
+    set: FetchTarget,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -327,7 +329,7 @@ impl ConfigArgs {
 struct MeasureArgs {
     /// The data set [default: the one that the model's serving.toml names].
     #[arg(long)]
-    set: Option<Fetched>,
+    set: Option<FetchTarget>,
     #[command(flatten)]
     data: DataArgs,
     /// Measure on the pictures of this folder instead: those in DIR/test, else in DIR/val, else in DIR itself, in folders
@@ -378,7 +380,7 @@ enum PublishedSplit {
 #[derive(Debug, Args)]
 struct SamplesArgs {
     /// The data set.
-    set: Fetched,
+    set: FetchTarget,
     #[command(flatten)]
     data: DataArgs,
     /// Directory to write to.
@@ -650,7 +652,7 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
 fn glove(given: Option<&Path>) -> Result<PathBuf> {
     match given {
         Some(directory) => Ok(directory.to_owned()),
-        None => Fetched::Glove.directory(),
+        None => FetchTarget::Glove.directory(),
     }
 }
 
@@ -671,7 +673,7 @@ fn train_sentiment(args: &TrainArgs) -> Result<ExitCode> {
     let job = sentiment::Job {
         kind,
         config: &args.config.over(&kind.config()),
-        imdb: &Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?,
+        imdb: &Imdb::open(&args.data.directory_of(FetchTarget::Imdb)?)?,
         glove: &glove(args.glove.as_deref())?,
         run: &args.run.clone().unwrap_or_else(|| kind.run()),
         start: args.start(),
@@ -701,9 +703,9 @@ fn command() -> String {
 }
 
 impl MeasureArgs {
-    fn samples(&self, directory: &Path) -> Result<Box<dyn Labelled>> {
+    fn samples(&self, directory: &Path) -> Result<Box<dyn LabelledSamples>> {
         if let Some(folder) = &self.folder {
-            return Ok(Box::new(Files::to_measure(folder)?));
+            return Ok(Box::new(ImageFiles::to_measure(folder)?));
         }
         let set = match self.set {
             Some(set) => set,
@@ -711,7 +713,7 @@ impl MeasureArgs {
         };
         let data = self.data.directory_of(set)?;
         Ok(match set {
-            Fetched::Pictures(set) => {
+            FetchTarget::Images(set) => {
                 let mut pictures = set.open(&data)?.test;
                 let labels = classifier::Bundle::open(directory)?.labels;
                 let known = |label| pictures.classes().contains(label);
@@ -719,13 +721,13 @@ impl MeasureArgs {
                     eprintln!("measuring on the pictures of {} alone", labels.join(", "));
                     pictures = pictures.only(&labels)?;
                 }
-                Box::new(TestPictures {
-                    pictures: Cow::Owned(pictures),
+                Box::new(TestImages {
+                    images: Cow::Owned(pictures),
                     transform: self.transform,
                 })
             }
-            Fetched::Imdb => Box::new(TestReviews(Cow::Owned(Imdb::open(&data)?.test))),
-            Fetched::Glove => bail!("--set: expected samples with labels, found word vectors"),
+            FetchTarget::Imdb => Box::new(TestReviews(Cow::Owned(Imdb::open(&data)?.test))),
+            FetchTarget::Glove => bail!("--set: expected samples with labels, found word vectors"),
         })
     }
 }
@@ -764,7 +766,7 @@ fn draw(args: &ReportArgs) -> Result<ExitCode> {
     if training::is_run(&args.path) {
         let (history, best) = training::history(&args.path)?;
         let folder = match &args.into {
-            Some(directory) => directory.join(report::FOLDER),
+            Some(directory) => directory.join(report::DIRECTORY),
             None => args.path.clone(),
         };
         say_written(&[report::write_curves(&folder, &history, best)?]);
@@ -782,7 +784,7 @@ fn draw(args: &ReportArgs) -> Result<ExitCode> {
     let samples = args.measure.samples(&args.path)?;
     let measured = evaluate::evaluate(&args.path, samples.as_ref())?;
     say_written(&report::write_evaluation(
-        &args.path.join(report::FOLDER),
+        &args.path.join(report::DIRECTORY),
         &measured.evaluation,
     )?);
     report::link(&args.path)?;
@@ -796,11 +798,11 @@ fn say_written(paths: &[PathBuf]) {
 }
 
 /// The data set that a model directory says it was measured on.
-fn own_set(directory: &Path) -> Result<Fetched> {
+fn own_set(directory: &Path) -> Result<FetchTarget> {
     let measured = classifier::Bundle::open(directory)?.serving.measured;
     let set = measured.and_then(|measured| match DataSet::from_title(&measured.dataset) {
-        Some(set) => Some(Fetched::Pictures(set)),
-        None => (measured.dataset == imdb::TITLE).then_some(Fetched::Imdb),
+        Some(set) => Some(FetchTarget::Images(set)),
+        None => (measured.dataset == imdb::TITLE).then_some(FetchTarget::Imdb),
     });
     set.with_context(|| {
         format!(
@@ -812,9 +814,9 @@ fn own_set(directory: &Path) -> Result<Fetched> {
 
 fn samples(args: &SamplesArgs) -> Result<ExitCode> {
     let set = match args.set {
-        Fetched::Pictures(set) => set,
-        Fetched::Imdb => return review_samples(args),
-        Fetched::Glove => bail!("expected a data set with samples, found word vectors"),
+        FetchTarget::Images(set) => set,
+        FetchTarget::Imdb => return review_samples(args),
+        FetchTarget::Glove => bail!("expected a data set with samples, found word vectors"),
     };
     let data = set.open(&args.data.directory(set)?)?;
     let pictures = match args.split {
@@ -844,8 +846,7 @@ fn samples(args: &SamplesArgs) -> Result<ExitCode> {
             let folder = path.parent().unwrap_or(out);
             fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
             let picture = pictures.get(at).context("a picture is missing")?;
-            fs::write(&path, data::png(&picture)?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            fs::write(&path, png(&picture)?).with_context(|| format!("cannot write {}", path.display()))?;
             if !args.folders {
                 println!("{}", path.display());
             }
@@ -856,7 +857,7 @@ fn samples(args: &SamplesArgs) -> Result<ExitCode> {
     }
     if let Some(path) = &args.sheet {
         let sheet = data::sheet(&pictures, &places, args.per_class)?;
-        fs::write(path, data::png(&sheet)?).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(path, png(&sheet)?).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -872,7 +873,7 @@ fn review_samples(args: &SamplesArgs) -> Result<ExitCode> {
     ) else {
         bail!("expected --out, and neither --sheet, --folders, --classes nor --skip, for reviews");
     };
-    let imdb = Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?;
+    let imdb = Imdb::open(&args.data.directory_of(FetchTarget::Imdb)?)?;
     let reviews = match args.split {
         PublishedSplit::Train => imdb.training,
         PublishedSplit::Test => imdb.test,

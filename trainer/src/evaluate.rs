@@ -4,18 +4,16 @@ mod metrics;
 mod remote;
 mod table;
 
-use std::{borrow::Cow, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use classifier::{Classifier, bundle::ProblemType};
 use serde::{Deserialize, Serialize};
 
-use crate::{data::Pictures, parallel::in_parallel, progress::Bar, transform::Transform};
+use crate::{parallel::in_parallel, progress::Bar, samples::LabelledSamples, transform::Transform};
 pub use metrics::{CALIBRATION_BINS, Calibration, CalibrationBin, Class, Figures};
 pub use remote::{Remote, evaluate_remote};
 
-/// Decides where canvases put their digits; fixed, so that figures can be compared.
-const CANVAS_SEED: u64 = 1;
 /// Samples whose runs are timed.
 const TIMED_SAMPLES: usize = 100;
 /// Runs of the graph whose median time is reported.
@@ -26,87 +24,6 @@ const REMARKABLE: usize = 5;
 const SUSPECTS: usize = 4;
 /// How often.
 const SUSPECT_RUNS: usize = 5;
-
-/// A sample as it would be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// The bytes of an image file.
-    Picture(Vec<u8>),
-    /// A text.
-    Text(String),
-}
-
-impl Input {
-    /// As it stands in a file.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Picture(bytes) => bytes,
-            Self::Text(text) => text.as_bytes(),
-        }
-    }
-}
-
-/// Samples whose labels are known.
-pub trait Labelled: Sync {
-    /// How many there are.
-    fn len(&self) -> usize;
-
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What a sample is called, in the plural.
-    fn unit(&self) -> &'static str {
-        "pictures"
-    }
-
-    /// What is done to every sample first.
-    fn transform(&self) -> Transform {
-        Transform::None
-    }
-
-    /// What to call one of them: a file's name, or a place in a published split.
-    fn name(&self, at: usize) -> String;
-
-    /// Its true label.
-    fn label(&self, at: usize) -> String;
-
-    /// Itself.
-    fn input(&self, at: usize) -> Result<Input>;
-}
-
-/// Test pictures of a published data set.
-#[derive(Debug)]
-pub struct TestPictures<'a> {
-    /// As published.
-    pub pictures: Cow<'a, Pictures>,
-    /// What is done to them first.
-    pub transform: Transform,
-}
-
-impl Labelled for TestPictures<'_> {
-    fn len(&self) -> usize {
-        self.pictures.len()
-    }
-
-    fn transform(&self) -> Transform {
-        self.transform
-    }
-
-    fn name(&self, at: usize) -> String {
-        format!("test picture {at}")
-    }
-
-    fn label(&self, at: usize) -> String {
-        self.pictures.class(at).unwrap_or_default().to_owned()
-    }
-
-    fn input(&self, at: usize) -> Result<Input> {
-        let picture = self.pictures.get(at).context("a picture is missing")?;
-        Ok(Input::Picture(self.transform.apply(&picture, CANVAS_SEED, at)?))
-    }
-}
 
 /// How a classifier did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -194,7 +111,7 @@ pub struct Measurement {
 }
 
 /// Classifies every sample with the model directory and counts.
-pub fn evaluate(directory: &Path, samples: &dyn Labelled) -> Result<Measurement> {
+pub fn evaluate(directory: &Path, samples: &dyn LabelledSamples) -> Result<Measurement> {
     if samples.is_empty() {
         bail!("expected {} to classify, found none", samples.unit());
     }
@@ -249,7 +166,11 @@ pub fn evaluate(directory: &Path, samples: &dyn Labelled) -> Result<Measurement>
 }
 
 /// One sample's scores, and the microseconds from its bytes to them.
-fn timed_scores(classifier: &mut Classifier, samples: &dyn Labelled, at: usize) -> Result<(Vec<f32>, f64)> {
+fn timed_scores(
+    classifier: &mut Classifier,
+    samples: &dyn LabelledSamples,
+    at: usize,
+) -> Result<(Vec<f32>, f64)> {
     let input = samples.input(at)?;
     let begun = Instant::now();
     let scores = classifier.scores(input.bytes());
@@ -258,7 +179,7 @@ fn timed_scores(classifier: &mut Classifier, samples: &dyn Labelled, at: usize) 
 }
 
 /// For each sample, where its label stands in the classifier's.
-fn true_labels(labels: &[String], samples: &dyn Labelled) -> Result<Vec<usize>> {
+fn true_labels(labels: &[String], samples: &dyn LabelledSamples) -> Result<Vec<usize>> {
     let place = |at: usize| {
         let truth = samples.label(at);
         labels.iter().position(|label| *label == truth).with_context(|| {
@@ -272,7 +193,7 @@ fn true_labels(labels: &[String], samples: &dyn Labelled) -> Result<Vec<usize>> 
 }
 
 /// Median time of the graph alone, in microseconds.
-fn graph_time(classifier: &mut Classifier, samples: &dyn Labelled) -> Result<f64> {
+fn graph_time(classifier: &mut Classifier, samples: &dyn LabelledSamples) -> Result<f64> {
     let mut rows = Vec::new();
     for at in 0..samples.len().min(TIMED_SAMPLES) {
         let input = samples.input(at)?;
@@ -295,7 +216,7 @@ fn graph_time(classifier: &mut Classifier, samples: &dyn Labelled) -> Result<f64
 
 /// The samples that take longest. `times` were taken side by side, when a thread may have had to wait, so those that
 /// look slowest are measured again.
-fn slowest(classifier: &mut Classifier, samples: &dyn Labelled, times: &[f64]) -> Result<Vec<Slow>> {
+fn slowest(classifier: &mut Classifier, samples: &dyn LabelledSamples, times: &[f64]) -> Result<Vec<Slow>> {
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|&a, &b| times[b].total_cmp(&times[a]));
     let mut slowest = Vec::new();
@@ -314,7 +235,12 @@ fn slowest(classifier: &mut Classifier, samples: &dyn Labelled, times: &[f64]) -
     Ok(slowest)
 }
 
-fn most_wrong(samples: &dyn Labelled, labels: &[String], truth: &[usize], scores: &[Vec<f32>]) -> Vec<Wrong> {
+fn most_wrong(
+    samples: &dyn LabelledSamples,
+    labels: &[String],
+    truth: &[usize],
+    scores: &[Vec<f32>],
+) -> Vec<Wrong> {
     let mut wrong: Vec<(usize, usize, f32)> = scores
         .iter()
         .enumerate()

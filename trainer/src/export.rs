@@ -14,14 +14,14 @@ use serde_json::json;
 use tch::Device;
 
 use crate::{
-    data::{Data, Pictures, png},
-    evaluate::{Evaluation, TestPictures, evaluate},
+    data::{Images, LoadedDataSet, TestImages},
+    evaluate::{Evaluation, evaluate},
     network::{Network, values},
     onnx::{Dim, ElementType, Graph, Model, metadata},
     recipe::Recipe,
     report,
     training::{Config, Epoch, probabilities},
-    transform::Transform,
+    transform::{Transform, png},
 };
 
 /// Largest difference in a probability between ONNX Runtime and libtorch.
@@ -45,7 +45,7 @@ pub struct Trained<'a> {
     /// The epoch that the weights are from, counted from 1.
     pub best: u32,
     /// What it was trained on and is measured on.
-    pub data: &'a Data,
+    pub data: &'a LoadedDataSet,
     /// How many pictures the weights were found with, and how many chose the epoch.
     pub split: (usize, usize),
     /// The command that made it.
@@ -118,8 +118,8 @@ fn write_all(trained: &Trained<'_>, aside: &Path, compare: Option<&Path>) -> Res
         "measuring {} test pictures through ONNX Runtime",
         trained.data.test.len()
     );
-    let pictures = |transform| TestPictures {
-        pictures: Cow::Borrowed(&trained.data.test),
+    let pictures = |transform| TestImages {
+        images: Cow::Borrowed(&trained.data.test),
         transform,
     };
     let test = evaluate(aside, &pictures(Transform::None))?;
@@ -150,7 +150,7 @@ fn write_all(trained: &Trained<'_>, aside: &Path, compare: Option<&Path>) -> Res
         compared,
     };
     write(&aside.join("README.md"), &card::text(trained, &measurements))?;
-    let pictures = aside.join(report::FOLDER);
+    let pictures = aside.join(report::DIRECTORY);
     report::write_curves(&pictures, trained.history, Some(trained.best))?;
     report::write_evaluation(&pictures, &measurements.test)?;
     report::link(aside)?;
@@ -242,7 +242,7 @@ fn agreement(trained: &Trained<'_>, scores: &[Vec<f32>]) -> Result<f32> {
     Ok(largest)
 }
 
-fn write_golden(pictures: &Pictures, scores: &[Vec<f32>], directory: &Path) -> Result<()> {
+fn write_golden(pictures: &Images, scores: &[Vec<f32>], directory: &Path) -> Result<()> {
     create(&directory.join("golden"))?;
     let mut samples = Vec::new();
     for at in pictures.first_of_each_class(GOLDEN_PER_CLASS) {

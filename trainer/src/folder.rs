@@ -19,7 +19,7 @@ use tch::Device;
 use crate::{
     data::{
         files::hexadecimal,
-        folder::{Folder, Split, read},
+        image_folder::{ImageFolder, Split, read},
     },
     evaluate::Evaluation,
     network::{self, Layer, folder as networks},
@@ -164,7 +164,7 @@ struct Begun {
 /// Trains, exports and measures. `None` if `stop` became true before the end; a checkpoint is left then.
 pub fn train(request: &Request<'_>, stop: &AtomicBool) -> Result<Option<Measured>> {
     let given = &request.given;
-    let folder = Folder::open(given.data, given.options.validation, request.config.seed)?;
+    let folder = ImageFolder::open(given.data, given.options.validation, request.config.seed)?;
     say(&folder);
     begin(request, &folder)?;
     let run = &request.run;
@@ -218,7 +218,7 @@ pub fn subject(
     run: &Path,
     samples: Option<usize>,
 ) -> Result<(Subject, serde_json::Value)> {
-    let mut folder = Folder::open(given.data, given.options.validation, seed)?;
+    let mut folder = ImageFolder::open(given.data, given.options.validation, seed)?;
     say(&folder);
     folder.training.files = spread(folder.training.files, samples);
     let begun = serde_json::to_value(begun(given, &folder)?).context("cannot write JSON")?;
@@ -231,7 +231,7 @@ pub fn subject(
     Ok((subject, begun))
 }
 
-fn prepare(given: &Given<'_>, folder: &Folder, seed: u64, run: &Path) -> Result<Prepared> {
+fn prepare(given: &Given<'_>, folder: &ImageFolder, seed: u64, run: &Path) -> Result<Prepared> {
     let options = &given.options;
     let classes = folder.training.classes.len() as i64;
     Ok(if let Some(from) = given.from {
@@ -260,7 +260,7 @@ fn prepare(given: &Given<'_>, folder: &Folder, seed: u64, run: &Path) -> Result<
     })
 }
 
-fn begun(given: &Given<'_>, folder: &Folder) -> Result<Begun> {
+fn begun(given: &Given<'_>, folder: &ImageFolder) -> Result<Begun> {
     let graph = given
         .from
         .map(|from| read(&from.join(classifier::bundle::MODEL)))
@@ -273,7 +273,7 @@ fn begun(given: &Given<'_>, folder: &Folder) -> Result<Begun> {
 }
 
 /// Makes sure that a run which is resumed goes on with the pictures and options that it was begun with.
-fn begin(request: &Request<'_>, folder: &Folder) -> Result<()> {
+fn begin(request: &Request<'_>, folder: &ImageFolder) -> Result<()> {
     let begun = begun(&request.given, folder)?;
     let path = request.run.join(FOLDER);
     let used = training::is_run(&request.run);
@@ -305,7 +305,7 @@ fn begin(request: &Request<'_>, folder: &Folder) -> Result<()> {
 }
 
 /// Tells what was found.
-fn say(folder: &Folder) {
+fn say(folder: &ImageFolder) {
     let split = match folder.split {
         Split::Given => String::new(),
         Split::Drawn(part) => format!(" (drawn, {:.0} % of each class)", 100.0 * part),
@@ -343,7 +343,7 @@ fn say(folder: &Folder) {
     }
 }
 
-fn write_skipped(path: &Path, folder: &Folder) -> Result<()> {
+fn write_skipped(path: &Path, folder: &ImageFolder) -> Result<()> {
     let lines: Vec<String> = folder
         .skipped
         .iter()

@@ -16,6 +16,7 @@ pub mod photo;
 pub mod progress;
 pub mod recipe;
 pub mod report;
+pub mod samples;
 pub mod search;
 pub mod sentiment;
 pub mod training;

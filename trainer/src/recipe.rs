@@ -13,7 +13,7 @@ use classifier::image::{Layout, Preprocessor, PreprocessorConfig};
 use tch::{Device, Tensor};
 
 use crate::{
-    data::{DataSet, Pictures},
+    data::{DataSet, Images},
     folder,
     network::{self, Layer},
     parallel::in_parallel,
@@ -159,7 +159,7 @@ impl Recipe {
     }
 
     /// Puts pictures into the form in which they are trained on.
-    pub fn samples(&self, pictures: &Pictures, device: Device) -> Result<Box<dyn Source>> {
+    pub fn samples(&self, pictures: &Images, device: Device) -> Result<Box<dyn Source>> {
         let normalised = self.preprocessor.do_normalize == Some(true);
         let channels = self.input[0] as usize;
         let values = |values: &Option<Vec<f64>>, otherwise: f64| match values {

@@ -20,8 +20,8 @@ use plotters::{
 use crate::{evaluate::Evaluation, training::Epoch};
 
 /// Folder of a model directory that holds the pictures.
-pub const FOLDER: &str = "report";
-/// The figures that the pictures show, in [`FOLDER`].
+pub const DIRECTORY: &str = "report";
+/// The figures that the pictures show, in [`DIRECTORY`].
 pub const EVALUATION: &str = "evaluation.json";
 /// The section of the model card that shows the pictures.
 const SECTION: &str = "## Pictures";
@@ -76,7 +76,7 @@ pub fn write_curves(folder: &Path, history: &[Epoch], best: Option<u32>) -> Resu
     write(folder, PICTURES[0].1, &curves(history, best)?)
 }
 
-/// Shows those pictures that a model directory's [`FOLDER`] holds in its model card, in a section of their own, which
+/// Shows those pictures that a model directory's [`DIRECTORY`] holds in its model card, in a section of their own, which
 /// takes the place of an earlier one. A directory without a card gets none.
 pub fn link(directory: &Path) -> Result<()> {
     let path = directory.join("README.md");
@@ -86,8 +86,8 @@ pub fn link(directory: &Path) -> Result<()> {
     let card = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let links: Vec<String> = PICTURES
         .iter()
-        .filter(|(_, name)| directory.join(FOLDER).join(name).exists())
-        .map(|(title, name)| format!("![{title}]({FOLDER}/{name})\n"))
+        .filter(|(_, name)| directory.join(DIRECTORY).join(name).exists())
+        .map(|(title, name)| format!("![{title}]({DIRECTORY}/{name})\n"))
         .collect();
     let card = with_section(&card, &links.join("\n"));
     fs::write(&path, card).with_context(|| format!("cannot write {}", path.display()))

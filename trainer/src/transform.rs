@@ -49,7 +49,7 @@ impl Transform {
     /// The bytes of an image file. The same seed and number give the same canvas.
     pub fn apply(self, picture: &DynamicImage, seed: u64, number: usize) -> Result<Vec<u8>> {
         if self == Self::None {
-            return crate::data::png(picture);
+            return png(picture);
         }
         let DynamicImage::ImageLuma8(picture) = picture else {
             bail!("transform {}: expected grey pictures, found colour", self.name());
@@ -72,6 +72,15 @@ impl Transform {
         encoded.context("cannot encode a picture")?;
         Ok(bytes.into_inner())
     }
+}
+
+/// Encodes an image as a PNG file.
+pub fn png(image: &DynamicImage) -> Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    image
+        .write_to(&mut bytes, ImageFormat::Png)
+        .context("cannot encode an image as PNG")?;
+    Ok(bytes.into_inner())
 }
 
 fn canvas(picture: &GrayImage, rng: &mut ChaCha8Rng) -> Result<GrayImage> {

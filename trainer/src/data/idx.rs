@@ -1,45 +1,22 @@
-//! The IDX format of MNIST and its relatives: a big-endian header, then bytes.
+//! The IDX format of MNIST and Fashion-MNIST: a big-endian header, then bytes.
 
-use std::{
-    fs,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use flate2::read::GzDecoder;
 
-use super::{Data, DataSet, File, Pictures, files};
+use super::{
+    files::{FileSet, FoundFile},
+    images::{Images, Splits},
+};
 
-/// Third byte: unsigned bytes. Fourth byte: number of axes.
+// The third byte says that the values are unsigned bytes, the fourth is the number of axes.
 const IMAGES_MAGIC: u32 = 0x0000_0803;
 const LABELS_MAGIC: u32 = 0x0000_0801;
 
-/// Finds the file `name` in `directory`, as it is or with `.gz` at its end.
-pub fn find(directory: &Path, name: &str) -> Option<PathBuf> {
-    [name.to_owned(), format!("{name}.gz")]
-        .into_iter()
-        .map(|name| directory.join(name))
-        .find(|path| path.is_file())
-}
-
-/// The content of a file, unpacked if its name ends with `.gz`.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if path.extension().is_none_or(|extension| extension != "gz") {
-        return Ok(bytes);
-    }
-    let mut unpacked = Vec::new();
-    GzDecoder::new(bytes.as_slice())
-        .read_to_end(&mut unpacked)
-        .with_context(|| format!("{}: expected a gzip file", path.display()))?;
-    Ok(unpacked)
-}
-
-/// Reads a data set of four files: training pictures and labels, test pictures and labels.
-pub(super) fn open(set: DataSet, directory: &Path, files: &[File; 4], classes: &[String]) -> Result<Data> {
-    let (found, sums) = files::read(set.name(), directory, files)?;
-    let parse = |images: &files::Found, labels: &files::Found| {
+/// Reads a data set of four files: training images and labels, test images and labels.
+pub(super) fn open(files: &FileSet<4>, directory: &Path, classes: &[String]) -> Result<Splits> {
+    let (found, sums) = files.read(directory)?;
+    let parse = |images: &FoundFile, labels: &FoundFile| {
         parse(
             (&images.path, &images.bytes),
             (&labels.path, &labels.bytes),
@@ -47,16 +24,15 @@ pub(super) fn open(set: DataSet, directory: &Path, files: &[File; 4], classes: &
         )
     };
     let [images, labels, test_images, test_labels] = &found;
-    Ok(Data {
-        set,
+    Ok(Splits {
         training: parse(images, labels)?,
         test: parse(test_images, test_labels)?,
         sums,
     })
 }
 
-/// Puts the contents of an image file and a label file together. The labels stand for `classes`.
-pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: &[String]) -> Result<Pictures> {
+/// Parses an image file and its label file, each given as path and content.
+fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: &[String]) -> Result<Images> {
     let (path, bytes) = images;
     let ([count, height, width], pixels) =
         header(bytes, IMAGES_MAGIC).with_context(|| path.display().to_string())?;
@@ -65,12 +41,12 @@ pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: &[String])
         header(bytes, LABELS_MAGIC).with_context(|| label_path.display().to_string())?;
     if count != label_count {
         bail!(
-            "{}: expected {count} labels, one for each picture of {}, found {label_count}",
+            "{}: expected {count} labels, one for each image in {}, found {label_count}",
             label_path.display(),
             path.display()
         );
     }
-    Pictures::new(
+    Images::new(
         [1, height, width],
         pixels.to_vec(),
         labels.to_vec(),
@@ -79,7 +55,7 @@ pub fn parse(images: (&Path, &[u8]), labels: (&Path, &[u8]), classes: &[String])
     .with_context(|| label_path.display().to_string())
 }
 
-/// The lengths of the axes, and the bytes behind them.
+/// Splits a file into the lengths of its axes and the bytes after the header.
 fn header<const AXES: usize>(bytes: &[u8], magic: u32) -> Result<([u32; AXES], &[u8])> {
     let mut rest = bytes;
     let mut next = || -> Result<u32> {
@@ -102,13 +78,13 @@ fn header<const AXES: usize>(bytes: &[u8], magic: u32) -> Result<([u32; AXES], &
         *axis = next()?;
     }
     if axes.contains(&0) {
-        bail!("expected at least one of everything, found a header that says {axes:?}");
+        bail!("expected positive lengths in the header, found {axes:?}");
     }
-    // Wide enough for any three axes; a header may say anything.
+    // The header may be damaged: u128 holds the product of any three lengths.
     let expected: u128 = axes.iter().map(|&axis| u128::from(axis)).product();
     if expected != rest.len() as u128 {
         bail!(
-            "expected {expected} bytes after the header, as it says ({axes:?}), found {}",
+            "expected {expected} bytes after the header, which gives the lengths {axes:?}, found {}",
             rest.len()
         );
     }
@@ -135,7 +111,7 @@ mod tests {
         bytes
     }
 
-    fn parsed(images: &[u8], labels: &[u8]) -> Result<Pictures> {
+    fn parsed(images: &[u8], labels: &[u8]) -> Result<Images> {
         parse(
             (Path::new("images"), images),
             (Path::new("labels"), labels),
@@ -148,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn pictures_and_labels_are_read_in_order() {
-        let pictures = parsed(&images(2, 12), &labels(&[7, 9])).unwrap();
-        assert_eq!(pictures.labels(), [7, 9]);
-        assert_eq!(pictures.get(1).unwrap().into_bytes(), [6, 7, 8, 9, 10, 11]);
-        assert_eq!((pictures.width(), pictures.height()), (3, 2));
-        assert!(pictures.get(2).is_none());
-        let (first, second) = pictures.split_at(1);
+    fn images_and_labels_are_read_in_order() {
+        let images = parsed(&images(2, 12), &labels(&[7, 9])).unwrap();
+        assert_eq!(images.labels(), [7, 9]);
+        assert_eq!(images.get(1).unwrap().into_bytes(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!((images.width(), images.height()), (3, 2));
+        assert!(images.get(2).is_none());
+        let (first, second) = images.split_at(1);
         assert_eq!(
             (first.labels(), second.labels()),
             ([7].as_slice(), [9].as_slice())
@@ -163,11 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_file_and_what_was_expected() {
+    fn errors_name_the_file_and_what_was_expected() {
         let good = labels(&[7, 9]);
         assert_eq!(
             error(&images(2, 11), &good),
-            "images: expected 12 bytes after the header, as it says ([2, 2, 3]), found 11"
+            "images: expected 12 bytes after the header, which gives the lengths [2, 2, 3], found 11"
         );
         assert_eq!(
             error(&images(2, 12)[..10], &good),
@@ -179,13 +155,13 @@ mod tests {
         );
         assert_eq!(
             error(&images(2, 12), &labels(&[7])),
-            "labels: expected 2 labels, one for each picture of images, found 1"
+            "labels: expected 2 labels, one for each image in images, found 1"
         );
         assert_eq!(
             error(&images(2, 12), &labels(&[7, 10])),
             "labels: label 1: expected 0 to 9, found 10"
         );
-        // A header that promises more than memory holds must not be believed.
+        // A header with lengths beyond any memory must not be trusted.
         let mut huge = images(2, 12);
         huge[4..16].fill(0xff);
         assert!(error(&huge, &good).contains("expected"), "no panic");

@@ -19,9 +19,9 @@ use serde::Deserialize;
 use super::files::hexadecimal;
 use crate::{
     download,
-    evaluate::{Input, Labelled},
     parallel::in_parallel,
     progress::Bar,
+    samples::{LabelledSamples, SampleInput},
 };
 
 /// What its authors call it, shortened as everybody does.
@@ -122,7 +122,7 @@ pub fn spread(reviews: &[Review], per_class: usize) -> Vec<&Review> {
 #[derive(Debug)]
 pub struct TestReviews<'a>(pub Cow<'a, [Review]>);
 
-impl Labelled for TestReviews<'_> {
+impl LabelledSamples for TestReviews<'_> {
     fn len(&self) -> usize {
         self.0.len()
     }
@@ -139,8 +139,8 @@ impl Labelled for TestReviews<'_> {
         CLASSES[self.0[at].label].to_owned()
     }
 
-    fn input(&self, at: usize) -> Result<Input> {
-        Ok(Input::Text(self.0[at].text.clone()))
+    fn input(&self, at: usize) -> Result<SampleInput> {
+        Ok(SampleInput::Text(self.0[at].text.clone()))
     }
 }
 

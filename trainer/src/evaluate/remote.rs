@@ -5,8 +5,11 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{Input, Labelled, metrics::best, true_labels};
-use crate::parallel::in_parallel;
+use super::{metrics::best, true_labels};
+use crate::{
+    parallel::in_parallel,
+    samples::{LabelledSamples, SampleInput},
+};
 
 /// What the server behind an address answers, next to what the model directory's own scores say.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +24,7 @@ pub struct Remote {
 pub fn evaluate_remote(
     url: &str,
     directory: &Path,
-    samples: &dyn Labelled,
+    samples: &dyn LabelledSamples,
     scores: &[Vec<f32>],
 ) -> Result<Remote> {
     let labels = classifier::Bundle::open(directory)?.labels;
@@ -77,13 +80,13 @@ struct RemoteResult {
     label: String,
 }
 
-fn ask(agent: &ureq::Agent, address: &str, input: &Input) -> Result<Answer> {
+fn ask(agent: &ureq::Agent, address: &str, input: &SampleInput) -> Result<Answer> {
     let (kind, body) = match input {
-        Input::Picture(bytes) => {
+        SampleInput::Image(bytes) => {
             let format = image::guess_format(bytes).context("a test picture is of no known format")?;
             (format.to_mime_type(), bytes.as_slice())
         }
-        Input::Text(text) => ("text/plain; charset=utf-8", text.as_bytes()),
+        SampleInput::Text(text) => ("text/plain; charset=utf-8", text.as_bytes()),
     };
     let mut answer = agent
         .post(address)

@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write as _};
 
 use super::{Measured, export::Trained};
-use crate::{data::folder::Split, evaluate::Evaluation};
+use crate::{data::image_folder::Split, evaluate::Evaluation};
 
 /// The text of `README.md`. All figures of quality and speed are those of `measured`, which were taken from the
 /// exported files.

@@ -13,16 +13,14 @@ use tch::Device;
 
 use super::{Measured, Request, card, source, transfer::Donor};
 use crate::{
-    data::{
-        folder::{Files, Folder, read},
-        png,
-    },
+    data::image_folder::{ImageFiles, ImageFolder, read},
     evaluate::{Evaluation, evaluate},
     export::{AGREEMENT, GOLDEN_TOLERANCE, create, file_name, labels_json, publish, write, write_json},
     network::{Layer, Network, values},
     onnx::{Dim, ElementType, Graph, Model},
     report,
     training::{Epoch, Source, probabilities},
+    transform::png,
 };
 
 /// At most so many golden samples, one of each class.
@@ -33,7 +31,7 @@ const GOLDEN_SIDE: u32 = 256;
 /// The result of training, with where it came from.
 pub(super) struct Trained<'a> {
     pub(super) request: &'a Request<'a>,
-    pub(super) folder: &'a Folder,
+    pub(super) folder: &'a ImageFolder,
     pub(super) layers: &'a [Layer],
     /// What was trained: all of it, or the new last layer.
     pub(super) network: &'a Network,
@@ -91,7 +89,7 @@ pub(super) fn export(trained: &Trained<'_>) -> Result<Measured> {
         write_serving(trained, &output, Some(&measured), aside)?;
         write_golden(&folder.validation, aside)?;
         write(&aside.join("README.md"), &card::text(trained, &measured))?;
-        let pictures = aside.join(report::FOLDER);
+        let pictures = aside.join(report::DIRECTORY);
         report::write_curves(&pictures, trained.history, Some(trained.best))?;
         report::write_evaluation(&pictures, measured.best_known())?;
         report::link(aside)?;
@@ -199,7 +197,7 @@ fn agreement(trained: &Trained<'_>, scores: &[Vec<f32>]) -> Result<f32> {
 }
 
 /// One validation picture of each class, made small, with the scores that it gets.
-fn write_golden(files: &Files, directory: &Path) -> Result<()> {
+fn write_golden(files: &ImageFiles, directory: &Path) -> Result<()> {
     create(&directory.join("golden"))?;
     let mut classifier = classifier::open(directory)?;
     let mut samples = Vec::new();

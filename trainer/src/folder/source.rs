@@ -12,7 +12,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 use tch::Tensor;
 
 use crate::{
-    data::folder::{Files, read},
+    data::image_folder::{ImageFiles, read},
     parallel,
     photo::Variation,
     training::{Batch, Change, Part, Source},
@@ -82,7 +82,7 @@ struct Work {
 }
 
 impl Photos {
-    pub(super) fn new(files: &Files, side: u32, variation: Variation, threads: usize) -> Result<Self> {
+    pub(super) fn new(files: &ImageFiles, side: u32, variation: Variation, threads: usize) -> Result<Self> {
         let square = Size::Exact {
             height: side,
             width: side,

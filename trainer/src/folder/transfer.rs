@@ -14,7 +14,7 @@ use serde_json::json;
 use tch::Tensor;
 
 use crate::{
-    data::folder::{Files, read},
+    data::image_folder::{ImageFiles, read},
     network::{Network, values},
     onnx::Backbone,
     parallel::in_parallel,
@@ -61,8 +61,8 @@ impl Donor {
     pub(super) fn open(
         from: &Path,
         scratch: &Path,
-        training: &Files,
-        validation: &Files,
+        training: &ImageFiles,
+        validation: &ImageFiles,
         views: Views,
     ) -> Result<(Self, [Rows; 2])> {
         classifier::runtime::library::load(None)?;
@@ -75,7 +75,7 @@ impl Donor {
         let backbone = Backbone::read(&bundle.model(), bundle.serving.output.as_deref())?;
         let width = backbone.width();
         write_features_model(&bundle, &backbone, scratch)?;
-        let compute = |files: &Files, views: Views| features(scratch, files, width, views);
+        let compute = |files: &ImageFiles, views: Views| features(scratch, files, width, views);
         let once = Views { count: 1, ..views };
         let (training, validation) = (compute(training, views)?, compute(validation, once)?);
         fs::remove_dir_all(scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
@@ -154,7 +154,7 @@ fn write_features_model(bundle: &Bundle, backbone: &Backbone, directory: &Path) 
 }
 
 /// The features of every picture, `[count, width]`, and its class, `[count]`: all first views, then all second ones.
-fn features(model: &Path, files: &Files, width: usize, views: Views) -> Result<(Tensor, Tensor)> {
+fn features(model: &Path, files: &ImageFiles, width: usize, views: Views) -> Result<(Tensor, Tensor)> {
     let pictures = files.len();
     let count = pictures * views.count as usize;
     let bar = Bar::samples("features", count as u64, 0);

@@ -112,7 +112,7 @@ fn write_all(trained: &Trained<'_>, vocabulary: &HashMap<String, i64>, aside: &P
         test: test.evaluation,
     };
     write(&aside.join("README.md"), &card::text(trained, &measurements))?;
-    let pictures = aside.join(report::FOLDER);
+    let pictures = aside.join(report::DIRECTORY);
     if trained.network.is_some() {
         report::write_curves(&pictures, &trained.history, Some(trained.best))?;
     }

@@ -9,7 +9,7 @@ use rand_chacha::{
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::{augment::augment, data::Pictures};
+use crate::{augment::augment, data::Images};
 
 /// Inputs with their classes.
 #[derive(Debug)]
@@ -137,7 +137,7 @@ pub struct Jitter {
 #[derive(Debug)]
 pub struct Pixels {
     /// The pictures.
-    pub pictures: Pictures,
+    pub pictures: Images,
     /// For each channel, subtracted from the values between 0 and 1.
     pub mean: Vec<f64>,
     /// For each channel, divides what is left.
@@ -270,7 +270,7 @@ mod tests {
 
     fn pixels(jitter: Jitter) -> Pixels {
         // One picture of 2 x 3 pixels of three channels: 0, 1, 2 / 3, 4, 5 ... as levels.
-        let pictures = Pictures::new([3, 2, 3], (0..18).collect(), vec![4], classes()).unwrap();
+        let pictures = Images::new([3, 2, 3], (0..18).collect(), vec![4], classes()).unwrap();
         Pixels {
             pictures,
             mean: vec![0.0, 1.0 / 255.0, 0.0],

@@ -14,9 +14,9 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
 use crate::{
-    evaluate::{Input, Labelled},
     parallel::in_parallel,
     progress::Bar,
+    samples::{LabelledSamples, SampleInput},
 };
 
 const TRAINING: &str = "train";
@@ -25,7 +25,7 @@ const TEST: &str = "test";
 
 /// Pictures in files, with their classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
+pub struct ImageFiles {
     /// The names of the classes, sorted.
     pub classes: Vec<String>,
     /// Each file, with the place of its class.
@@ -58,13 +58,13 @@ pub enum Split {
 
 /// A folder, read: every picture in it can be decoded.
 #[derive(Debug, Clone)]
-pub struct Folder {
+pub struct ImageFolder {
     /// What to learn from.
-    pub training: Files,
+    pub training: ImageFiles,
     /// What tells which epoch is best.
-    pub validation: Files,
+    pub validation: ImageFiles,
     /// What to be measured on, if there is a folder `test`.
-    pub test: Option<Files>,
+    pub test: Option<ImageFiles>,
     /// Where the validation pictures come from.
     pub split: Split,
     /// What is not used.
@@ -75,7 +75,7 @@ pub struct Folder {
     pub doubles: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Folder {
+impl ImageFolder {
     /// Reads `directory` and decodes every picture once, so that a bad one is known before training begins. Where there
     /// is no folder for validation, `part` of each class is drawn for it with `seed`.
     pub fn open(directory: &Path, part: f64, seed: u64) -> Result<Self> {
@@ -95,7 +95,7 @@ impl Folder {
                 training.classes
             );
         }
-        let beside = |names: &[&str], skipped: &mut Vec<Skipped>| -> Result<Option<Files>> {
+        let beside = |names: &[&str], skipped: &mut Vec<Skipped>| -> Result<Option<ImageFiles>> {
             let path = names
                 .iter()
                 .map(|name| directory.join(name))
@@ -175,7 +175,7 @@ fn said(skipped: &[Skipped]) -> String {
 }
 
 /// The files of each class: those that lie directly in its folder, sorted by name.
-fn list(directory: &Path, skipped: &mut Vec<Skipped>) -> Result<Files> {
+fn list(directory: &Path, skipped: &mut Vec<Skipped>) -> Result<ImageFiles> {
     let mut classes = BTreeMap::new();
     for (path, name) in entries(directory)? {
         if !path.is_dir() {
@@ -203,7 +203,7 @@ fn list(directory: &Path, skipped: &mut Vec<Skipped>) -> Result<Files> {
             }
         }
     }
-    Ok(Files {
+    Ok(ImageFiles {
         classes: classes.into_keys().collect(),
         files,
     })
@@ -224,7 +224,7 @@ fn entries(directory: &Path) -> Result<Vec<(PathBuf, std::ffi::OsString)>> {
     Ok(entries)
 }
 
-impl Files {
+impl ImageFiles {
     /// Lists a folder of pictures to be measured on: `<class>/`, or `test/<class>/`, or `val/<class>/`. Nothing is decoded.
     pub fn to_measure(directory: &Path) -> Result<Self> {
         let inside = [TEST].iter().chain(&VALIDATION).map(|name| directory.join(name));
@@ -364,7 +364,7 @@ impl Files {
     }
 }
 
-impl Labelled for Files {
+impl LabelledSamples for ImageFiles {
     fn len(&self) -> usize {
         self.files.len()
     }
@@ -379,8 +379,8 @@ impl Labelled for Files {
         self.classes[self.files[at].1].clone()
     }
 
-    fn input(&self, at: usize) -> Result<Input> {
-        Ok(Input::Picture(read(&self.files[at].0)?))
+    fn input(&self, at: usize) -> Result<SampleInput> {
+        Ok(SampleInput::Image(read(&self.files[at].0)?))
     }
 }
 
@@ -399,7 +399,7 @@ fn readable(path: &Path) -> Result<[u8; 16], String> {
     Ok(Md5::digest(&bytes).into())
 }
 
-fn sum_of_all(parts: [Option<&Files>; 3], sums: &[Vec<[u8; 16]>]) -> [u8; 16] {
+fn sum_of_all(parts: [Option<&ImageFiles>; 3], sums: &[Vec<[u8; 16]>]) -> [u8; 16] {
     let mut all = Md5::new();
     for (files, sums) in parts.into_iter().zip(sums) {
         for (at, sum) in sums.iter().enumerate() {
@@ -413,9 +413,9 @@ fn sum_of_all(parts: [Option<&Files>; 3], sums: &[Vec<[u8; 16]>]) -> [u8; 16] {
 
 /// Training pictures that are also among the others.
 fn doubles(
-    training: &Files,
+    training: &ImageFiles,
     sums: &[[u8; 16]],
-    others: [(&Option<Files>, &Vec<[u8; 16]>); 2],
+    others: [(&Option<ImageFiles>, &Vec<[u8; 16]>); 2],
 ) -> Vec<(PathBuf, PathBuf)> {
     let known: HashMap<[u8; 16], &PathBuf> = training
         .files
@@ -435,7 +435,7 @@ fn doubles(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::png;
+    use crate::transform::png;
 
     fn picture(level: u8) -> Vec<u8> {
         let picture = image::GrayImage::from_pixel(3, 2, image::Luma([level]));
@@ -464,20 +464,20 @@ mod tests {
     }
 
     fn error(directory: &Path) -> String {
-        format!("{:#}", Folder::open(directory, 0.2, 1).unwrap_err())
+        format!("{:#}", ImageFolder::open(directory, 0.2, 1).unwrap_err())
     }
 
     #[test]
     fn classes_are_sorted_and_a_part_of_each_is_drawn() {
         let directory = tree(&[("owl", 10), ("cat", 5), ("wildebeest", 1)]);
-        let folder = Folder::open(directory.path(), 0.2, 1).unwrap();
+        let folder = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
         assert_eq!(folder.training.classes, ["cat", "owl", "wildebeest"]);
         assert_eq!(folder.training.counts(), [4, 8, 1], "one is left to learn from");
         assert_eq!(folder.validation.counts(), [1, 2, 0]);
         assert_eq!(folder.split, Split::Drawn(0.2));
-        let again = Folder::open(directory.path(), 0.2, 1).unwrap();
+        let again = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
         assert_eq!(folder.validation, again.validation);
-        let others = (2..9).map(|seed| Folder::open(directory.path(), 0.2, seed).unwrap().validation);
+        let others = (2..9).map(|seed| ImageFolder::open(directory.path(), 0.2, seed).unwrap().validation);
         assert!(others.into_iter().any(|other| other != folder.validation));
         assert_eq!(folder.training.first_of_each_class(2), [0, 1, 4, 5, 12]);
     }
@@ -495,7 +495,7 @@ mod tests {
             picture(level("train/cat")),
         )
         .unwrap();
-        let folder = Folder::open(directory.path(), 0.2, 1).unwrap();
+        let folder = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
         assert_eq!(folder.split, Split::Given);
         assert_eq!(folder.validation.counts(), [3, 0]);
         assert_eq!(folder.test.unwrap().counts(), [0, 1]);
@@ -516,7 +516,7 @@ mod tests {
         fs::write(path("owl/.DS_Store"), b"left behind").unwrap();
         fs::create_dir(path("owl/more")).unwrap();
         fs::write(path("README.md"), b"not a class").unwrap();
-        let folder = Folder::open(directory.path(), 0.2, 1).unwrap();
+        let folder = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
         let names: Vec<String> = folder
             .skipped
             .iter()
@@ -560,7 +560,10 @@ mod tests {
         let strange = OsStr::from_bytes(b"\xff.png");
         fs::write(directory.path().join("cat").join(strange), picture(1)).unwrap();
         assert_eq!(
-            Folder::open(directory.path(), 0.2, 1).unwrap().training.counts(),
+            ImageFolder::open(directory.path(), 0.2, 1)
+                .unwrap()
+                .training
+                .counts(),
             [3, 2]
         );
         fs::create_dir(directory.path().join(strange)).unwrap();
