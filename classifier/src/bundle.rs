@@ -17,6 +17,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use onnx_graph::Outline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,6 @@ use crate::files;
 use crate::image::{self, Layout, PreprocessorConfig};
 use crate::input::Preprocessor;
 use crate::output::Activation;
-use crate::runtime::graph;
 use crate::runtime::provider::Device;
 use crate::text::{self, TextServing, Tokenizer};
 
@@ -187,6 +187,9 @@ pub struct GraphFiles {
     pub model: Arc<[u8]>,
     /// Weights in files beside it, by the names that the graph has for them.
     pub external: Vec<(String, Arc<[u8]>)>,
+    /// Inputs and operators of the graph. Empty if the file cannot be read as a graph; loading it then
+    /// fails with the reason.
+    pub outline: Outline,
 }
 
 impl fmt::Debug for GraphFiles {
@@ -194,6 +197,7 @@ impl fmt::Debug for GraphFiles {
         f.debug_struct("GraphFiles")
             .field("bytes", &self.model.len())
             .field("external", &self.external.len())
+            .field("outline", &self.outline)
             .finish()
     }
 }
@@ -210,22 +214,23 @@ impl GraphFiles {
         }
         let model: Arc<[u8]> = files::read(&file).map_err(|error| wrong(&error))?.into();
         // What cannot be read here is told by ONNX Runtime when it makes a session of it.
-        let names = graph::external_files(&model).unwrap_or_default();
-        let external = names.into_iter().map(|name| {
-            let inside = Path::new(&name)
+        let outline = Outline::read(&model).unwrap_or_default();
+        let external = outline.external_files.iter().map(|name| {
+            let inside = Path::new(name)
                 .components()
                 .all(|part| matches!(part, Component::Normal(_)));
             if !inside {
                 let expected = "weights in files inside the model directory";
                 return Err(BundleError::new(&file, None, expected, format!("{name:?}")));
             }
-            let path = directory.join(&name);
+            let path = directory.join(name);
             let bytes = files::read(&path)
                 .map_err(|error| BundleError::new(&path, None, "the graph's weights", error))?;
-            Ok((name, bytes.into()))
+            Ok((name.clone(), bytes.into()))
         });
         Ok(Self {
             external: external.collect::<Result<_, _>>()?,
+            outline,
             model,
         })
     }

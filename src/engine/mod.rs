@@ -17,7 +17,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use classifier::golden::Proof;
-use classifier::runtime::graph::is_steady;
 use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{
     Bundle, BundleError, LoadError, Placement, Preprocessor, Row, RunError, Session, SessionOptions,
@@ -365,7 +364,7 @@ fn measure(bundle: &Bundle, warm_up: &WarmUp) -> Result<RunTimes, LoadError> {
         in_batch: median(typical)? / typical.rows as u32,
         of_a_unit: None,
     };
-    if times.single <= CALLER_RUN && is_steady(&bundle.graph.model).unwrap_or(false) {
+    if times.single <= CALLER_RUN && bundle.graph.outline.cost_follows_shape {
         times.of_a_unit = Some(median(&warm_up.batches[0])? / warm_up.heaviest);
     }
     Ok(times)

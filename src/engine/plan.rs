@@ -19,7 +19,7 @@ pub struct RunTimes {
     /// Of each row in a run with a few.
     pub in_batch: Duration,
     /// Of each unit of weight in the heaviest batch. None if a run is long, or other inputs may take longer, see
-    /// [`classifier::runtime::graph::is_steady`].
+    /// [`GraphFiles::outline`](classifier::bundle::GraphFiles::outline).
     pub of_a_unit: Option<Duration>,
 }
 

@@ -11,8 +11,8 @@
 use std::{collections::BTreeMap, env, fs, path::Path};
 
 use anyhow::{Context as _, Result};
+use onnx_graph::{Attribute, Dim, ElementType, GraphBuilder, ModelFile};
 use serde_json::{Value, json};
-use trainer::onnx::{Attribute, Dim, ElementType, Graph, Model};
 
 const SIDE: usize = 4;
 const LABELS: [&str; 3] = ["a", "b", "c"];
@@ -25,7 +25,7 @@ const BUSY_SIDE: usize = 256;
 struct Fixture {
     name: &'static str,
     about: &'static str,
-    graph: Graph,
+    graph: GraphBuilder,
     input: Input,
     problem_type: &'static str,
     serving: &'static str,
@@ -56,7 +56,7 @@ const VOCABULARY: [(&str, [f32; 3]); 9] = [
 ];
 
 impl Fixture {
-    fn new(name: &'static str, about: &'static str, graph: Graph) -> Self {
+    fn new(name: &'static str, about: &'static str, graph: GraphBuilder) -> Self {
         Self {
             name,
             about,
@@ -70,7 +70,9 @@ impl Fixture {
     fn write(self, root: &Path) -> Result<()> {
         let directory = root.join(self.name).join("1");
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        Model::new(self.graph, self.about, &BTreeMap::new())?.save(&directory.join("model.onnx"))?;
+        ModelFile::new(self.graph, self.about, &BTreeMap::new())?
+            .with_producer("classifyd trainer", env!("CARGO_PKG_VERSION"))
+            .save(&directory.join("model.onnx"))?;
 
         let ids = || LABELS.iter().enumerate();
         let id2label: BTreeMap<_, _> = ids().map(|(id, label)| (id.to_string(), label)).collect();
@@ -177,8 +179,8 @@ fn tokenizer(special_tokens: bool) -> Value {
 
 /// The mean of the logits of the words. `masked` says whether padding is left out, `types` whether the graph also wants the
 /// type of each token, of which it makes nothing.
-fn words(name: &str, masked: bool, types: bool) -> Graph {
-    let mut graph = Graph::new(name);
+fn words(name: &str, masked: bool, types: bool) -> GraphBuilder {
+    let mut graph = GraphBuilder::new(name);
     let tokens = [Dim::BATCH, Dim::Symbolic("sequence")];
     let ids = graph.input("input_ids", ElementType::Int64, &tokens);
     let logits = VOCABULARY
@@ -187,7 +189,7 @@ fn words(name: &str, masked: bool, types: bool) -> Graph {
         .collect::<Vec<_>>();
     let table = graph.floats("table", &[VOCABULARY.len(), LABELS.len()], &logits);
     let mut each = graph.node("Gather", &[&table, &ids], "each", vec![Attribute::int("axis", 0)]);
-    let cast = |graph: &mut Graph, from: &str, name: &str| {
+    let cast = |graph: &mut GraphBuilder, from: &str, name: &str| {
         graph.node("Cast", &[from], name, vec![Attribute::int("to", 1)])
     };
     if types {
@@ -217,14 +219,14 @@ fn words(name: &str, masked: bool, types: bool) -> Graph {
 }
 
 /// Sums the rows of pixels into a value of the given name.
-fn sum_rows(graph: &mut Graph, name: &str) -> String {
+fn sum_rows(graph: &mut GraphBuilder, name: &str) -> String {
     let one_channel = [Dim::BATCH, Dim::Fixed(1), Dim::Fixed(SIDE), Dim::Fixed(SIDE)];
     let pixels = graph.input(PIXELS, ElementType::Float, &one_channel);
     gemm(graph, &pixels, 1, name)
 }
 
 /// Sums each row of pixels over its columns, and takes the mean over its channels, which are the last axis.
-fn gemm(graph: &mut Graph, pixels: &str, channels: usize, name: &str) -> String {
+fn gemm(graph: &mut GraphBuilder, pixels: &str, channels: usize, name: &str) -> String {
     let flat = graph.node("Flatten", &[pixels], "flat", vec![Attribute::int("axis", 1)]);
     let row = SIDE * channels;
     let weights: Vec<f32> = (0..LABELS.len() * SIDE * row)
@@ -241,16 +243,16 @@ fn gemm(graph: &mut Graph, pixels: &str, channels: usize, name: &str) -> String 
     graph.node("Gemm", &[&flat, &weight], name, vec![Attribute::int("transB", 1)])
 }
 
-fn linear() -> Graph {
-    let mut graph = Graph::new("linear");
+fn linear() -> GraphBuilder {
+    let mut graph = GraphBuilder::new("linear");
     let logits = sum_rows(&mut graph, "logits");
     graph.output(&logits, ElementType::Float, &LOGITS);
     graph
 }
 
 /// Channels last, three of them: a row's logit is the mean over them, so a grey picture gives what [`linear`] gives.
-fn linear_nhwc() -> Graph {
-    let mut graph = Graph::new("linear_nhwc");
+fn linear_nhwc() -> GraphBuilder {
+    let mut graph = GraphBuilder::new("linear_nhwc");
     let channels_last = [Dim::BATCH, Dim::Fixed(SIDE), Dim::Fixed(SIDE), Dim::Fixed(3)];
     let pixels = graph.input(PIXELS, ElementType::Float, &channels_last);
     let logits = gemm(&mut graph, &pixels, 3, "logits");
@@ -259,8 +261,8 @@ fn linear_nhwc() -> Graph {
 }
 
 /// The softmax is part of the graph.
-fn probabilities() -> Graph {
-    let mut graph = Graph::new("probabilities");
+fn probabilities() -> GraphBuilder {
+    let mut graph = GraphBuilder::new("probabilities");
     let logits = sum_rows(&mut graph, "logits");
     let softmax = graph.node(
         "Softmax",
@@ -273,8 +275,8 @@ fn probabilities() -> Graph {
 }
 
 /// Gives NaN for a picture whose mean is above one half: the logarithm of a negative number.
-fn nan() -> Graph {
-    let mut graph = Graph::new("nan");
+fn nan() -> GraphBuilder {
+    let mut graph = GraphBuilder::new("nan");
     let sums = sum_rows(&mut graph, "sums");
     let mean = graph.node(
         "ReduceMean",
@@ -293,8 +295,8 @@ fn nan() -> Graph {
 }
 
 /// Fails at run time for a picture whose first pixel is 0.75 or brighter: a table of three rows is asked for the fourth.
-fn fails() -> Graph {
-    let mut graph = Graph::new("fails");
+fn fails() -> GraphBuilder {
+    let mut graph = GraphBuilder::new("fails");
     let sums = sum_rows(&mut graph, "sums");
     let first = graph.ints("first", &[1], &[0]);
     let pixel = graph.node(
@@ -320,8 +322,8 @@ fn fails() -> Graph {
 
 /// Takes long for a white picture, however many rows the batch has, and no time for a black one, which is what lanes are
 /// warmed with: multiplies matrices in a loop as often as the brightest pixel says, and adds nothing to the logits.
-fn busy(name: &str, turns: f32) -> Graph {
-    let mut graph = Graph::new(name);
+fn busy(name: &str, turns: f32) -> GraphBuilder {
+    let mut graph = GraphBuilder::new(name);
     let sums = sum_rows(&mut graph, "sums");
     let side = BUSY_SIDE as i64;
     let shape = graph.ints("shape", &[2], &[side, side]);
@@ -338,7 +340,7 @@ fn busy(name: &str, turns: f32) -> Graph {
     let start = graph.node("Add", &[&matrix, &mean], "start", vec![]);
 
     let square = [Dim::Fixed(BUSY_SIDE), Dim::Fixed(BUSY_SIDE)];
-    let mut body = Graph::new("turn");
+    let mut body = GraphBuilder::new("turn");
     body.input("turn", ElementType::Int64, &[]);
     let go_on = body.input("go_on", ElementType::Bool, &[]);
     let state = body.input("state", ElementType::Float, &square);

@@ -17,12 +17,12 @@ use crate::{
     data::{Images, LoadedDataSet, TestImages},
     evaluate::{Evaluation, evaluate},
     network::{Network, values},
-    onnx::{Dim, ElementType, Graph, Model, metadata},
     recipe::Recipe,
     report,
     training::{Config, Epoch, probabilities},
     transform::{Transform, png},
 };
+use onnx_graph::{Dim, ElementType, GraphBuilder, ModelFile, metadata};
 
 /// Largest difference in a probability between ONNX Runtime and libtorch.
 pub(crate) const AGREEMENT: f32 = 1e-4;
@@ -159,7 +159,7 @@ fn write_all(trained: &Trained<'_>, aside: &Path, compare: Option<&Path>) -> Res
 
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     let recipe = trained.recipe;
-    let mut graph = Graph::new(&format!("{}-{}", recipe.target.name(), recipe.network));
+    let mut graph = GraphBuilder::new(&format!("{}-{}", recipe.target.name(), recipe.network));
     graph.describe(&recipe.summary);
     let [channels, height, width] = recipe.input.map(|length| Dim::Fixed(length as usize));
     let input = graph.input(
@@ -176,7 +176,9 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
         ("seed".to_owned(), trained.config.seed.to_string()),
         ("task".to_owned(), "image-classification".to_owned()),
     ]);
-    Model::new(graph, recipe.title, &metadata)?.save(&directory.join(MODEL))
+    ModelFile::new(graph, recipe.title, &metadata)?
+        .with_producer("classifyd trainer", env!("CARGO_PKG_VERSION"))
+        .save(&directory.join(MODEL))
 }
 
 fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {

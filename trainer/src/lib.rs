@@ -9,7 +9,6 @@ pub mod evaluate;
 pub mod export;
 pub mod folder;
 pub mod network;
-pub mod onnx;
 pub mod optimizer;
 pub mod parallel;
 pub mod photo;

@@ -18,7 +18,7 @@ use rand_distr::{Distribution as _, StandardNormal, Uniform};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::onnx::{Attribute, Graph};
+use onnx_graph::{Attribute, GraphBuilder};
 pub use words::Words;
 
 /// Share of the newest batch in batch normalisation's running statistics.
@@ -55,7 +55,7 @@ impl Activation {
     }
 
     /// Adds the operators to a graph. `path` keeps their names apart from other layers'.
-    fn export(self, graph: &mut Graph, value: String, path: &str, output: Option<&str>) -> String {
+    fn export(self, graph: &mut GraphBuilder, value: String, path: &str, output: Option<&str>) -> String {
         let last = |step: &str| output.map_or_else(|| format!("{step}_{path}"), str::to_owned);
         match self {
             Self::Identity => value,
@@ -441,7 +441,7 @@ impl Network {
 
     /// Adds the network to an ONNX graph, from the value `input` to the value `output`. Batch normalisation becomes
     /// part of the convolutions, dropout goes.
-    pub fn export(&self, graph: &mut Graph, input: &str, output: &str) -> Result<()> {
+    pub fn export(&self, graph: &mut GraphBuilder, input: &str, output: &str) -> Result<()> {
         if let Some(Layer::Words(_)) = self.layers.first() {
             bail!("expected a network with one input, found one that reads texts");
         }
@@ -455,7 +455,7 @@ impl Network {
     /// Adds `layers`, the last of which makes the value `output`, if that is given. Gives the name of what they make.
     fn add(
         &self,
-        graph: &mut Graph,
+        graph: &mut GraphBuilder,
         layers: &[Layer],
         prefix: &str,
         mut value: String,
@@ -470,7 +470,7 @@ impl Network {
                 Activation::Identity => name(step),
                 _ => format!("{step}_{path}"),
             };
-            let constant = |graph: &mut Graph, kind: &str, tensor: &Tensor| {
+            let constant = |graph: &mut GraphBuilder, kind: &str, tensor: &Tensor| {
                 constant(graph, &format!("{path}.{kind}"), tensor)
             };
             let weight = |kind: &str| &self.weights[&format!("{path}.{kind}")];
@@ -567,7 +567,7 @@ impl Network {
     }
 
     /// Adds a network that begins with [`Layer::Words`] to an ONNX graph, from the values `ids` and `mask` to `output`.
-    pub fn export_text(&self, graph: &mut Graph, ids: &str, mask: &str, output: &str) -> Result<()> {
+    pub fn export_text(&self, graph: &mut GraphBuilder, ids: &str, mask: &str, output: &str) -> Result<()> {
         let Some(Layer::Words(words)) = self.layers.first() else {
             bail!(
                 "expected a network that begins by reading words, found {:?}",
@@ -732,7 +732,7 @@ fn he_normal(shape: &[i64], fan_in: i64, rng: &mut impl Rng) -> Tensor {
     Tensor::from_slice(&values).view(shape)
 }
 
-fn constant(graph: &mut Graph, name: &str, tensor: &Tensor) -> Result<String> {
+fn constant(graph: &mut GraphBuilder, name: &str, tensor: &Tensor) -> Result<String> {
     let shape: Vec<usize> = tensor.size().iter().map(|&length| length as usize).collect();
     Ok(graph.floats(name, &shape, &values(tensor)?))
 }

@@ -4,10 +4,10 @@
 
 use std::{collections::BTreeMap, fs};
 
+use onnx_graph::{Dim, ElementType, GraphBuilder, ModelFile};
 use tch::{Device, Kind, Tensor};
-use trainer::{
-    network::{Activation, Conv, Layer, Mode, Network, airbench, copies, digits, fashion, images, values},
-    onnx::{Dim, ElementType, Graph, Model},
+use trainer::network::{
+    Activation, Conv, Layer, Mode, Network, airbench, copies, digits, fashion, images, values,
 };
 
 /// Every kind of layer, on pictures of 8 x 8.
@@ -66,7 +66,7 @@ fn difference(layers: &[Layer], channels: usize, side: usize, classes: usize) ->
     for _ in 0..5 {
         let _ = network.forward(&batch, Mode::Training);
     }
-    let mut graph = Graph::new("test");
+    let mut graph = GraphBuilder::new("test");
     let side = Dim::Fixed(side);
     let input = graph.input(
         "pixel_values",
@@ -88,7 +88,7 @@ fn difference(layers: &[Layer], channels: usize, side: usize, classes: usize) ->
         "preprocessor_config.json",
         serde_json::json!({ "do_convert_grayscale": channels == 1, "size": target }),
     );
-    Model::new(graph, "", &BTreeMap::new())
+    ModelFile::new(graph, "", &BTreeMap::new())
         .unwrap()
         .save(&directory.path().join("model.onnx"))
         .unwrap();

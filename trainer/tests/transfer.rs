@@ -9,12 +9,10 @@ use std::{
 };
 
 use classifier::{Bundle, Row};
+use onnx_graph::{Attribute, Backbone, Dim, ElementType, GraphBuilder, ModelFile};
 use serde_json::json;
 use tempfile::TempDir;
-use trainer::{
-    network::{Network, airbench, values},
-    onnx::{Attribute, Backbone, Dim, ElementType, Graph, Model},
-};
+use trainer::network::{Network, airbench, values};
 
 fn exported(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -117,14 +115,14 @@ fn the_last_dense_layer_of_other_exporters_is_found_and_replaced() {
 fn what_stands_behind_the_layer_without_knowing_the_classes_stays() {
     let layers = airbench::layers(3, [4, 6, 8], 10);
     let network = Network::new(&layers, 3, tch::Device::Cpu).unwrap();
-    let mut graph = Graph::new("test");
+    let mut graph = GraphBuilder::new("test");
     let shape = [Dim::BATCH, Dim::Fixed(3), Dim::Fixed(32), Dim::Fixed(32)];
     let input = graph.input("pixel_values", ElementType::Float, &shape);
     network.export(&mut graph, &input, "logits").unwrap();
     graph.output("logits", ElementType::Float, &[Dim::BATCH, Dim::Fixed(10)]);
     let original = tempfile::tempdir().unwrap();
     let path = original.path().join("model.onnx");
-    Model::new(graph, "", &BTreeMap::new())
+    ModelFile::new(graph, "", &BTreeMap::new())
         .unwrap()
         .save(&path)
         .unwrap();
@@ -168,14 +166,14 @@ fn what_stands_behind_the_layer_without_knowing_the_classes_stays() {
     }
 }
 
-fn refusal(build: impl FnOnce(&mut Graph, &str) -> String) -> String {
-    let mut graph = Graph::new("test");
+fn refusal(build: impl FnOnce(&mut GraphBuilder, &str) -> String) -> String {
+    let mut graph = GraphBuilder::new("test");
     let input = graph.input("rows", ElementType::Float, &[Dim::BATCH, Dim::Fixed(4)]);
     let output = build(&mut graph, &input);
     graph.output(&output, ElementType::Float, &[Dim::BATCH, Dim::Fixed(4)]);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.onnx");
-    Model::new(graph, "", &BTreeMap::new())
+    ModelFile::new(graph, "", &BTreeMap::new())
         .unwrap()
         .save(&path)
         .unwrap();

@@ -3,7 +3,6 @@
 mod elf;
 pub mod environment;
 mod gpu_libraries;
-pub mod graph;
 mod inputs;
 pub mod library;
 mod placement;

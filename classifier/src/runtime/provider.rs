@@ -12,7 +12,7 @@ use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider, ExecutionProviderDis
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{gpu_libraries, graph, library};
+use super::{gpu_libraries, library};
 use crate::bundle::{Bundle, GraphFiles};
 use crate::input::Preprocessor;
 
@@ -255,9 +255,8 @@ fn tensorrt(
         provider = provider.with_max_workspace_size(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     if profile {
-        let names = graph::input_names(&bundle.graph.model)
-            .map_err(|error| failed(&bundle.model().display().to_string(), error))?;
-        let shapes = |of: fn(&Range) -> usize| profile_shapes(bundle, &names, options.max_batch, of);
+        let names = &bundle.graph.outline.inputs;
+        let shapes = |of: fn(&Range) -> usize| profile_shapes(bundle, names, options.max_batch, of);
         provider = provider
             .with_profile_min_shapes(shapes(|range| range.min))
             .with_profile_opt_shapes(shapes(|range| range.typical))
@@ -555,11 +554,11 @@ mod tests {
     fn shapes_for_tensorrt_span_the_batches_and_the_buckets() {
         let shapes = |model: &str, max_batch| {
             let bundle = bundle(model);
-            let names = graph::input_names(&bundle.graph.model).unwrap();
+            let names = &bundle.graph.outline.inputs;
             [
-                profile_shapes(&bundle, &names, max_batch, |range| range.min),
-                profile_shapes(&bundle, &names, max_batch, |range| range.typical),
-                profile_shapes(&bundle, &names, max_batch, |range| range.max),
+                profile_shapes(&bundle, names, max_batch, |range| range.min),
+                profile_shapes(&bundle, names, max_batch, |range| range.typical),
+                profile_shapes(&bundle, names, max_batch, |range| range.max),
             ]
         };
         assert_eq!(
@@ -597,6 +596,7 @@ mod tests {
                 .iter()
                 .map(|&bytes| ("weights".to_owned(), bytes.into()))
                 .collect(),
+            outline: onnx_graph::Outline::default(),
         };
         let before = weights_hash(&graph(b"graph", &[b"1"]));
         assert_eq!(weights_hash(&graph(b"graph", &[b"1"])), before);

@@ -11,9 +11,9 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::inputs::Inputs;
+use super::library;
 use super::placement::PlacementLog;
 use super::provider::{self, Device, DeviceError, DeviceOptions, Placement, Provider};
-use super::{graph, library};
 use crate::bundle::{Bundle, BundleError, CONFIG};
 use crate::golden::GoldenError;
 use crate::input::{Preprocessor, Row};
@@ -302,8 +302,8 @@ impl Session {
 /// because each size costs the memory of the weights, and a GPU has units to spare for small batches.
 fn fixed_sizes(provider: Provider, bundle: &Bundle, max_batch: u32) -> Vec<Option<usize>> {
     let is_image = matches!(bundle.preprocessor, Preprocessor::Image(_));
-    // One alone, as vision transformers begin with, is planned in no time. A graph that cannot be read fails when it is loaded.
-    let plans = || graph::convolutions(&bundle.graph.model).unwrap_or(0) > 1;
+    // One alone, as vision transformers begin with, is planned in no time.
+    let plans = || bundle.graph.outline.convolutions > 1;
     if provider != Provider::Cuda || !is_image || !plans() {
         return vec![None];
     }

@@ -17,11 +17,11 @@ use crate::{
     evaluate::{Evaluation, evaluate},
     export::{AGREEMENT, GOLDEN_TOLERANCE, create, file_name, labels_json, publish, write, write_json},
     network::{Layer, Network, values},
-    onnx::{Dim, ElementType, Graph, Model},
     report,
     training::{Epoch, Source, probabilities},
     transform::png,
 };
+use onnx_graph::{Dim, ElementType, GraphBuilder, ModelFile};
 
 /// At most so many golden samples, one of each class.
 const GOLDEN_SAMPLES: usize = 20;
@@ -117,14 +117,16 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<String> {
     }
     let side = Dim::Fixed(trained.request.given.options.size as usize);
     let output = "logits";
-    let mut graph = Graph::new("folder");
+    let mut graph = GraphBuilder::new("folder");
     graph.describe(&description);
     let shape = [Dim::BATCH, Dim::Fixed(3), side, side];
     let input = graph.input("pixel_values", ElementType::Float, &shape);
     trained.network.export(&mut graph, &input, output)?;
     let logits = [Dim::BATCH, Dim::Fixed(trained.classes().len())];
     graph.output(output, ElementType::Float, &logits);
-    Model::new(graph, &name, &metadata)?.save(&path)?;
+    ModelFile::new(graph, &name, &metadata)?
+        .with_producer("classifyd trainer", env!("CARGO_PKG_VERSION"))
+        .save(&path)?;
     Ok(output.to_owned())
 }
 

@@ -16,12 +16,12 @@ use tch::Tensor;
 use crate::{
     data::image_folder::{ImageFiles, read},
     network::{Network, values},
-    onnx::Backbone,
     parallel::in_parallel,
     photo::Variation,
     progress::Bar,
     training::{Batch, Part, Source},
 };
+use onnx_graph::Backbone;
 
 /// A feature that hardly differs between pictures is not blown up by more than one over this.
 const LEAST_DEVIATION: f64 = 1e-3;

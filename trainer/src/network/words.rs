@@ -8,7 +8,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 use tch::{Kind, Tensor};
 
 use super::{Weights, constant, he_normal, values};
-use crate::onnx::{Attribute, Graph};
+use onnx_graph::{Attribute, GraphBuilder};
 
 /// The word that stands for padding.
 pub const PADDING: i64 = 0;
@@ -120,7 +120,7 @@ impl Words {
     /// Adds the layer to a graph with the inputs `ids` and `mask`. Vectors are stored as bytes, with a factor for each word.
     pub fn export(
         &self,
-        graph: &mut Graph,
+        graph: &mut GraphBuilder,
         weights: &Weights,
         path: &str,
         ids: &str,

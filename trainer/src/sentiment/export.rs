@@ -25,9 +25,9 @@ use crate::{
     evaluate::{Evaluation, evaluate},
     export::{AGREEMENT, GOLDEN_TOLERANCE, create, labels_json, publish, write, write_json},
     network::{Layer, Network, words::rounded as rounded_vectors},
-    onnx::{Attribute, Dim, ElementType, Graph, Model},
     report,
 };
+use onnx_graph::{Attribute, Dim, ElementType, GraphBuilder, ModelFile};
 
 /// Golden samples of each label.
 const GOLDEN_PER_CLASS: usize = 2;
@@ -155,7 +155,7 @@ fn time<'a>(classifier: &mut Classifier, rows: impl Iterator<Item = &'a Vec<i64>
 }
 
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
-    let mut graph = Graph::new("sentiment");
+    let mut graph = GraphBuilder::new("sentiment");
     graph.describe("token ids of a review to one logit for each label");
     let shape = [Dim::BATCH, Dim::Symbolic("sequence")];
     let ids = graph.input("input_ids", ElementType::Int64, &shape);
@@ -194,11 +194,13 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
         ("seed".to_owned(), trained.job.config.seed.to_string()),
         ("task".to_owned(), "text-classification".to_owned()),
     ]);
-    Model::new(graph, "Reviews: negative or positive", &metadata)?.save(&directory.join(MODEL))
+    ModelFile::new(graph, "Reviews: negative or positive", &metadata)?
+        .with_producer("classifyd trainer", env!("CARGO_PKG_VERSION"))
+        .save(&directory.join(MODEL))
 }
 
 /// Adds what [`Table::logit`] does to a graph, without the table's scale and bias: `[batch, 1]`.
-fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String {
+fn add_table(graph: &mut GraphBuilder, table: &Table, ids: &str, mask: &str) -> String {
     let reach = ngrams::REACH as i64;
     let roots = graph.bytes("sequence_roots", &[table.roots.len()], &table.roots);
     let numbers = graph.node("Cast", &[mask], "mask_bits", vec![Attribute::int("to", 9)]);
@@ -208,7 +210,7 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
     // Behind the last word come as many that are none, so that every kind has as many places as there are words.
     let ends = graph.ints("room", &[4], &[0, 0, 0, reach]);
     let zero = graph.ints("zero", &[], &[0]);
-    let longer = |graph: &mut Graph, value: &str, name: &str| {
+    let longer = |graph: &mut GraphBuilder, value: &str, name: &str| {
         let whole = graph.node(
             "Where",
             &[&numbers, value, &zero],
@@ -237,7 +239,7 @@ fn add_table(graph: &mut Graph, table: &Table, ids: &str, mask: &str) -> String 
         let end = graph.ints(&format!("end_{offset}"), &[1], &[end]);
         starts.insert(offset as usize, (start, end));
     }
-    let shifted = |graph: &mut Graph, value: &str, offset: usize, name: &str| {
+    let shifted = |graph: &mut GraphBuilder, value: &str, offset: usize, name: &str| {
         let (start, end) = &starts[&offset];
         graph.node("Slice", &[value, start, end, &axis], name, vec![])
     };

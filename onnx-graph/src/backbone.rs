@@ -12,10 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 
-use super::{
-    graph::{Attribute, Dim, ElementType, tensor, value_info},
+use crate::{
+    builder::{Attribute, Dim, ElementType, tensor, value_info},
     proto::{
         AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
         TensorProto, ValueInfoProto, tensor_proto::DataLocation,
@@ -80,7 +80,7 @@ impl Backbone {
     /// not given. Weights that lie beside the file are read as well.
     pub fn read(path: &Path, output: Option<&str>) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut model = ModelProto::decode(bytes.as_slice())
+        let mut model = ModelProto::decode(Bytes::from(bytes))
             .with_context(|| format!("{}: expected an ONNX model", path.display()))?;
         take_in(&mut model, path)?;
         Self::new(model, output)
@@ -257,7 +257,7 @@ fn take_in(model: &mut ModelProto, path: &Path) -> Result<()> {
             );
         }
         let file = directory.join(&location);
-        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let bytes = Bytes::from(fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
         let start = number("offset")?.unwrap_or(0);
         let end = number("length")?.map_or(Some(bytes.len()), |length| start.checked_add(length));
         let part = end.and_then(|end| bytes.get(start..end)).with_context(|| {
@@ -267,7 +267,7 @@ fn take_in(model: &mut ModelProto, path: &Path) -> Result<()> {
                 constant.name()
             )
         })?;
-        constant.raw_data = Some(part.to_vec());
+        constant.raw_data = Some(bytes.slice_ref(part));
         constant.data_location = None;
         constant.external_data.clear();
     }

@@ -5,9 +5,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 
-use super::proto::{
+use crate::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
@@ -106,7 +106,7 @@ impl Attribute {
     }
 
     /// A nested graph, as `Loop` and `If` take it. It may use the values of the graphs around it.
-    pub fn graph(name: &str, body: Graph) -> Self {
+    pub fn graph(name: &str, body: GraphBuilder) -> Self {
         Self(AttributeProto {
             g: Some(body.0),
             ..Self::empty(name, AttributeType::Graph)
@@ -124,9 +124,9 @@ impl From<Attribute> for AttributeProto {
 ///
 /// Every method that makes a value returns its name, to be passed on to the nodes that use it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Graph(GraphProto);
+pub struct GraphBuilder(GraphProto);
 
-impl Graph {
+impl GraphBuilder {
     /// An empty graph.
     pub fn new(name: &str) -> Self {
         Self(GraphProto {
@@ -221,7 +221,7 @@ impl Graph {
 /// The `metadata_props` of the file at `path`.
 pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let model = ModelProto::decode(bytes.as_slice())
+    let model = ModelProto::decode(Bytes::from(bytes))
         .with_context(|| format!("{}: expected an ONNX model", path.display()))?;
     let pairs = model.metadata_props.into_iter();
     Ok(pairs
@@ -231,12 +231,12 @@ pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
 
 /// A graph with what a file carries beside it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Model(ModelProto);
+pub struct ModelFile(ModelProto);
 
-impl Model {
+impl ModelFile {
     /// Wraps `graph` for writing. Refuses a graph whose names do not fit together, since a runtime would name the
     /// trouble less clearly, and later.
-    pub fn new(graph: Graph, description: &str, metadata: &BTreeMap<String, String>) -> Result<Self> {
+    pub fn new(graph: GraphBuilder, description: &str, metadata: &BTreeMap<String, String>) -> Result<Self> {
         check(&graph.0, &HashSet::new())?;
         Ok(Self(ModelProto {
             ir_version: Some(IR_VERSION),
@@ -244,8 +244,6 @@ impl Model {
                 domain: Some(String::new()),
                 version: Some(OPSET_VERSION),
             }],
-            producer_name: Some("classifyd trainer".to_owned()),
-            producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             doc_string: Some(description.to_owned()),
             metadata_props: metadata
                 .iter()
@@ -259,6 +257,14 @@ impl Model {
         }))
     }
 
+    /// Names the program that made the file. Viewers show it.
+    #[must_use]
+    pub fn with_producer(mut self, name: &str, version: &str) -> Self {
+        self.0.producer_name = Some(name.to_owned());
+        self.0.producer_version = Some(version.to_owned());
+        self
+    }
+
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.encode_to_vec()
@@ -270,7 +276,7 @@ impl Model {
     }
 }
 
-pub(super) fn value_info(name: &str, element: ElementType, shape: &[Dim]) -> ValueInfoProto {
+pub(crate) fn value_info(name: &str, element: ElementType, shape: &[Dim]) -> ValueInfoProto {
     let dim = shape
         .iter()
         .map(|dim| Dimension {
@@ -294,7 +300,7 @@ pub(super) fn value_info(name: &str, element: ElementType, shape: &[Dim]) -> Val
     }
 }
 
-pub(super) fn tensor(
+pub(crate) fn tensor(
     name: &str,
     element: ElementType,
     shape: &[usize],
@@ -304,7 +310,7 @@ pub(super) fn tensor(
         name: Some(name.to_owned()),
         data_type: Some(element.code()),
         dims: shape.iter().map(|&length| length as i64).collect(),
-        raw_data: Some(little_endian),
+        raw_data: Some(little_endian.into()),
         ..TensorProto::default()
     }
 }
@@ -370,8 +376,8 @@ fn check(graph: &GraphProto, outer: &HashSet<String>) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn linear() -> Graph {
-        let mut graph = Graph::new("linear");
+    fn linear() -> GraphBuilder {
+        let mut graph = GraphBuilder::new("linear");
         let rows = graph.input("rows", ElementType::Float, &[Dim::BATCH, Dim::Fixed(2)]);
         let weight = graph.floats("weight", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
         let logits = graph.node(
@@ -384,14 +390,16 @@ mod tests {
         graph
     }
 
-    fn error(graph: Graph) -> String {
-        Model::new(graph, "", &BTreeMap::new()).unwrap_err().to_string()
+    fn error(graph: GraphBuilder) -> String {
+        ModelFile::new(graph, "", &BTreeMap::new())
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn bytes_decode_to_what_was_built() {
         let metadata = BTreeMap::from([("network".to_owned(), "test".to_owned())]);
-        let model = Model::new(linear(), "a test", &metadata).unwrap();
+        let model = ModelFile::new(linear(), "a test", &metadata).unwrap();
         let decoded = ModelProto::decode(model.to_bytes().as_slice()).unwrap();
         assert_eq!(decoded, model.0);
         assert_eq!(decoded.ir_version(), 8);
@@ -440,7 +448,7 @@ mod tests {
 
     #[test]
     fn nested_graphs_see_the_values_around_them() {
-        let mut body = Graph::new("body");
+        let mut body = GraphBuilder::new("body");
         let _ = body.input("turn", ElementType::Int64, &[]);
         let go_on = body.input("go_on", ElementType::Bool, &[]);
         let next = body.node("Identity", &[&go_on], "next", vec![]);
@@ -462,6 +470,6 @@ mod tests {
             ElementType::Float,
             &[Dim::Fixed(3), Dim::BATCH, Dim::Fixed(2)],
         );
-        assert!(Model::new(graph, "", &BTreeMap::new()).is_ok());
+        assert!(ModelFile::new(graph, "", &BTreeMap::new()).is_ok());
     }
 }
