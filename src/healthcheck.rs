@@ -2,41 +2,67 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use ureq::Agent;
+use url::Url;
 
-use crate::bench::target::{Target, exchange};
 use crate::cli::{Cli, Command, HealthcheckArgs};
 use crate::config::{Config, Origins, Settings};
 use crate::listen::reachable;
 
-/// Succeeds if the server answers with 200; the error says what it answered instead.
+/// Succeeds if the server responds with 200. The error says what it responded instead.
 pub fn run(args: &HealthcheckArgs) -> Result<()> {
-    let path = if args.live { "/livez" } else { "/readyz" };
-    let url = match &args.url {
+    let text = match &args.url {
         Some(url) => url.clone(),
         None => configured_url(args)?,
     };
-    let target = Target::parse(&url, None)?;
-    let mut failure = None;
-    // `localhost` has an address of each family, and a server may listen on one of them.
-    for address in target.addresses()? {
-        match exchange(address, &target.get(path), args.timeout) {
-            Ok(answer) if answer.status == 200 => return Ok(()),
-            Ok(answer) => bail!(
-                "{address}{path}: status {}: {}",
-                answer.status,
-                String::from_utf8_lossy(&answer.body).trim()
-            ),
-            Err(error) => failure = Some(error),
-        }
+    let mut url = parse_url(&text)?;
+    url.set_path(if args.live { "/livez" } else { "/readyz" });
+    let agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_global(Some(args.timeout))
+        // The server is on this machine or near it; a proxy would be another service that can fail.
+        .proxy(None)
+        .build()
+        .new_agent();
+    let mut response = agent
+        .get(url.as_str())
+        .call()
+        .with_context(|| format!("no answer from {url}"))?;
+    if response.status() == 200 {
+        return Ok(());
     }
-    Err(failure.context("no address to ask")?)
+    let body = response.body_mut().read_to_string().unwrap_or_default();
+    bail!("{url}: status {}: {}", response.status().as_u16(), body.trim())
+}
+
+/// Parses `--url`, whose scheme may be left out.
+fn parse_url(text: &str) -> Result<Url> {
+    let with_scheme = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let mut url =
+        Url::parse(&with_scheme).with_context(|| format!("--url: expected a URL, found {text:?}"))?;
+    ensure!(
+        url.scheme() == "http" && url.has_host(),
+        "--url: expected an http:// URL, found {text:?}"
+    );
+    ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "--url: expected a URL without a user and a password"
+    );
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
 }
 
 /// Where a server with the same configuration answers probes, from beside it.
 fn configured_url(args: &HealthcheckArgs) -> Result<String> {
     // All that `serve` would find in this environment.
     let Command::Serve(serve) = Cli::try_parse_from(["classifyd", "serve"])?.command else {
-        bail!("serve is no command any more");
+        bail!("the command line has no `serve`");
     };
     let settings = Settings {
         listen: args.listen.or(serve.settings.listen),

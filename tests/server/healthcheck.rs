@@ -51,7 +51,7 @@ fn a_server_that_is_not_there_or_does_not_answer_is_not_healthy() {
         "no answer from",
     );
     drop(listener);
-    fails_with(&healthcheck(&["--listen", &address]), "no connection to");
+    fails_with(&healthcheck(&["--listen", &address]), "no answer from");
 }
 
 #[test]
