@@ -35,7 +35,7 @@ pub enum Command {
     /// Load every model once, which fills the cache of TensorRT engines.
     Warm(Box<WarmArgs>),
     /// Send requests to a server and measure its answers.
-    Bench(Box<crate::bench::Args>),
+    Bench(Box<crate::commands::bench::Args>),
     /// Ask a running server whether it is ready.
     Healthcheck(HealthcheckArgs),
     /// Make an API key for a client.

@@ -18,18 +18,17 @@
 //! | [`error`] | every reason for which a request can fail |
 //! | [`metrics`], [`telemetry`], [`gpu`] | what the operator sees |
 //! | [`reload`] | what SIGHUP changes |
-//! | [`bench`] | the load generator; knows nothing of the server |
-//! | [`classify`], [`models`], [`check`], [`warm`], [`api_key`], [`shell`] | the commands that need no server |
+//! | [`commands`], [`classify`], [`models`], [`check`], [`warm`], [`api_key`], [`shell`] | the commands that need no server |
 //! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod api_key;
 pub mod batch;
-pub mod bench;
 pub mod budget;
 pub mod catalog;
 pub mod check;
 pub mod classify;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod cpu;
 mod decimal;

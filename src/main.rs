@@ -10,7 +10,7 @@ use classifyd::cli::{self, Cli, Command, OpenapiFormat, ServeArgs, WarmArgs};
 use classifyd::config::{self, Config};
 use classifyd::reload::{Hangups, hold_hangups};
 use classifyd::{
-    api_key, bench, check, classify, cpu, healthcheck, http, models, shell, startup, telemetry, warm,
+    api_key, check, classify, commands, cpu, healthcheck, http, models, shell, startup, telemetry, warm,
 };
 
 /// A request allocates some dozens of times, on several threads: a sixth of its CPU time with glibc's allocator, see
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Warm(args) => warm(*args, matches.subcommand_matches("warm")),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::ApiKey(args) => api_key::run(&args),
         Command::Openapi(args) => openapi(args.format),

@@ -14,6 +14,19 @@ pub mod raw;
 pub mod server;
 pub mod setting;
 
+use std::fmt::Display;
+
+use load::Target;
+
+/// A target that posts to `/v1/classify` of the server at `address`.
+pub fn classify_target(address: impl Display, model: Option<&str>) -> anyhow::Result<Target> {
+    let target = Target::parse(&address.to_string())?.with_default_path("/v1/classify");
+    Ok(match model {
+        Some(model) => target.with_query("model", model),
+        None => target,
+    })
+}
+
 /// The middle one of the values, or the mean of the two in the middle; none of none.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();

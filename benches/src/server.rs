@@ -10,8 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use classifyd::bench::target::exchange;
-use classifyd::bench::usage;
+use load::exchange;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Peers import frameworks before they listen.
@@ -79,7 +78,7 @@ impl Server {
     pub fn cpu(&self) -> Duration {
         self.processes()
             .iter()
-            .filter_map(|process| usage::cpu(&process.stat))
+            .filter_map(|process| load::cpu(&process.stat))
             .sum()
     }
 

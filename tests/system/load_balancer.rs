@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use classifyd::bench::load::{self, Arrivals, Plan};
-use classifyd::bench::tally::Tally;
-use classifyd::bench::target::{self, Target};
+use load::{Arrivals, LoadSpec, Tally, Target};
 
 use crate::harness::{Server, encode, root};
 
@@ -202,8 +200,8 @@ impl LoadBalancer {
 
     /// A column of HAProxy's statistics, for each server.
     fn stats(&self, column: &str) -> Vec<String> {
-        let target = Target::parse(&self.stats.to_string(), None).unwrap();
-        let csv = target::exchange(self.stats, &target.get("/;csv"), Duration::from_secs(5)).unwrap();
+        let target = Target::parse(&self.stats.to_string()).unwrap();
+        let csv = load::exchange(self.stats, &target.get("/;csv"), Duration::from_secs(5)).unwrap();
         let csv = String::from_utf8(csv.body.to_vec()).unwrap();
         let index = csv
             .lines()
@@ -351,15 +349,15 @@ struct Seen {
 impl Seen {
     /// Sends requests until `scenario` is through.
     fn during(address: SocketAddr, scenario: impl FnOnce()) -> Self {
-        let target = Target::parse(&format!("http://{address}/?model=digits"), None).unwrap();
+        let target = Target::parse(&format!("http://{address}/v1/classify?model=digits")).unwrap();
         let golden = root().join("models/digits/1/golden");
-        let small = target::read_inputs(&[golden]).unwrap();
+        let small = load::read_files(&[golden]).unwrap();
         let small = small
             .iter()
             .map(|input| target.post(input.content_type, &input.body));
         let large_body = large_picture();
         assert!(large_body.len() > 65536, "{} bytes", large_body.len());
-        let plan = |requests, rate, max_connections| Plan {
+        let plan = |requests, rate, max_connections| LoadSpec {
             address,
             requests,
             arrivals: Arrivals::Open {

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use classifyd::bench::target::{self, Target};
+use load::Target;
 
 use crate::harness::{Server, root};
 use crate::load_balancer::{LoadBalancer, digits, free_address, put_in};
@@ -92,7 +92,7 @@ fn proxy(upstream: SocketAddr, keepalive: &str) -> LoadBalancer {
 fn ask_with_gaps(proxy: &LoadBalancer, gaps: impl Iterator<Item = u64>) -> (usize, usize) {
     let proxy = proxy.address;
     let picture = std::fs::read(root().join("models/digits/1/golden/7_0.png")).unwrap();
-    let target = Target::parse(&format!("http://{proxy}"), None).unwrap();
+    let target = Target::parse(&format!("http://{proxy}/v1/classify")).unwrap();
     let request = target.post("image/png", &picture);
     let (mut answered, mut lost) = (0, 0);
     for gap in std::iter::once(0).chain(gaps) {
@@ -101,7 +101,7 @@ fn ask_with_gaps(proxy: &LoadBalancer, gaps: impl Iterator<Item = u64>) -> (usiz
             .map(|_| {
                 let request = request.clone();
                 thread::spawn(move || {
-                    let answer = target::exchange(proxy, &request, Duration::from_secs(20));
+                    let answer = load::exchange(proxy, &request, Duration::from_secs(20));
                     answer.is_ok_and(|answer| answer.status == 200)
                 })
             })

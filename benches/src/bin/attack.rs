@@ -14,14 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use benches::evil;
-use benches::page;
 use benches::server::{Launch, Server};
+use benches::{classify_target, evil, page};
 use bytes::{Bytes, BytesMut};
 use clap::Parser;
-use classifyd::bench::response::{Answer, Reader};
-use classifyd::bench::target::Target;
-use classifyd::bench::usage;
+use load::{Response, ResponseReader};
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
 /// Longest wait for an answer, of an attacker and of the others.
@@ -316,7 +313,7 @@ impl Attack {
         self.post(query, "multipart/form-data; boundary=X", &body)
     }
 
-    fn count_answer(&self, answer: Result<Answer>) {
+    fn count_answer(&self, answer: Result<Response>) {
         let name = if let Ok(answer) = answer {
             answer.status.to_string()
         } else {
@@ -471,7 +468,7 @@ fn measure(args: &Args, load: &Load) -> Result<Cost> {
         command,
         address: admin,
     };
-    let target = Target::parse(&address.to_string(), Some("digits"))?;
+    let target = classify_target(address, Some("digits"))?;
     let log = std::env::temp_dir().join("classifyd-attack.log");
     let mut server = Server::start(&launch, &target.get("/readyz"), &log)?;
     let honest = target.post("image/png", DIGIT);
@@ -547,7 +544,7 @@ impl Others {
 
 /// Sends one request after the other, each on a connection of its own, and prints the longest wait.
 fn ask(what: &str, address: &str) -> Result<()> {
-    let target = Target::parse(address, Some("digits"))?;
+    let target = classify_target(address, Some("digits"))?;
     let request = match what {
         "livez" => target.get("/livez"),
         _ => target.post("image/png", DIGIT),
@@ -603,7 +600,7 @@ fn reading(process: u32) -> Option<Seen> {
     Some(Seen {
         peak: number("VmHWM:")? * 1024,
         threads: number("Threads:")? as usize,
-        cpu: usage::cpu(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?,
+        cpu: load::cpu(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?,
     })
 }
 
@@ -770,15 +767,15 @@ fn connect(source: Ipv4Addr, address: SocketAddr, timeout: Duration) -> Result<T
     Ok(stream)
 }
 
-fn exchange(source: Ipv4Addr, address: SocketAddr, request: &[u8], timeout: Duration) -> Result<Answer> {
+fn exchange(source: Ipv4Addr, address: SocketAddr, request: &[u8], timeout: Duration) -> Result<Response> {
     let mut stream = connect(source, address, timeout)?;
     // A server may refuse before it has read all; what counts is whether it answers.
     let _ = stream.write_all(request);
     receive(&mut stream)
 }
 
-fn receive(stream: &mut TcpStream) -> Result<Answer> {
-    let mut reader = Reader::new();
+fn receive(stream: &mut TcpStream) -> Result<Response> {
+    let mut reader = ResponseReader::new();
     let mut buffer = BytesMut::new();
     let mut piece = [0; 16 * 1024];
     loop {

@@ -9,12 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use benches::page::{Machine, Overload, RawSample, Results, Sample};
 use benches::server::{Launch, Server};
 use benches::setting::{LOADS, Load, PEERS, Subject};
-use benches::{page, raw};
+use benches::{classify_target, page, raw};
 use bytes::Bytes;
 use clap::Parser;
-use classifyd::bench::load::{self, Arrivals, Observer, Outcome, Plan};
-use classifyd::bench::target::{Target, exchange, read_inputs};
-use classifyd::bench::usage;
+use load::{Arrivals, LoadSpec, Observer, Outcome, exchange, read_files};
 
 const SERVERS: [&str; 3] = ["classifyd", "floor0", "floor1"];
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -241,14 +239,14 @@ impl Bench<'_> {
         let probe = if subject.is_peer() {
             request(load, launch.address, None)?
         } else {
-            Target::parse(&launch.address.to_string(), None)?.get("/readyz")
+            classify_target(launch.address, None)?.get("/readyz")
         };
         let server = Server::start(&launch, &probe, &log)?;
         Ok(Running { server, launch })
     }
 
-    fn plan(&self, load: &Load, running: &Running, arrivals: Arrivals) -> Result<Plan> {
-        Ok(Plan {
+    fn plan(&self, load: &Load, running: &Running, arrivals: Arrivals) -> Result<LoadSpec> {
+        Ok(LoadSpec {
             address: running.launch.address,
             requests: [request(load, running.launch.address, None)?].into(),
             arrivals,
@@ -306,7 +304,7 @@ impl Bench<'_> {
         let capacity = before.tally.good_in_window as f64 / before.measured.as_secs_f64();
         ensure!(capacity > 0.0, "{}: no good answer", load.name);
         let rate = 3.0 * capacity;
-        let open = Plan {
+        let open = LoadSpec {
             requests: [request(load, running.launch.address, Some(DEADLINE))?].into(),
             duration: Duration::from_secs_f64(self.args.overload_duration),
             arrivals: Arrivals::Open {
@@ -315,10 +313,10 @@ impl Bench<'_> {
             },
             ..closed.clone()
         };
-        let mut own = CpuOf::new(|| usage::own_cpu().unwrap_or_default());
+        let mut own = CpuOf::new(|| load::own_cpu().unwrap_or_default());
         let outcome = run(&open, &mut own)?;
         thread::sleep(Duration::from_secs(1));
-        let after_plan = Plan {
+        let after_plan = LoadSpec {
             warmup: Duration::ZERO,
             ..closed
         };
@@ -369,7 +367,7 @@ impl Bench<'_> {
 }
 
 /// Runs a load; Ctrl-C ends the comparison.
-fn run(plan: &Plan, observer: &mut dyn Observer) -> Result<Outcome> {
+fn run(plan: &LoadSpec, observer: &mut dyn Observer) -> Result<Outcome> {
     let outcome = load::run(plan, observer)?;
     if outcome.interrupted {
         bail!("interrupted");
@@ -408,7 +406,7 @@ impl<F: Fn() -> Duration> Observer for CpuOf<F> {
 
 /// The request of a load.
 fn request(load: &Load, address: std::net::SocketAddr, deadline: Option<Duration>) -> Result<Bytes> {
-    let mut target = Target::parse(&address.to_string(), None)?;
+    let mut target = classify_target(address, None)?;
     if let Some(deadline) = deadline {
         let milliseconds = deadline.as_millis().to_string();
         target
@@ -416,7 +414,7 @@ fn request(load: &Load, address: std::net::SocketAddr, deadline: Option<Duration
             .query_pairs_mut()
             .append_pair("timeout_ms", &milliseconds);
     }
-    let inputs = read_inputs(std::slice::from_ref(&load.input))?;
+    let inputs = read_files(std::slice::from_ref(&load.input))?;
     let input = inputs.first().context("no input")?;
     Ok(target.post(input.content_type, &input.body))
 }

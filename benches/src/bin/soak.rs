@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use std::{collections::BTreeMap, io::Write};
 
 use anyhow::{Context, Result, ensure};
+use benches::classify_target;
 use benches::server::{Launch, Server};
 use bytes::Bytes;
 use clap::Parser;
-use classifyd::bench::load::{self, Arrivals, Plan};
-use classifyd::bench::tally::Latencies;
-use classifyd::bench::target::{Target, exchange, read_inputs};
+use load::{Arrivals, Latencies, LoadSpec, Target, exchange, read_files};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two bad requests, and between two probes.
@@ -83,13 +82,13 @@ fn main() -> Result<()> {
             .collect(),
         address: admin,
     };
-    let target = Target::parse(&address.to_string(), Some(&args.model))?;
+    let target = classify_target(address, Some(&args.model))?;
     let probe = target.get("/readyz");
     let livez = target.get("/livez");
     // With access lines, as in production, but millions of them belong on no disk.
     let server = Server::start(&launch, &probe, Path::new("/dev/null"))?;
 
-    let inputs = read_inputs(std::slice::from_ref(&args.file))?;
+    let inputs = read_files(std::slice::from_ref(&args.file))?;
     let input = inputs.first().context("--file: expected a picture or a text")?;
     let good = target.post(input.content_type, &input.body);
     let bad = bad_requests(&target, input.content_type, &input.body);
@@ -102,7 +101,7 @@ fn main() -> Result<()> {
         );
     }
 
-    let closed = Plan {
+    let closed = LoadSpec {
         address,
         requests: [good].into(),
         arrivals: Arrivals::Closed { connections: 64 },
@@ -175,7 +174,7 @@ fn main() -> Result<()> {
             }
             readings
         });
-        let plan = Plan {
+        let plan = LoadSpec {
             arrivals,
             warmup: Duration::ZERO,
             duration,

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use benches::median;
 use benches::server::{Launch, Server};
 use benches::setting::Load;
+use benches::{classify_target, median};
 use bytes::Bytes;
 use clap::Parser;
-use classifyd::bench::load::{self, Arrivals, Observer, Plan};
-use classifyd::bench::target::{Target, read_inputs};
+use load::{Arrivals, LoadSpec, Observer, read_files};
 
 /// The first is what the others are compared with.
 const VARIANTS: [(&str, &[&str]); 4] = [
@@ -109,10 +108,10 @@ impl Subject {
         .map(str::to_owned)
         .into();
         command.extend(options.iter().map(|&option| option.to_owned()));
-        let target = Target::parse(&address.to_string(), None)?;
+        let target = classify_target(address, None)?;
         let log = work.join(format!("telemetry-{index}.log"));
         let server = Server::start(&Launch { command, address }, &target.get("/readyz"), &log)?;
-        let inputs = read_inputs(std::slice::from_ref(&load.input))?;
+        let inputs = read_files(std::slice::from_ref(&load.input))?;
         let input = inputs.first().context("no input")?;
         Ok(Self {
             variant,
@@ -146,7 +145,7 @@ struct Sample {
 impl Subject {
     fn measure(&self, args: &Args, connections: usize) -> Result<Sample> {
         let mut cpu = Cpu(&self.server, [Duration::ZERO; 2]);
-        let plan = Plan {
+        let plan = LoadSpec {
             address: self.address,
             requests: [self.request.clone()].into(),
             arrivals: Arrivals::Closed { connections },

@@ -1,14 +1,14 @@
 //! The load generator against a small server that answers as it is told.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::load::Outcome;
-use super::tally::Failure;
-use super::*;
+use crate::{Arrivals, Failure, LoadSpec, Observer, Outcome, Target, reachable, run};
 
 /// What the server does with its n-th request.
 type Script = fn(usize) -> Reaction;
@@ -91,9 +91,9 @@ async fn converse(mut stream: TcpStream, script: Script, count: Arc<AtomicUsize>
     }
 }
 
-fn plan(address: SocketAddr, arrivals: Arrivals, body: usize) -> Plan {
-    let target = Target::parse(&address.to_string(), None).unwrap();
-    Plan {
+fn spec(address: SocketAddr, arrivals: Arrivals, body: usize) -> LoadSpec {
+    let target = Target::parse(&address.to_string()).unwrap();
+    LoadSpec {
         address,
         requests: [target.post("image/png", &vec![0; body])].into(),
         arrivals,
@@ -105,8 +105,8 @@ fn plan(address: SocketAddr, arrivals: Arrivals, body: usize) -> Plan {
 }
 
 fn run_closed(script: Script, connections: usize) -> Outcome {
-    let plan = plan(serve(script), Arrivals::Closed { connections }, 100);
-    load::run(&plan, &mut ()).unwrap()
+    let spec = spec(serve(script), Arrivals::Closed { connections }, 100);
+    run(&spec, &mut ()).unwrap()
 }
 
 #[test]
@@ -164,8 +164,8 @@ fn an_answer_that_does_not_come_in_time_is_a_timeout() {
 #[test]
 fn an_answer_before_the_end_of_the_request_is_an_answer() {
     let address = serve(|_| Reaction::Early);
-    let plan = plan(address, Arrivals::Closed { connections: 1 }, 32 << 20);
-    let tally = load::run(&plan, &mut ()).unwrap().tally;
+    let spec = spec(address, Arrivals::Closed { connections: 1 }, 32 << 20);
+    let tally = run(&spec, &mut ()).unwrap().tally;
     assert!(tally.statuses[&503].latency.count() > 0, "{tally:?}");
 }
 
@@ -174,7 +174,7 @@ fn nobody_there_is_a_failure_to_connect() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let tally = load::run(&plan(address, Arrivals::Closed { connections: 2 }, 1), &mut ())
+    let tally = run(&spec(address, Arrivals::Closed { connections: 2 }, 1), &mut ())
         .unwrap()
         .tally;
     let failures = tally.failures[&Failure::Connect];
@@ -182,7 +182,7 @@ fn nobody_there_is_a_failure_to_connect() {
         (2..100).contains(&failures),
         "{failures}: paused between attempts"
     );
-    assert!(load::reachable(&[address], Duration::from_secs(1)).is_err());
+    assert!(reachable(&[address], Duration::from_secs(1)).is_err());
 }
 
 #[test]
@@ -192,14 +192,14 @@ fn an_open_loop_keeps_its_rate_and_counts_the_wait() {
         rate: 200.0,
         max_connections: 1,
     };
-    let mut plan = plan(
+    let mut spec = spec(
         serve(|_| Reaction::Slow(Duration::from_millis(20))),
         arrivals,
         100,
     );
-    plan.timeout = Duration::from_secs(5);
-    plan.threads = 1;
-    let tally = load::run(&plan, &mut ()).unwrap().tally;
+    spec.timeout = Duration::from_secs(5);
+    spec.threads = 1;
+    let tally = run(&spec, &mut ()).unwrap().tally;
     assert_eq!(
         tally.requests(),
         60,
@@ -220,14 +220,14 @@ fn an_open_loop_opens_connections_as_it_needs_them() {
         rate: 200.0,
         max_connections: 64,
     };
-    let mut plan = plan(
+    let mut spec = spec(
         serve(|_| Reaction::Slow(Duration::from_millis(20))),
         arrivals,
         100,
     );
     // A machine that is busy with other tests may take its time.
-    plan.timeout = Duration::from_secs(5);
-    let tally = load::run(&plan, &mut ()).unwrap().tally;
+    spec.timeout = Duration::from_secs(5);
+    let tally = run(&spec, &mut ()).unwrap().tally;
     assert_eq!((tally.requests(), tally.errors()), (60, 0), "{tally:?}");
 }
 
@@ -247,89 +247,12 @@ fn the_observer_sees_both_ends_of_the_window() {
         }
     }
     let mut seen = Seen::default();
-    let plan = plan(
+    let spec = spec(
         serve(|_| Reaction::Answer(OK)),
         Arrivals::Closed { connections: 1 },
         1,
     );
-    load::run(&plan, &mut seen).unwrap();
+    run(&spec, &mut seen).unwrap();
     assert_eq!(seen.0, ["begin", "end"]);
     assert!(seen.1 > 0);
-}
-
-fn arguments(url: &str, folder: &std::path::Path) -> Args {
-    #[derive(clap::Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-    let picture = folder.join("one.png");
-    std::fs::write(&picture, b"x").unwrap();
-    let picture = picture.to_str().unwrap();
-    let words = [
-        "bench",
-        url,
-        "--file",
-        picture,
-        "--duration",
-        "200ms",
-        "--warmup",
-        "0s",
-    ];
-    <Cli as clap::Parser>::parse_from(words).args
-}
-
-#[test]
-fn a_whole_run_writes_its_results() {
-    let folder = tempfile::tempdir().unwrap();
-    let address = serve(|_| Reaction::Answer(OK));
-    let mut args = arguments(&address.to_string(), folder.path());
-    args.concurrency = vec![1, 2];
-    args.json = Some(folder.path().join("results.json"));
-    run(&args).unwrap();
-    let text = std::fs::read_to_string(folder.path().join("results.json")).unwrap();
-    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(report["steps"].as_array().unwrap().len(), 2);
-    assert!(report["steps"][1]["throughput"].as_f64().unwrap() > 0.0);
-    // The server has no metrics that we know: nothing is said about batches.
-    assert!(report["steps"][0].get("mean_batch_size").is_none());
-}
-
-#[test]
-fn a_wrong_request_is_told_in_the_words_of_the_server() {
-    let folder = tempfile::tempdir().unwrap();
-    let address =
-        serve(|_| Reaction::Answer("HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\nno such model"));
-    let error = run(&arguments(&address.to_string(), folder.path())).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the server answered with status 404: no such model"
-    );
-}
-
-#[test]
-fn arguments_without_sense_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let good = arguments("localhost:1", folder.path());
-    for (change, reason) in [
-        (
-            (|args| args.concurrency = vec![8, 0]) as fn(&mut Args),
-            "--concurrency: expected at least 1",
-        ),
-        (|args| args.rate = Some(0.0), "--rate: expected a number above 0"),
-        (|args| args.threads = 0, "--threads: expected at least 1"),
-        (
-            |args| args.duration = Duration::ZERO,
-            "--duration: expected more than 0s",
-        ),
-        (
-            |args| args.headers = vec!["nonsense".into()],
-            "--header: expected",
-        ),
-    ] {
-        let mut args = good.clone();
-        change(&mut args);
-        let error = run(&args).unwrap_err().to_string();
-        assert!(error.starts_with(reason), "{error}");
-    }
 }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::load::{Arrivals, Outcome};
-use super::scrape::Snapshot;
-use super::tally::Latencies;
+use crate::run::{Arrivals, Outcome};
+use crate::tally::Latencies;
 
 /// Everything that `classifyd bench` measured.
 #[derive(Debug, Clone, Serialize)]
@@ -113,18 +112,11 @@ impl Percentiles {
     }
 }
 
-/// What was read at the two ends of the window.
-#[derive(Debug, Clone, Default)]
-pub struct Edges {
-    /// The server's metrics.
-    pub metrics: [Option<Snapshot>; 2],
-    /// CPU time of the load generator.
-    pub cpu: [Option<Duration>; 2],
-}
-
 impl Step {
-    /// Puts a measurement together.
-    pub fn new(arrivals: Arrivals, outcome: &Outcome, edges: &Edges) -> Self {
+    /// Puts a measurement together. `cpu` is the CPU time that the load generator used in the window.
+    ///
+    /// What the server says about itself (`mean_batch_size`, `mean_queue_us`) is left for the caller to fill in.
+    pub fn new(arrivals: Arrivals, outcome: &Outcome, cpu: Option<Duration>) -> Self {
         let (connections, rate) = match arrivals {
             Arrivals::Closed { connections } => (connections, None),
             Arrivals::Open {
@@ -135,14 +127,7 @@ impl Step {
         let tally = &outcome.tally;
         let seconds = outcome.measured.as_secs_f64();
         let per = |amount: f64, whole: f64| (whole > 0.0).then(|| amount / whole);
-        let cpu = match edges.cpu {
-            [Some(before), Some(after)] => Some(after.saturating_sub(before).as_secs_f64()),
-            _ => None,
-        };
-        let metrics = match &edges.metrics {
-            [Some(before), Some(after)] => Some((before, after)),
-            _ => None,
-        };
+        let cpu = cpu.map(|cpu| cpu.as_secs_f64());
         Self {
             connections,
             rate,
@@ -170,10 +155,8 @@ impl Step {
             unsent: tally.unsent,
             bytes_sent: tally.bytes_sent,
             bytes_received: tally.bytes_received,
-            mean_batch_size: metrics.and_then(|(before, after)| after.batch_size_since(before)),
-            mean_queue_us: metrics
-                .and_then(|(before, after)| after.queue_seconds_since(before))
-                .map(|seconds| seconds * 1e6),
+            mean_batch_size: None,
+            mean_queue_us: None,
             client_cpu_us: cpu.and_then(|cpu| per(cpu * 1e6, tally.answers_in_window as f64)),
             client_cpu_load: cpu.and_then(|cpu| per(cpu, seconds)),
         }
@@ -299,13 +282,13 @@ fn duration(microseconds: f64) -> String {
 }
 
 fn bytes(count: u64) -> String {
-    indicatif::BinaryBytes(count).to_string()
+    bytesize::ByteSize(count).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::tally::{Ended, Failure, Tally, Window};
+    use crate::tally::{Ended, Failure, Tally, Window};
     use std::time::Instant;
 
     fn step() -> Step {
@@ -326,7 +309,7 @@ mod tests {
             tally.record(&ended, &window, false);
         };
         let answer = |status| {
-            Ok(crate::bench::response::Answer {
+            Ok(crate::response::Response {
                 status,
                 bytes: 200,
                 reusable: true,
@@ -343,17 +326,10 @@ mod tests {
             measured: Duration::from_secs(2),
             interrupted: false,
         };
-        let page = |sum: u32, count: u32| {
-            Some(Snapshot::parse(
-                &format!("classifyd_batch_size_sum {sum}\nclassifyd_batch_size_count {count}\n"),
-                None,
-            ))
-        };
-        let edges = Edges {
-            metrics: [page(0, 0), page(1000, 250)],
-            cpu: [Some(Duration::ZERO), Some(Duration::from_millis(10))],
-        };
-        Step::new(Arrivals::Closed { connections: 8 }, &outcome, &edges)
+        let cpu = Some(Duration::from_millis(10));
+        let mut step = Step::new(Arrivals::Closed { connections: 8 }, &outcome, cpu);
+        step.mean_batch_size = Some(4.0);
+        step
     }
 
     fn report() -> Report {
@@ -378,8 +354,6 @@ mod tests {
             (latency.p50 - 500.0).abs() < 1.0 && (latency.p999 - 999.0).abs() < 2.0,
             "{latency:?}"
         );
-        assert_eq!(step.mean_batch_size, Some(4.0));
-        assert_eq!(step.mean_queue_us, None);
         assert!((step.client_cpu_us.unwrap() - 10_000.0 / 1001.0).abs() < 1e-9);
     }
 

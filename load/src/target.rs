@@ -10,10 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use url::{Position, Url};
 
-use super::response::{Answer, Reader};
-
-/// Path of the endpoint, where the URL has none.
-const CLASSIFY: &str = "/v1/classify";
+use crate::response::{Response, ResponseReader};
 
 /// A server and the path to post to.
 #[derive(Debug, Clone)]
@@ -25,14 +22,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a base URL (`http://localhost:8080`), or the URL of an endpoint. `model` goes into the query.
-    pub fn parse(text: &str, model: Option<&str>) -> Result<Self> {
+    /// Parses the URL to post to. The scheme may be left out (`localhost:8080/path`).
+    pub fn parse(text: &str) -> Result<Self> {
         let with_scheme = if text.contains("://") {
             text.to_owned()
         } else {
             format!("http://{text}")
         };
-        let mut url = Url::parse(&with_scheme).with_context(|| format!("expected a URL, found {text:?}"))?;
+        let url = Url::parse(&with_scheme).with_context(|| format!("expected a URL, found {text:?}"))?;
         ensure!(
             url.scheme() == "http",
             "expected an http:// URL, found {text:?}: TLS is not measured here, so name the server behind it"
@@ -42,16 +39,26 @@ impl Target {
             url.username().is_empty() && url.password().is_none(),
             "expected a URL without a user and a password: use --header for credentials"
         );
-        if url.path() == "/" {
-            url.set_path(CLASSIFY);
-        }
-        if let Some(model) = model {
-            url.query_pairs_mut().append_pair("model", model);
-        }
         Ok(Self {
             url,
             headers: String::new(),
         })
+    }
+
+    /// Sets the path to post to if the URL has none.
+    #[must_use]
+    pub fn with_default_path(mut self, path: &str) -> Self {
+        if self.url.path() == "/" {
+            self.url.set_path(path);
+        }
+        self
+    }
+
+    /// Appends a parameter to the query of the URL to post to.
+    #[must_use]
+    pub fn with_query(mut self, name: &str, value: &str) -> Self {
+        self.url.query_pairs_mut().append_pair(name, value);
+        self
     }
 
     /// Adds a header to every request.
@@ -117,14 +124,14 @@ impl Target {
 }
 
 /// Sends one request on a connection of its own and waits for the answer.
-pub fn exchange(address: SocketAddr, request: &[u8], timeout: Duration) -> Result<Answer> {
+pub fn exchange(address: SocketAddr, request: &[u8], timeout: Duration) -> Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, timeout)
         .with_context(|| format!("no connection to {address}"))?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     // A server may refuse before it has read all; what counts is whether it answers.
     let sent = stream.write_all(request);
-    let mut reader = Reader::keeping_bodies();
+    let mut reader = ResponseReader::keeping_bodies();
     let mut buffer = BytesMut::new();
     let mut piece = [0; 16 * 1024];
     loop {
@@ -160,7 +167,7 @@ fn content_type(file: &Path) -> Option<&'static str> {
 
 /// An input, ready to be posted.
 #[derive(Debug, Clone)]
-pub struct Input {
+pub struct RequestBody {
     /// Value of the `Content-Type` header.
     pub content_type: &'static str,
     /// The file's bytes.
@@ -168,11 +175,11 @@ pub struct Input {
 }
 
 /// Reads files, and the files of directories (not of those below), in the order of their names.
-pub fn read_inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
+pub fn read_files(paths: &[PathBuf]) -> Result<Vec<RequestBody>> {
     let mut inputs = Vec::new();
     let mut add = |path: &Path, content_type| -> Result<()> {
         let body = std::fs::read(path).with_context(|| path.display().to_string())?;
-        inputs.push(Input { content_type, body });
+        inputs.push(RequestBody { content_type, body });
         Ok(())
     };
     for path in paths {
@@ -210,7 +217,11 @@ mod tests {
     use super::*;
 
     fn post(url: &str, model: Option<&str>) -> String {
-        let request = Target::parse(url, model).unwrap().post("image/png", b"x");
+        let mut target = Target::parse(url).unwrap().with_default_path("/v1/classify");
+        if let Some(model) = model {
+            target = target.with_query("model", model);
+        }
+        let request = target.post("image/png", b"x");
         String::from_utf8(request.to_vec()).unwrap()
     }
 
@@ -235,7 +246,7 @@ mod tests {
 
     #[test]
     fn addresses_of_either_family() {
-        let of = |url: &str| Target::parse(url, None).unwrap().addresses().unwrap()[0].to_string();
+        let of = |url: &str| Target::parse(url).unwrap().addresses().unwrap()[0].to_string();
         assert_eq!(of("127.0.0.1:81"), "127.0.0.1:81");
         assert_eq!(of("http://[::1]"), "[::1]:80");
     }
@@ -248,14 +259,14 @@ mod tests {
             ("http://", "expected a URL"),
             ("http://me:secret@host", "use --header"),
         ] {
-            let error = format!("{:#}", Target::parse(url, None).unwrap_err());
+            let error = format!("{:#}", Target::parse(url).unwrap_err());
             assert!(error.contains(reason), "{url}: {error}");
         }
     }
 
     #[test]
     fn headers_cannot_break_out_of_their_line() {
-        let mut target = Target::parse("h", None).unwrap();
+        let mut target = Target::parse("h").unwrap();
         target.add_header("X-Tenant", "blue").unwrap();
         assert!(target.add_header("X", "a\r\nY: b").is_err());
         assert!(target.add_header("X Y", "a").is_err());
@@ -270,7 +281,7 @@ mod tests {
         for name in ["b.txt", "a.PNG", "c.jpeg", "notes.md"] {
             std::fs::write(folder.path().join(name), name).unwrap();
         }
-        let inputs = read_inputs(&[folder.path().to_path_buf()]).unwrap();
+        let inputs = read_files(&[folder.path().to_path_buf()]).unwrap();
         let found: Vec<_> = inputs
             .iter()
             .map(|input| (input.body.as_slice(), input.content_type))
@@ -283,7 +294,7 @@ mod tests {
                 (b"c.jpeg", "image/jpeg")
             ]
         );
-        assert!(read_inputs(&[folder.path().join("notes.md")]).is_err());
-        assert!(read_inputs(&[folder.path().join("missing.png")]).is_err());
+        assert!(read_files(&[folder.path().join("notes.md")]).is_err());
+        assert!(read_files(&[folder.path().join("missing.png")]).is_err());
     }
 }

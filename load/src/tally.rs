@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::response::Answer;
+use crate::response::Response;
 
 /// The time that is measured: after the warm-up, before the end.
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +149,7 @@ pub struct Ended {
     /// Its length.
     pub bytes: u64,
     /// How it ended.
-    pub outcome: Result<Answer, Failure>,
+    pub outcome: Result<Response, Failure>,
 }
 
 impl Tally {
@@ -235,8 +235,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn answer(status: u16) -> Answer {
-        Answer {
+    fn answer(status: u16) -> Response {
+        Response {
             status,
             bytes: 10,
             reusable: true,

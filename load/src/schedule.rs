@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Evenly spaced arrivals.
 #[derive(Debug, Clone, Copy)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     start: Instant,
     /// Requests per second.
     rate: f64,
@@ -14,7 +14,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// `rate` requests per second from `start` on, for `length`.
-    pub fn new(start: Instant, rate: f64, length: Duration) -> Self {
+    pub(crate) fn new(start: Instant, rate: f64, length: Duration) -> Self {
         Self {
             start,
             rate,
@@ -23,7 +23,7 @@ impl Schedule {
     }
 
     /// When request `index` is due. Computed from the start, so that no rounding adds up.
-    pub fn at(&self, index: u64) -> Option<Instant> {
+    pub(crate) fn at(&self, index: u64) -> Option<Instant> {
         (index < self.count).then(|| self.start + Duration::from_secs_f64(index as f64 / self.rate))
     }
 }

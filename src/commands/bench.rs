@@ -5,14 +5,7 @@
 //! about the same time, [`report`] shows it all. It costs a fraction of the server's CPU time, so that both can share a
 //! machine.
 
-pub mod load;
-pub mod report;
-pub mod response;
-pub mod schedule;
-pub mod scrape;
-pub mod tally;
-pub mod target;
-pub mod usage;
+mod scrape;
 
 #[cfg(test)]
 mod tests;
@@ -26,11 +19,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use load::{Arrivals, Observer, Plan};
-use report::{Edges, Report, Step};
-use scrape::Snapshot;
-use target::Target;
+use load::{Arrivals, LoadSpec, Observer, Outcome, Report, Step, Target};
 
+use scrape::Snapshot;
+
+/// Path of the requests, where the URL has none.
+const CLASSIFY: &str = "/v1/classify";
 /// Longest wait for the server's metrics: they must not hold up a measurement.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -103,7 +97,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     check(args)?;
     let target = target(args)?;
-    let inputs = target::read_inputs(&args.files)?;
+    let inputs = load::read_files(&args.files)?;
     let requests: Arc<[_]> = inputs
         .iter()
         .map(|input| target.post(input.content_type, &input.body))
@@ -132,7 +126,7 @@ pub fn run(args: &Args) -> Result<()> {
             .collect(),
     };
     for arrivals in loads {
-        let plan = Plan {
+        let spec = LoadSpec {
             address,
             requests: Arc::clone(&requests),
             arrivals,
@@ -141,11 +135,11 @@ pub fn run(args: &Args) -> Result<()> {
             timeout: args.timeout,
             threads: args.threads,
         };
-        let mut progress = Progress::new(&plan, &target, args.model.as_deref());
-        let outcome = load::run(&plan, &mut progress)?;
+        let mut progress = Progress::new(&spec, &target, args.model.as_deref());
+        let outcome = load::run(&spec, &mut progress)?;
         progress.bar.finish_and_clear();
         if !outcome.measured.is_zero() {
-            report.steps.push(Step::new(arrivals, &outcome, &progress.edges));
+            report.steps.push(progress.step(arrivals, &outcome));
         }
         if outcome.interrupted {
             report.interrupted = true;
@@ -183,7 +177,10 @@ fn check(args: &Args) -> Result<()> {
 }
 
 fn target(args: &Args) -> Result<Target> {
-    let mut target = Target::parse(&args.url, args.model.as_deref())?;
+    let mut target = Target::parse(&args.url)?.with_default_path(CLASSIFY);
+    if let Some(model) = &args.model {
+        target = target.with_query("model", model);
+    }
     if let Some(key) = &args.api_key {
         target.add_header("Authorization", &format!("Bearer {key}"))?;
     }
@@ -198,7 +195,7 @@ fn target(args: &Args) -> Result<Target> {
 
 /// One request before the load: a wrong model or key is told at once, in the server's words.
 fn try_one(address: SocketAddr, request: &[u8], args: &Args) -> Result<()> {
-    let answer = target::exchange(address, request, args.timeout)?;
+    let answer = load::exchange(address, request, args.timeout)?;
     // Too busy now is what a load test may be about; all else that is the request's fault will not get better.
     if (300..500).contains(&answer.status) && answer.status != 429 {
         let body = String::from_utf8_lossy(&answer.body);
@@ -238,10 +235,17 @@ struct Progress<'a> {
     edges: Edges,
 }
 
+/// What was read at the two ends of the window.
+#[derive(Debug, Default)]
+struct Edges {
+    metrics: [Option<Snapshot>; 2],
+    cpu: [Option<Duration>; 2],
+}
+
 impl<'a> Progress<'a> {
-    fn new(plan: &Plan, target: &Target, model: Option<&'a str>) -> Self {
-        let whole = plan.warmup + plan.duration;
-        let name = match plan.arrivals {
+    fn new(spec: &LoadSpec, target: &Target, model: Option<&'a str>) -> Self {
+        let whole = spec.warmup + spec.duration;
+        let name = match spec.arrivals {
             Arrivals::Closed { connections } => format!("{connections} connections"),
             Arrivals::Open { rate, .. } => format!("{rate} requests per second"),
         };
@@ -258,15 +262,28 @@ impl<'a> Progress<'a> {
         Self {
             bar,
             whole,
-            address: plan.address,
+            address: spec.address,
             metrics: target.get("/metrics"),
             model,
             edges: Edges::default(),
         }
     }
 
+    fn step(&self, arrivals: Arrivals, outcome: &Outcome) -> Step {
+        let cpu = match self.edges.cpu {
+            [Some(before), Some(after)] => Some(after.saturating_sub(before)),
+            _ => None,
+        };
+        let mut step = Step::new(arrivals, outcome, cpu);
+        if let [Some(before), Some(after)] = &self.edges.metrics {
+            step.mean_batch_size = after.batch_size_since(before);
+            step.mean_queue_us = after.queue_seconds_since(before).map(|seconds| seconds * 1e6);
+        }
+        step
+    }
+
     fn snapshot(&self) -> Option<Snapshot> {
-        let answer = target::exchange(self.address, &self.metrics, METRICS_TIMEOUT).ok()?;
+        let answer = load::exchange(self.address, &self.metrics, METRICS_TIMEOUT).ok()?;
         let page = std::str::from_utf8(&answer.body).ok()?;
         (answer.status == 200).then(|| Snapshot::parse(page, self.model))
     }
@@ -274,7 +291,7 @@ impl<'a> Progress<'a> {
 
 impl Observer for Progress<'_> {
     fn begin(&mut self) {
-        self.edges.cpu[0] = usage::own_cpu();
+        self.edges.cpu[0] = load::own_cpu();
         self.edges.metrics[0] = self.snapshot();
     }
 
@@ -288,7 +305,7 @@ impl Observer for Progress<'_> {
     }
 
     fn end(&mut self) {
-        self.edges.cpu[1] = usage::own_cpu();
+        self.edges.cpu[1] = load::own_cpu();
         self.edges.metrics[1] = self.snapshot();
     }
 }

@@ -1,6 +1,6 @@
 //! Runs a load: connections that send requests, and the clock above them.
 //!
-//! Requests are bytes that were built before; answers are read by [`super::response`]. There is one thread, unless more
+//! Requests are bytes that were built before; answers are read by [`ResponseReader`]. There is one thread, unless more
 //! are asked for, so that the server under test keeps the machine.
 
 use std::collections::VecDeque;
@@ -21,9 +21,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use super::response::{Answer, Reader};
-use super::schedule::Schedule;
-use super::tally::{Ended, Failure, Tally, Window};
+use crate::response::{Response, ResponseReader};
+use crate::schedule::Schedule;
+use crate::tally::{Ended, Failure, Tally, Window};
 
 /// Room for one read: most answers are far smaller.
 const READ: usize = 16 * 1024;
@@ -51,7 +51,7 @@ pub enum Arrivals {
 
 /// A load.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadSpec {
     /// The server.
     pub address: SocketAddr,
     /// Requests, sent in turn.
@@ -92,24 +92,24 @@ pub struct Outcome {
 }
 
 /// Runs a load to its end, or until Ctrl-C. Blocks; must not be called on a thread that runs async code.
-pub fn run(plan: &Plan, observer: &mut dyn Observer) -> Result<Outcome> {
+pub fn run(spec: &LoadSpec, observer: &mut dyn Observer) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let start = Instant::now() + plan.warmup;
+    let start = Instant::now() + spec.warmup;
     let window = Window {
         start,
-        end: start + plan.duration,
+        end: start + spec.duration,
     };
     let (stop, stopped) = watch::channel(false);
     let mut tallies = Vec::new();
     let mut threads = Vec::new();
     let mut feeds = Vec::new();
-    for share in shares(plan.arrivals, plan.threads) {
+    for share in shares(spec.arrivals, spec.threads) {
         let tally = Arc::new(Mutex::new(Tally::default()));
         let (feed, arrivals) = mpsc::unbounded_channel();
         let sender = Sender {
-            plan: plan.clone(),
+            spec: spec.clone(),
             window,
             tally: Arc::clone(&tally),
             next: Arc::new(AtomicU64::new(0)),
@@ -124,13 +124,13 @@ pub fn run(plan: &Plan, observer: &mut dyn Observer) -> Result<Outcome> {
         tallies.push(tally);
         feeds.push(feed);
     }
-    let pacer = match plan.arrivals {
+    let pacer = match spec.arrivals {
         Arrivals::Closed { .. } => {
             drop(feeds);
             None
         }
         Arrivals::Open { rate, .. } => {
-            let length = plan.warmup + plan.duration;
+            let length = spec.warmup + spec.duration;
             let schedule = Schedule::new(Instant::now(), rate, length);
             let stopped = stopped.clone();
             let body = move || pace(schedule, &feeds, &stopped);
@@ -223,7 +223,7 @@ fn work(
 ) {
     runtime.block_on(async {
         let all = async {
-            match sender.plan.arrivals {
+            match sender.spec.arrivals {
                 Arrivals::Closed { .. } => closed_loop(sender, connections).await,
                 Arrivals::Open { .. } => open_loop(sender, connections, arrivals).await,
             }
@@ -240,7 +240,7 @@ async fn closed_loop(sender: Sender, connections: usize) {
     for _ in 0..connections {
         let sender = sender.clone();
         tasks.spawn(async move {
-            let mut connection = Connection::new(sender.plan.address, sender.plan.timeout);
+            let mut connection = Connection::new(sender.spec.address, sender.spec.timeout);
             while Instant::now() < sender.window.end {
                 sender.send(&mut connection, None).await;
             }
@@ -289,7 +289,7 @@ async fn open_loop(sender: Sender, max_connections: usize, mut arrivals: mpsc::U
 }
 
 async fn connection_of_pool(sender: Sender, pool: Arc<Mutex<Pool>>, first: Instant) {
-    let mut connection = Connection::new(sender.plan.address, sender.plan.timeout);
+    let mut connection = Connection::new(sender.spec.address, sender.spec.timeout);
     let mut due = first;
     loop {
         connection.drop_if_stale();
@@ -340,7 +340,7 @@ fn pace(schedule: Schedule, feeds: &[mpsc::UnboundedSender<Instant>], stopped: &
 /// What the connections of a thread share.
 #[derive(Debug, Clone)]
 struct Sender {
-    plan: Plan,
+    spec: LoadSpec,
     window: Window,
     tally: Arc<Mutex<Tally>>,
     next: Arc<AtomicU64>,
@@ -349,7 +349,7 @@ struct Sender {
 impl Sender {
     /// Sends the next request, waits for how it ends and counts it. `due` is now, if it is not given.
     async fn send(&self, connection: &mut Connection, due: Option<Instant>) {
-        let requests = &self.plan.requests;
+        let requests = &self.spec.requests;
         let index = self.next.fetch_add(1, Ordering::Relaxed) as usize % requests.len();
         let request = &requests[index];
         let sent = Instant::now();
@@ -375,7 +375,7 @@ struct Connection {
     timeout: Duration,
     stream: Option<TcpStream>,
     buffer: BytesMut,
-    reader: Reader,
+    reader: ResponseReader,
     /// Set anew only when it goes off, not for every request.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -387,7 +387,7 @@ impl Connection {
             timeout,
             stream: None,
             buffer: BytesMut::with_capacity(READ),
-            reader: Reader::new(),
+            reader: ResponseReader::new(),
             timer: None,
         }
     }
@@ -402,7 +402,7 @@ impl Connection {
         }
     }
 
-    async fn exchange(&mut self, request: &Bytes) -> Result<Answer, Failure> {
+    async fn exchange(&mut self, request: &Bytes) -> Result<Response, Failure> {
         let deadline = (Instant::now() + self.timeout).into();
         let timer = self
             .timer
@@ -421,7 +421,7 @@ impl Connection {
                 Some(stream) => stream,
                 empty => {
                     self.buffer.clear();
-                    self.reader = Reader::new();
+                    self.reader = ResponseReader::new();
                     empty.insert(connect(self.address).await?)
                 }
             };
@@ -449,9 +449,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
 async fn talk(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
-    reader: &mut Reader,
+    reader: &mut ResponseReader,
     request: &[u8],
-) -> Result<Answer, Failure> {
+) -> Result<Response, Failure> {
     let (mut receiving, mut sending) = stream.split();
     let sent = sending.try_write(request).unwrap_or(0);
     let mut answer = pin!(receive(&mut receiving, buffer, reader));
@@ -459,7 +459,7 @@ async fn talk(
         tokio::select! {
             biased;
             // A refusal before the end of the body: the rest of it cannot be taken back, so the connection is over.
-            early = &mut answer => return early.map(|answer| Answer { reusable: false, ..answer }),
+            early = &mut answer => return early.map(|answer| Response { reusable: false, ..answer }),
             // If the server takes no more, its answer says why.
             _ = sending.write_all(&request[sent..]) => {}
         }
@@ -470,8 +470,8 @@ async fn talk(
 async fn receive(
     stream: &mut ReadHalf<'_>,
     buffer: &mut BytesMut,
-    reader: &mut Reader,
-) -> Result<Answer, Failure> {
+    reader: &mut ResponseReader,
+) -> Result<Response, Failure> {
     loop {
         buffer.reserve(READ);
         match stream.read_buf(buffer).await {

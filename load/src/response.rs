@@ -10,7 +10,7 @@ const MAX_HEADERS: usize = 64;
 
 /// One complete answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// HTTP status.
     pub status: u16,
     /// All bytes of it, head and framing included.
@@ -52,7 +52,7 @@ struct Head {
 
 /// Reads one answer after the other off one connection.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ResponseReader {
     state: State,
     status: u16,
     bytes: u64,
@@ -60,13 +60,13 @@ pub struct Reader {
     body: Option<BytesMut>,
 }
 
-impl Default for Reader {
+impl Default for ResponseReader {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Reader {
+impl ResponseReader {
     /// A reader that counts bodies and forgets them.
     pub fn new() -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Reader {
     }
 
     /// Takes out of `buffer` what belongs to the answer, and gives the answer once it is complete.
-    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Answer>, Malformed> {
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Response>, Malformed> {
         loop {
             match self.state {
                 State::Head => {
@@ -163,12 +163,12 @@ impl Reader {
     }
 
     /// The server closed the connection: the answer, if that is what ends it.
-    pub fn closed(&mut self) -> Option<Answer> {
+    pub fn closed(&mut self) -> Option<Response> {
         (self.state == State::UntilClose).then(|| self.finish())
     }
 
-    fn finish(&mut self) -> Answer {
-        let answer = Answer {
+    fn finish(&mut self) -> Response {
+        let answer = Response {
             status: self.status,
             bytes: self.bytes,
             reusable: self.reusable,
@@ -265,8 +265,8 @@ mod tests {
     use super::*;
 
     /// The answers in `text`, fed in pieces of `step` bytes; the connection closes behind it.
-    fn read(text: &str, step: usize) -> Result<Vec<Answer>, Malformed> {
-        let mut reader = Reader::keeping_bodies();
+    fn read(text: &str, step: usize) -> Result<Vec<Response>, Malformed> {
+        let mut reader = ResponseReader::keeping_bodies();
         let mut buffer = BytesMut::new();
         let mut answers = Vec::new();
         for piece in text.as_bytes().chunks(step) {
@@ -282,7 +282,7 @@ mod tests {
         Ok(answers)
     }
 
-    fn one(text: &str) -> Answer {
+    fn one(text: &str) -> Response {
         let whole = read(text, usize::MAX).unwrap();
         for step in [1, 2, 3, 7] {
             assert_eq!(read(text, step).unwrap(), whole, "in pieces of {step}");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 /// Sum and count of a histogram, at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Total {
+pub(super) struct Total {
     sum: f64,
     count: f64,
 }
@@ -20,14 +20,14 @@ impl Total {
 
 /// The histograms of interest, at one moment. Without a model, all models are added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     batch_size: Total,
     queue: Total,
 }
 
 impl Snapshot {
     /// Reads a page in Prometheus' text format. Lines that are not understood are other metrics' or other programs'.
-    pub fn parse(page: &str, model: Option<&str>) -> Self {
+    pub(super) fn parse(page: &str, model: Option<&str>) -> Self {
         let mut snapshot = Self::default();
         for (name, labels, value) in page.lines().filter_map(sample) {
             let is = |label: &str, wanted: &str| labels.get(label).is_some_and(|value| value == wanted);
@@ -48,12 +48,12 @@ impl Snapshot {
     }
 
     /// Mean number of inputs in a batch since `earlier`.
-    pub fn batch_size_since(&self, earlier: &Self) -> Option<f64> {
+    pub(super) fn batch_size_since(&self, earlier: &Self) -> Option<f64> {
         self.batch_size.mean_since(earlier.batch_size)
     }
 
     /// Mean seconds that an input waited since `earlier`.
-    pub fn queue_seconds_since(&self, earlier: &Self) -> Option<f64> {
+    pub(super) fn queue_seconds_since(&self, earlier: &Self) -> Option<f64> {
         self.queue.mean_since(earlier.queue)
     }
 }
