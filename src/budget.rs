@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
 
-use crate::fair::Flow;
+use batching::Flow;
 
 /// The requests of one client may take so many times the memory that they leave free: three quarters where nobody else takes any.
 /// A larger factor leaves less to others, a smaller one lets much of the memory go unused. The rule is that of dynamic

@@ -9,9 +9,9 @@ use classifier::{ImageError, RunError, TextError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::batch::{self, Refusal};
 use crate::cpu::PoolError;
 use crate::engine::LaneError;
+use batching::Refusal;
 
 /// The reasons for which a request can be refused or fail. The one place that lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -336,37 +336,37 @@ impl Error {
     }
 }
 
-impl From<batch::Error<LaneError>> for Error {
-    fn from(error: batch::Error<LaneError>) -> Self {
+impl From<batching::Error<LaneError>> for Error {
+    fn from(error: batching::Error<LaneError>) -> Self {
         match error {
-            batch::Error::Refused(Refusal::TooLarge { weight, max_weight }) => Self::new(
+            batching::Error::Refused(Refusal::TooLarge { weight, max_weight }) => Self::new(
                 Code::TooManyInputs,
                 format!("inputs: expected at most {max_weight}, found {weight}"),
             ),
-            batch::Error::Refused(Refusal::Full { capacity }) => Self::new(
+            batching::Error::Refused(Refusal::Full { capacity }) => Self::new(
                 Code::QueueFull,
                 format!("{capacity} inputs wait already, which is as many as may"),
             ),
-            batch::Error::Refused(Refusal::TooLate { wait }) => Self::new(
+            batching::Error::Refused(Refusal::TooLate { wait }) => Self::new(
                 Code::QueueFull,
                 format!("what waits takes about {wait:?}, and the request's deadline comes before that"),
             ),
             // A run is interrupted when all its callers have gone, who hear nothing any more, or at the end of the drain.
-            batch::Error::Refused(Refusal::Closed)
-            | batch::Error::Inner(LaneError::Run(RunError::Interrupted)) => Self::draining(),
-            batch::Error::Refused(Refusal::Unavailable) | batch::Error::Inner(LaneError::Lost(_)) => {
+            batching::Error::Refused(Refusal::Closed)
+            | batching::Error::Inner(LaneError::Run(RunError::Interrupted)) => Self::draining(),
+            batching::Error::Refused(Refusal::Unavailable) | batching::Error::Inner(LaneError::Lost(_)) => {
                 Self::new(
                     Code::ModelUnavailable,
                     "no lane of the model is running; one is started again when its session can be loaded",
                 )
             }
             // Alone as well, for batches that do not fit are run in parts.
-            batch::Error::Inner(LaneError::Run(RunError::OutOfMemory(_))) => Self::new(
+            batching::Error::Inner(LaneError::Run(RunError::OutOfMemory(_))) => Self::new(
                 Code::ModelUnavailable,
                 "the memory of the model's device does not hold this request; send fewer inputs in one, or try again later",
             ),
-            batch::Error::Expired => Self::deadline(),
-            batch::Error::Inner(error) => Self::internal(error),
+            batching::Error::Expired => Self::deadline(),
+            batching::Error::Inner(error) => Self::internal(error),
         }
     }
 }

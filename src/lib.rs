@@ -2,7 +2,7 @@
 //!
 //! The way of one request: [`http::server`] accepts the connection, [`http::observe`] gives the request an id,
 //! [`http::classify`] reads it in one of three forms, [`model`] decodes its pictures or tokenises its texts (what is
-//! small in place, the rest in [`cpu::Pool`]) and submits the rows to the model's [`batch`] queue; a lane of the [`engine`] takes what waits, runs
+//! small in place, the rest in [`cpu::Pool`]) and submits the rows to the model's [`batching`] queue; a lane of the [`engine`] takes what waits, runs
 //! it, and answers; [`model`] turns outputs into scores, and [`http::classify`] writes them.
 //!
 //! | module | what it is for |
@@ -10,7 +10,7 @@
 //! | [`cli`], [`config`] | what the operator says |
 //! | [`startup`], [`listen`], [`shutdown`] | the order in which things come and go |
 //! | [`load`], [`catalog`], [`model`] | how models come to run, which there are now, and one of them |
-//! | [`batch`] | the tower layer; knows neither HTTP nor models |
+//! | [`batching`] | the tower layer, a crate of its own; knows neither HTTP nor models |
 //! | [`engine`] | threads that own sessions |
 //! | [`cpu`] | how many CPUs there are, and the pool for decoding |
 //! | [`http`] | what a client sees |
@@ -22,7 +22,6 @@
 //! | [`healthcheck`] | asks a running server whether it is ready |
 
 pub mod api_key;
-pub mod batch;
 pub mod budget;
 pub mod catalog;
 pub mod check;

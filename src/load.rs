@@ -7,7 +7,6 @@ use classifier::bundle::Serving;
 use classifier::runtime::library;
 use classifier::{Bundle, Device, DeviceOptions, LoadError, Preprocessor, Provider};
 
-use crate::batch::Limits;
 use crate::budget::most_of_one_client;
 use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
@@ -16,6 +15,7 @@ use crate::engine::{LaneSettings, Placed, Weights};
 use crate::gpu;
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelSettings};
+use batching::Limits;
 
 /// Inputs of a batch where neither the configuration nor the model says: on the CPU, and on a GPU, which needs more of them to
 /// have work for all its units. How many is best for a model, `make gpu-check` measures.

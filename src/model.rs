@@ -17,7 +17,6 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tower::Service;
 
-use crate::batch::{self, Answer, Flow, Limits, Permit, Priority, Submission};
 use crate::cpu::{self, Cost, Pool, PoolError, Workers};
 use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Placed, Plan, Weights};
 use crate::error::{Code, Error};
@@ -25,6 +24,7 @@ use crate::fair::Turns;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::telemetry::access::Stages;
 use crate::telemetry::spans::SpanRef;
+use batching::{Answer, Flow, Limits, Permit, Priority, Submission};
 
 /// So many small pictures of a request are decoded where the request is before others have a turn: 60 us each at most 96 x 96
 /// pixels, and 130 us on another thread.
@@ -313,7 +313,7 @@ impl Model {
             .engine
             .queue()
             .admit(weight, flow, priority, deadline)
-            .map_err(|refusal| Error::from(batch::Error::Refused(refusal)))?;
+            .map_err(|refusal| Error::from(batching::Error::Refused(refusal)))?;
         let preparing = async {
             let turn = self.turns.wait(flow, weight).await;
             let started = Instant::now();
@@ -368,10 +368,10 @@ impl Model {
     }
 
     /// Runs all parts. Where one fails the others are taken back.
-    async fn run(&self, mut parts: Vec<Part>) -> Result<Ran, batch::Error<LaneError>> {
+    async fn run(&self, mut parts: Vec<Part>) -> Result<Ran, batching::Error<LaneError>> {
         let submit = |part: Part| {
             let answer = self.service.clone().call(part.submission);
-            async move { Ok::<_, batch::Error<LaneError>>((part.places, answer.await?)) }
+            async move { Ok::<_, batching::Error<LaneError>>((part.places, answer.await?)) }
         };
         let answers: Vec<(Vec<usize>, Answer<Outputs>)> = match parts.pop() {
             Some(only) if parts.is_empty() => vec![submit(only).await?],

@@ -13,9 +13,9 @@ use tower::Service;
 
 use super::JobQueue;
 use super::health::Health;
-use crate::batch::Batch;
 use crate::metrics::ModelMetrics;
 use crate::telemetry::spans::{BatchSpan, SpanRef};
+use batching::Batch;
 
 /// The rows of one request.
 #[derive(Debug, Clone, PartialEq)]

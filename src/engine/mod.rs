@@ -30,8 +30,9 @@ use self::plan::CALLER_RUN;
 pub use self::plan::{LaneSettings, Plan, RunTimes};
 use self::solo::{Shared, Solo};
 pub use self::weights::Weights;
-use crate::batch::{BatchService, Limits, Queue};
 use crate::metrics::ModelMetrics;
+use crate::repoll;
+use batching::{BatchService, Limits, Queue};
 
 /// The queue of a model, as the engine and those who submit to it see it.
 pub type JobQueue = Queue<Job, Outputs, LaneError>;
@@ -160,7 +161,9 @@ impl Engine {
             metrics,
         } = lanes;
         let health = Arc::new(Health::new(name));
-        let queue = JobQueue::new(limits);
+        let queue = JobQueue::builder(limits)
+            .give_way_with(repoll::yield_to_others)
+            .build();
         let callers_run = limits.caller_weight > 0;
         let start_lane = |index: usize| {
             let (ready, started) = mpsc::channel();

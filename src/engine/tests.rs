@@ -10,9 +10,9 @@ use tokio::time::Instant as TokioInstant;
 use tower::Service;
 
 use super::*;
-use crate::batch::{Error, Flow, Priority, Submission};
 use crate::metrics::Metrics;
 use crate::telemetry::spans::SpanRef;
+use batching::{Error, Flow, Priority, Submission};
 
 /// One output a row: its first number. The first number also says what goes wrong. It has memory for so many rows.
 struct Faulty {

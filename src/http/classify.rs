@@ -24,10 +24,10 @@ use crate::budget::{Budget, Share};
 use crate::catalog::Catalog;
 use crate::decimal;
 use crate::error::{Code, Error};
-use crate::fair::Flow;
 use crate::model::{Classified, Input, Model, Terms};
 use crate::telemetry::access::{self, Stages};
 use crate::telemetry::spans::SpanRef;
+use batching::Flow;
 
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;

@@ -133,14 +133,14 @@ fn respond(content_type: &'static str, text: &Result<Bytes, String>) -> Response
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{self, Refusal};
     use crate::engine::LaneError;
+    use batching::Refusal;
 
     /// What no client can provoke; the other examples are compared with answers in `tests/server/openapi.rs`.
     #[test]
     fn the_examples_of_a_model_that_is_not_running_are_what_the_code_says() {
         let document = serde_json::to_value(crate::http::document()).unwrap();
-        let unavailable: batch::Error<LaneError> = batch::Error::Refused(Refusal::Unavailable);
+        let unavailable: batching::Error<LaneError> = batching::Error::Refused(Refusal::Unavailable);
         for (path, method, error) in [
             ("/v1/classify", "post", Error::from(unavailable)),
             ("/readyz", "get", crate::http::probes::not_running("digits")),

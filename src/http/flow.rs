@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use super::guard::client;
 use super::server::Peer;
 use crate::config::Network;
-use crate::fair::Flow;
+use batching::Flow;
 
 /// Differs from process to process, so that nobody can choose whose flow to share.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);

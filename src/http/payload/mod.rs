@@ -349,7 +349,7 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::cpu::Workers;
-    use crate::fair::Flow;
+    use batching::Flow;
 
     async fn read_with(
         content_type: &str,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::Priority;
 use crate::error::{Error, quoted, shortened};
+use batching::Priority;
 
 /// What may stand in the query, in JSON and in a multipart form alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]

@@ -581,10 +581,13 @@ struct LentBench {
 /// A queue whose one worker is idle, and lent for batches of up to 2.
 fn lent_bench() -> LentBench {
     let (sender, batches) = std::sync::mpsc::channel();
-    let queue = Queue::new(Limits {
+    let limits = Limits {
         caller_weight: 2,
         ..LIMITS
-    });
+    };
+    let queue = Queue::<u32, u32, String>::builder(limits)
+        .give_way_with(|cx| cx.waker().wake_by_ref())
+        .build();
     let mut worker = task::spawn(queue.lent_worker(Blocking { batches: sender }));
     assert_pending!(worker.poll());
     LentBench {

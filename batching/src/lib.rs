@@ -22,6 +22,7 @@
 //! Nothing here knows HTTP, models or ONNX Runtime.
 
 mod error;
+mod fair;
 mod future;
 mod layer;
 mod message;
@@ -29,13 +30,13 @@ mod policy;
 mod service;
 mod worker;
 
-pub use crate::fair::Flow;
 pub use error::{Error, Refusal};
+pub use fair::{FairQueue, Flow};
 pub use future::ResponseFuture;
 pub use layer::BatchLayer;
 pub use message::{Answer, Batch, Submission};
 pub use policy::{Limits, Priority};
-pub use service::{BatchService, Permit, Queue};
+pub use service::{BatchService, GiveWay, Permit, Queue, QueueBuilder};
 pub use worker::{LentWorker, Worker};
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-use std::pin::Pin;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -14,7 +16,6 @@ use super::policy::{Limits, Taken, ToCome, Waiting, WaitingList};
 use super::worker::{Lent, LentWorker};
 use super::{Answer, Error, Priority, Refusal, ResponseFuture, Submission, Worker};
 use crate::fair::Flow;
-use crate::repoll;
 
 /// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
 pub struct Queue<I, O, E>(Arc<Shared<I, O, E>>);
@@ -30,6 +31,49 @@ struct Shared<I, O, E> {
     /// The same by flow.
     admitted_by_flow: Counts,
     limits: Limits,
+    give_way: GiveWay,
+}
+
+/// Has the task that is being polled polled again, after the other tasks that are ready now.
+///
+/// The future that calls it returns [`Poll::Pending`] right afterwards.
+pub type GiveWay = fn(&Context<'_>);
+
+/// The way of tokio's own [`yield_now`](tokio::task::yield_now).
+fn give_way_to_tokio_tasks(cx: &Context<'_>) {
+    let mut cx = Context::from_waker(cx.waker());
+    // Its first poll leaves the waker with the runtime and is always pending.
+    let _ = pin!(tokio::task::yield_now()).poll(&mut cx);
+}
+
+/// Makes a [`Queue`]; see [`Queue::builder`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct QueueBuilder<I, O, E> {
+    limits: Limits,
+    give_way: GiveWay,
+    queue: PhantomData<fn() -> Queue<I, O, E>>,
+}
+
+impl<I, O, E> QueueBuilder<I, O, E> {
+    /// Replaces [`tokio::task::yield_now`] as the way in which a caller that could run a batch lets other tasks come first.
+    ///
+    /// For servers whose tasks are polled by something between them and the runtime, which must hear of it.
+    pub fn give_way_with(self, give_way: GiveWay) -> Self {
+        Self { give_way, ..self }
+    }
+
+    /// An open queue without workers.
+    pub fn build(self) -> Queue<I, O, E> {
+        Queue::from_builder(self)
+    }
+}
+
+impl<I, O, E> fmt::Debug for QueueBuilder<I, O, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueBuilder")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Weight by flow, without a lock and in bounded memory. Flows may share a count, which makes them look like one that has more.
@@ -148,8 +192,22 @@ pub(super) enum Next<I, O, E> {
 }
 
 impl<I, O, E> Queue<I, O, E> {
-    /// An open queue without workers.
+    /// An open queue without workers, with the defaults of [`Queue::builder`].
     pub fn new(limits: Limits) -> Self {
+        Self::builder(limits).build()
+    }
+
+    /// For a queue of which more than the limits is to be chosen.
+    pub fn builder(limits: Limits) -> QueueBuilder<I, O, E> {
+        QueueBuilder {
+            limits,
+            give_way: give_way_to_tokio_tasks,
+            queue: PhantomData,
+        }
+    }
+
+    fn from_builder(builder: QueueBuilder<I, O, E>) -> Self {
+        let QueueBuilder { limits, give_way, .. } = builder;
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 waiting: WaitingList::new(limits),
@@ -165,6 +223,7 @@ impl<I, O, E> Queue<I, O, E> {
             admitted: Default::default(),
             admitted_by_flow: Counts::new(),
             limits,
+            give_way,
         }))
     }
 
@@ -597,7 +656,7 @@ impl<I, O, E> Ticket<I, O, E> {
             match self.turn {
                 Turn::Next => {
                     self.turn = Turn::Now;
-                    repoll::yield_to_others(cx);
+                    (self.queue.0.give_way)(cx);
                     return Poll::Pending;
                 }
                 // Its receiver has not been polled: an answer that it gives itself need wake nobody.
