@@ -31,7 +31,7 @@ use crate::{
     evaluate::{self, evaluate_remote},
     export::{self, Trained},
     folder::{self, Options},
-    network::{self, Precision},
+    network::Precision,
     optimizer::Rule,
     parallel,
     recipe::{self, Target},
@@ -599,7 +599,6 @@ fn train(args: &TrainArgs) -> Result<ExitCode> {
             .join(args.target.name())
             .join("1");
     }
-    network::set_dropout(&mut recipe.layers, config.dropout);
     let run = args.run.clone().unwrap_or(run);
     let out = args.out.clone().unwrap_or(out);
 

@@ -22,7 +22,7 @@ use crate::{
         image_folder::{ImageFolder, Split, read},
     },
     evaluate::Evaluation,
-    network::{self, Layer, folder as networks},
+    network::{Layer, folder as networks},
     optimizer::Rule,
     photo::Variation,
     search::{Subject, spread},
@@ -170,8 +170,7 @@ pub fn train(request: &Request<'_>, stop: &AtomicBool) -> Result<Option<Measured
     let run = &request.run;
     write_skipped(&run.join(SKIPPED), &folder)?;
 
-    let mut prepared = prepare(given, &folder, request.config.seed, run)?;
-    network::set_dropout(&mut prepared.layers, request.config.dropout);
+    let prepared = prepare(given, &folder, request.config.seed, run)?;
     let task = Task {
         layers: &prepared.layers,
         config: &request.config,

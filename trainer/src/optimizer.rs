@@ -164,16 +164,15 @@ fn moment<'a>(moments: &'a mut Weights, weight: &str, kind: &str, like: &Tensor)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{Activation, Layer, Mode, values};
+    use crate::{
+        layers,
+        network::{Dense, Mode, values},
+    };
 
     /// One weight of 2 and a bias of 0, whose output for the input 1 is the loss: both gradients are 1.
     fn network() -> Network {
-        let layer = Layer::Dense {
-            inputs: 1,
-            outputs: 1,
-            activation: Activation::Identity,
-        };
-        let mut network = Network::new(&[layer], 0, Device::Cpu).unwrap();
+        let layers = layers![Dense::new(1, 1)];
+        let mut network = Network::new(&layers, 0, Device::Cpu).unwrap();
         let weight = Tensor::from_slice(&[2f32]).view([1, 1]);
         let bias = Tensor::from_slice(&[0f32]);
         let weights = Weights::from([("0.weight".to_owned(), weight), ("0.bias".to_owned(), bias)]);

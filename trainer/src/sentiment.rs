@@ -191,7 +191,7 @@ fn prepare<'a>(
         } else {
             None
         };
-        layers = kind.layers(count, vectors, config.dropout);
+        layers = kind.layers(count, vectors);
     }
     Ok(Prepared {
         learned: Encoded::new(&tokenizer, &training)?,

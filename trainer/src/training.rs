@@ -29,8 +29,8 @@ pub use schedule::Schedule;
 use schedule::learning_rate;
 pub use source::{Batch, Change, Ink, Jitter, Part, Pixels, Source, order};
 
-/// Pictures from which whitening kernels are made.
-const WHITENING: usize = 2000;
+/// The number of training samples from which [`Network::fit`] computes weights.
+const FIT_SAMPLES: usize = 2000;
 /// A loss above this is a run that will not come back.
 const LOSS_LIMIT: f64 = 1e4;
 
@@ -181,14 +181,11 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
     }
     let mut network = Network::new(task.layers, config.seed, task.device)?;
     network.set_precision(config.precision);
-    if task
-        .layers
-        .iter()
-        .any(|layer| matches!(layer, Layer::Whiten { .. }))
-    {
-        let picked = (0..count.min(WHITENING) as i64).collect();
+    network.set_dropout(config.dropout);
+    if network.needs_fit() {
+        let picked = (0..count.min(FIT_SAMPLES) as i64).collect();
         let part = Part { picked, change: None };
-        network.whiten(&task.training.batch(&part)?.inputs)?;
+        network.fit(&task.training.batch(&part)?.inputs)?;
     }
     let mut average = network.frozen();
     let mut optimizer = Optimizer::new(config);

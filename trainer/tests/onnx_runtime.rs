@@ -1,4 +1,4 @@
-//! Exported graphs do in ONNX Runtime what the network does in libtorch.
+//! Exported graphs compute in ONNX Runtime what their networks compute in libtorch.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,52 +6,47 @@ use std::{collections::BTreeMap, fs};
 
 use onnx_graph::{Dim, ElementType, GraphBuilder, ModelFile};
 use tch::{Device, Kind, Tensor};
-use trainer::network::{
-    Activation, Conv, Layer, Mode, Network, airbench, copies, digits, fashion, images, values,
+use trainer::{
+    layers,
+    network::{
+        Activation, AveragePool, Conv, Dense, Dropout, Flatten, GlobalAverage, Layer, MaxPool, Mirror,
+        MirrorMean, Mode, Network, Residual, Scale, Whiten, airbench, copies, digits, fashion, images,
+        values,
+    },
 };
 
-/// Every kind of layer, on pictures of 8 x 8.
 fn small() -> Vec<Layer> {
-    let dense = |inputs, outputs, activation| Layer::Dense {
-        inputs,
-        outputs,
-        activation,
-    };
-    vec![
-        Layer::Conv(Conv::new(1, 4, 5)),
-        Layer::MaxPool(2),
-        Layer::Conv(Conv::new(4, 6, 3).stride(2)),
-        Layer::Flatten,
-        dense(6 * 2 * 2, 12, Activation::Relu),
-        dense(12, 3, Activation::Identity),
+    layers![
+        Conv::new(1, 4, 5),
+        MaxPool(2),
+        Conv::new(4, 6, 3).stride(2),
+        Flatten,
+        Dense::new(6 * 2 * 2, 12).activation(Activation::Relu),
+        Dense::new(12, 3),
     ]
 }
 
-/// The other kinds of layers.
+/// The kinds of layers that [`small`] lacks.
 fn mirrored() -> Vec<Layer> {
-    vec![
-        Layer::Mirror,
-        Layer::Whiten {
+    layers![
+        Mirror,
+        Whiten {
             inputs: 1,
             kernel: 3,
             activation: Activation::Gelu,
         },
-        Layer::Conv(Conv::new(18, 20, 3).dirac().pool(2).activation(Activation::Silu)),
-        Layer::Residual {
-            body: vec![Layer::Conv(Conv::new(20, 8, 3).activation(Activation::Identity))],
-            shortcut: vec![Layer::Conv(Conv::new(20, 8, 1).activation(Activation::Gelu))],
+        Conv::new(18, 20, 3).dirac().pool(2).activation(Activation::Silu),
+        Residual {
+            body: layers![Conv::new(20, 8, 3).activation(Activation::Identity)],
+            shortcut: layers![Conv::new(20, 8, 1).activation(Activation::Gelu)],
             activation: Activation::Relu,
         },
-        Layer::AveragePool(3),
-        Layer::GlobalAverage,
-        Layer::Dropout(0.5),
-        Layer::Dense {
-            inputs: 8,
-            outputs: 3,
-            activation: Activation::Identity,
-        },
-        Layer::Scale(0.5),
-        Layer::MirrorMean,
+        AveragePool(3),
+        GlobalAverage,
+        Dropout,
+        Dense::new(8, 3),
+        Scale(0.5),
+        MirrorMean,
     ]
 }
 
@@ -130,7 +125,7 @@ fn other_weights_are_refused_by_name_and_shape() {
     let mut network = Network::new(&small(), 1, Device::Cpu).unwrap();
     let other = Network::new(&digits::mlp(), 1, Device::Cpu).unwrap();
     let error = network.load(other.weights()).unwrap_err().to_string();
-    assert!(error.contains("another network's weights"), "{error}");
+    assert!(error.contains("another network"), "{error}");
 
     let mut weights = copies(network.weights());
     weights.insert(

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     data::{FetchTarget, imdb::Imdb},
-    folder, network,
+    folder,
     recipe::{self, Target},
     search::{self, Ending, Search, Settings, Space, Subject, Trial},
     sentiment,
@@ -104,10 +104,8 @@ pub(super) fn run(args: &SearchArgs) -> Result<ExitCode> {
             search::options(&settings)
         );
         let config = drawn(&settings, &base)?;
-        let mut layers = subject.layers.clone();
-        network::set_dropout(&mut layers, config.dropout);
         let task = Task {
-            layers: &layers,
+            layers: &subject.layers,
             config: &config,
             training: subject.training.as_ref(),
             validation: subject.validation.as_ref(),

@@ -5,7 +5,7 @@ use std::fmt::{Result, Write as _};
 use super::{Compared, Measurements, Trained};
 use crate::{
     evaluate::Evaluation,
-    network::{Activation, Conv, Layer, Precision},
+    network::{Precision, describe as describe_layers},
     optimizer::Rule,
     recipe::{self, Augmentation, Recipe},
     transform::Transform,
@@ -243,82 +243,6 @@ fn network(recipe: &Recipe) -> String {
         "Input {height} x {width}, {channels} channel{}; {}. In the exported graph, batch normalisation is part of the \
          convolutions.",
         if channels == 1 { "" } else { "s" },
-        layers(&recipe.layers),
+        describe_layers(&recipe.layers),
     )
-}
-
-fn layers(layers: &[Layer]) -> String {
-    let steps: Vec<String> = layers.iter().filter_map(step).collect();
-    steps.join("; ")
-}
-
-fn step(layer: &Layer) -> Option<String> {
-    Some(match layer {
-        Layer::Words(words) => format!(
-            "vectors of {} words, {} numbers each",
-            words.vocabulary, words.dimensions
-        ),
-        Layer::Conv(conv) => {
-            let Conv {
-                outputs,
-                kernel,
-                stride,
-                pool,
-                activation,
-                ..
-            } = conv;
-            let pool = if *pool > 1 {
-                format!(", maximum of {pool} x {pool}")
-            } else {
-                String::new()
-            };
-            format!(
-                "convolution {kernel} x {kernel} to {outputs} channels, stride {stride}{pool}, batch normalisation{}",
-                name(*activation)
-            )
-        }
-        Layer::Whiten {
-            inputs,
-            kernel,
-            activation,
-        } => {
-            let outputs = 2 * inputs * kernel * kernel;
-            format!(
-                "whitening convolution {kernel} x {kernel} to {outputs} channels, not trained but its biases{}",
-                name(*activation)
-            )
-        }
-        Layer::MaxPool(side) => format!("maximum of {side} x {side}"),
-        Layer::AveragePool(side) => format!("mean of {side} x {side}"),
-        Layer::GlobalAverage => "mean over the picture".to_owned(),
-        Layer::Flatten => "flatten".to_owned(),
-        Layer::Dense {
-            outputs, activation, ..
-        } => format!("fully connected to {outputs}{}", name(*activation)),
-        Layer::Residual {
-            body,
-            shortcut,
-            activation,
-        } => {
-            let shortcut = if shortcut.is_empty() {
-                "its input".to_owned()
-            } else {
-                format!("({})", layers(shortcut))
-            };
-            format!("sum of ({}) and {shortcut}{}", layers(body), name(*activation))
-        }
-        Layer::Dropout(_) => return None,
-        Layer::Scale(factor) => format!("times {factor:.3}"),
-        Layer::Mirror => "the picture and its mirror image".to_owned(),
-        Layer::MirrorMean => "mean of the two".to_owned(),
-    })
-}
-
-fn name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Identity => "",
-        Activation::Relu => ", ReLU",
-        Activation::Gelu => ", GELU",
-        Activation::Silu => ", SiLU",
-    }
 }

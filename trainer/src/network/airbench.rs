@@ -1,15 +1,16 @@
 //! A network that learns in few epochs.
 
-use super::{Activation, Conv, Layer};
+use super::{Activation, Conv, Dense, Dropout, Flatten, Layer, MaxPool, Mirror, MirrorMean, Scale, Whiten};
+use crate::layers;
 
-/// Whitened 2 x 2 patches, then three pairs of convolutions, the first of each pair with a maximum that halves the picture.
-/// For pictures of `channels` channels with a side from 26 to 49. The design is that of Keller Jordan's airbench
-/// (arXiv:2404.00498); this one looks at the mirror image as well.
+/// Whitened 2 x 2 patches, then three pairs of convolutions, of which the first halves the image with max pooling.
+/// For images with a side from 26 to 49 pixels. The design is Keller Jordan's airbench (arXiv:2404.00498); this
+/// one also classifies the mirror image.
 pub fn layers(channels: i64, widths: [i64; 3], classes: i64) -> Vec<Layer> {
-    let gelu = |conv: Conv| Layer::Conv(conv.activation(Activation::Gelu));
-    let mut layers = vec![
-        Layer::Mirror,
-        Layer::Whiten {
+    let gelu = |conv: Conv| Layer::from(conv.activation(Activation::Gelu));
+    let mut layers = layers![
+        Mirror,
+        Whiten {
             inputs: channels,
             kernel: 2,
             activation: Activation::Gelu,
@@ -21,18 +22,14 @@ pub fn layers(channels: i64, widths: [i64; 3], classes: i64) -> Vec<Layer> {
         layers.push(gelu(Conv::new(outputs, outputs, 3).dirac()));
         inputs = outputs;
     }
-    layers.extend([
-        Layer::MaxPool(3),
-        Layer::Flatten,
-        Layer::Dropout(0.0),
-        Layer::Dense {
-            inputs,
-            outputs: classes,
-            activation: Activation::Identity,
-        },
+    layers.extend(layers![
+        MaxPool(3),
+        Flatten,
+        Dropout,
+        Dense::new(inputs, classes),
         // Keeps the logits, and with them the first gradients, small.
-        Layer::Scale(1.0 / 9.0),
-        Layer::MirrorMean,
+        Scale(1.0 / 9.0),
+        MirrorMean,
     ]);
     layers
 }

@@ -1,43 +1,31 @@
-//! Networks for handwritten digits of 28 x 28 pixels.
+//! Networks for MNIST's grey images of handwritten digits.
 
-use super::{Activation, Conv, Layer};
+use super::{Activation, Conv, Dense, Flatten, Layer};
+use crate::layers;
 
-/// Side of the pictures.
+/// Width and height of the images.
 pub const SIDE: u32 = 28;
-/// Digits.
-pub const CLASSES: i64 = 10;
+const CLASSES: i64 = 10;
 
-/// The served network: four convolutions, the first with a stride, since most of the time of a CPU thread would go where
-/// pictures are wide.
+/// The network that is served: four convolutions. The first has a stride, because most of a CPU's time would go
+/// into the layers with wide images.
 pub fn cnn() -> Vec<Layer> {
-    let conv =
-        |inputs, outputs, kernel, stride| Layer::Conv(Conv::new(inputs, outputs, kernel).stride(stride));
-    vec![
-        conv(1, 32, 5, 2),
-        conv(32, 32, 3, 1),
-        conv(32, 64, 3, 2),
-        conv(64, 64, 3, 1),
-        Layer::Flatten,
-        Layer::Dense {
-            inputs: 64 * 7 * 7,
-            outputs: CLASSES,
-            activation: Activation::Identity,
-        },
+    layers![
+        Conv::new(1, 32, 5).stride(2),
+        Conv::new(32, 32, 3),
+        Conv::new(32, 64, 3).stride(2),
+        Conv::new(64, 64, 3),
+        Flatten,
+        Dense::new(64 * 7 * 7, CLASSES),
     ]
 }
 
 /// The fully connected network of many introductions, for comparison.
 pub fn mlp() -> Vec<Layer> {
-    let dense = |inputs, outputs, activation| Layer::Dense {
-        inputs,
-        outputs,
-        activation,
-    };
-    let pixels = i64::from(SIDE * SIDE);
-    vec![
-        Layer::Flatten,
-        dense(pixels, 128, Activation::Relu),
-        dense(128, 64, Activation::Relu),
-        dense(64, CLASSES, Activation::Identity),
+    layers![
+        Flatten,
+        Dense::new(i64::from(SIDE * SIDE), 128).activation(Activation::Relu),
+        Dense::new(128, 64).activation(Activation::Relu),
+        Dense::new(64, CLASSES),
     ]
 }

@@ -1,55 +1,42 @@
-//! Networks for Fashion-MNIST's grey pictures of 28 x 28 pixels.
+//! Networks for Fashion-MNIST's grey images of clothes.
 
-use super::{Activation, Conv, Layer};
+use super::{Activation, Conv, Dense, Dropout, Flatten, GlobalAverage, Layer, Residual};
+use crate::layers;
 
-/// Rows and columns of the pictures.
+/// Width and height of the images.
 pub const SIDE: u32 = 28;
-/// Kinds of clothes.
-pub const CLASSES: i64 = 10;
+const CLASSES: i64 = 10;
 
-/// The served network: [`airbench`](super::airbench).
+/// The network that is served.
 pub fn airbench() -> Vec<Layer> {
     super::airbench::layers(1, [48, 128, 256], CLASSES)
 }
 
 /// A small residual network.
 pub fn resnet() -> Vec<Layer> {
-    let conv = |inputs, outputs| Layer::Conv(Conv::new(inputs, outputs, 3));
-    let halving = |inputs, outputs| {
-        let halved = Conv::new(inputs, outputs, 3).pool(2).activation(Activation::Relu);
-        Layer::Conv(halved)
-    };
-    let residual = |channels| Layer::Residual {
-        body: vec![conv(channels, channels), conv(channels, channels)],
+    let conv = |inputs, outputs| Conv::new(inputs, outputs, 3);
+    let residual = |channels| Residual {
+        body: layers![conv(channels, channels), conv(channels, channels)],
         shortcut: vec![],
         activation: Activation::Identity,
     };
-    vec![
+    layers![
         conv(1, 24),
-        halving(24, 48),
+        conv(24, 48).pool(2),
         residual(48),
-        halving(48, 96),
+        conv(48, 96).pool(2),
         residual(96),
-        Layer::GlobalAverage,
-        Layer::Dropout(0.0),
-        Layer::Dense {
-            inputs: 96,
-            outputs: CLASSES,
-            activation: Activation::Identity,
-        },
+        GlobalAverage,
+        Dropout,
+        Dense::new(96, CLASSES),
     ]
 }
 
 /// The fully connected network of many introductions, for comparison.
 pub fn mlp() -> Vec<Layer> {
-    let dense = |inputs, outputs, activation| Layer::Dense {
-        inputs,
-        outputs,
-        activation,
-    };
-    vec![
-        Layer::Flatten,
-        dense(i64::from(SIDE * SIDE), 128, Activation::Relu),
-        dense(128, CLASSES, Activation::Identity),
+    layers![
+        Flatten,
+        Dense::new(i64::from(SIDE * SIDE), 128).activation(Activation::Relu),
+        Dense::new(128, CLASSES),
     ]
 }

@@ -10,7 +10,8 @@ use tch::Tensor;
 use super::source::padded;
 use crate::{
     data::glove::DIMENSIONS,
-    network::{Activation, Layer, Mode, Network, Words, values},
+    layers,
+    network::{Activation, Dense, Dropout, Layer, Mode, Network, Words, values},
     optimizer::Rule,
     training::{Config, Schedule},
 };
@@ -157,7 +158,7 @@ impl Kind {
     }
 
     /// The network, for so many words with vectors.
-    pub(super) fn layers(self, vocabulary: i64, vectors: Option<Arc<Vec<f32>>>, dropout: f64) -> Vec<Layer> {
+    pub(super) fn layers(self, vocabulary: i64, vectors: Option<Arc<Vec<f32>>>) -> Vec<Layer> {
         let mean = self == Self::Mean;
         let words = Words {
             vocabulary,
@@ -167,24 +168,15 @@ impl Kind {
             dropout: if mean { 0.0 } else { VECTOR_DROPOUT },
             vectors,
         };
-        let dense = |inputs, outputs, activation| Layer::Dense {
-            inputs,
-            outputs,
-            activation,
-        };
         let inputs = words.outputs();
         if mean {
-            return vec![
-                Layer::Words(words),
-                dense(inputs, HIDDEN, Activation::Relu),
-                dense(HIDDEN, 2, Activation::Identity),
+            return layers![
+                words,
+                Dense::new(inputs, HIDDEN).activation(Activation::Relu),
+                Dense::new(HIDDEN, 2),
             ];
         }
-        vec![
-            Layer::Words(words),
-            Layer::Dropout(dropout),
-            dense(inputs, 2, Activation::Identity),
-        ]
+        layers![words, Dropout, Dense::new(inputs, 2)]
     }
 }
 
