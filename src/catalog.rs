@@ -1,5 +1,7 @@
 //! Name and version -> running model.
 
+pub mod loading;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`cli`], [`config`] | what the operator says |
 //! | [`startup`], [`listen`], [`shutdown`] | the order in which things come and go |
-//! | [`load`], [`catalog`], [`model`] | how models come to run, which there are now, and one of them |
+//! | [`catalog`], [`model`] | how models come to run, which there are now, and one of them |
 //! | [`batching`] | the tower layer, a crate of its own; knows neither HTTP nor models |
 //! | [`engine`] | threads that own sessions |
 //! | [`cpu`] | how many CPUs there are, and the pool for decoding |
@@ -30,15 +30,14 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod cpu;
-mod decimal;
 pub mod engine;
 pub mod error;
 pub mod fair;
+mod fmt;
 pub mod gpu;
 pub mod healthcheck;
 pub mod http;
 pub mod listen;
-pub mod load;
 pub mod metrics;
 pub mod model;
 pub mod models;

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::budget::Budget;
 use crate::catalog::Catalog;
+use crate::catalog::loading::{self, ModelsError};
 use crate::config::{Config, ConfigError};
 use crate::cpu::{self, Workers};
 use crate::http::connections::{Connections, Counters};
@@ -20,7 +21,6 @@ use crate::http::stream::StreamLimits;
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{self, App};
 use crate::listen::{Taken, reachable};
-use crate::load::{self, ModelsError};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::reload::Hangups;
@@ -86,8 +86,8 @@ pub async fn serve(
     let catalog = {
         let (config, metrics, workers) = (config.clone(), metrics.clone(), workers.clone());
         let loading = tokio::task::spawn_blocking(move || {
-            load::runtime(&config)?;
-            let catalog = load::models(&config, &metrics, &workers, &Catalog::default())?;
+            loading::runtime(&config)?;
+            let catalog = loading::models(&config, &metrics, &workers, &Catalog::default())?;
             announce(&metrics, &Catalog::default(), &catalog);
             Ok::<_, StartupError>(catalog)
         });
@@ -304,7 +304,7 @@ async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
 /// stays as it was.
 fn reload_models(app: &App, config: &Config) -> Result<(), StartupError> {
     let old = app.catalog.load_full();
-    let new = load::models(config, &app.metrics, &app.workers, &old)?;
+    let new = loading::models(config, &app.metrics, &app.workers, &old)?;
     let new = Arc::new(new);
     app.catalog.store(Arc::clone(&new));
     announce(&app.metrics, &old, &new);

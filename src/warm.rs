@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::catalog;
+use crate::catalog::{self, loading};
 use crate::config::Config;
 use crate::cpu::{self, Workers};
-use crate::load;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::table;
@@ -16,16 +15,16 @@ use crate::table;
 /// Loads, warms and proves every model as `serve` does, one after the other, which leaves the engines of TensorRT in their cache. A
 /// model that fails is reported, and the others are still done. Blocks; must be called within a tokio runtime.
 pub fn run(config: &Config) -> Result<()> {
-    load::runtime(config)?;
-    let opened = load::open(config)?;
+    loading::runtime(config)?;
+    let opened = loading::open(config)?;
     let metrics = Metrics::new()?;
     let workers = Workers::start(cpu::available(), config.decode_memory.0.as_u64())?;
     let count = opened.len();
     let mut rows = Vec::new();
-    let mut fallbacks = load::Fallbacks::default();
+    let mut fallbacks = loading::Fallbacks::default();
     for (catalog::Found { name, version, .. }, bundle) in opened {
         let started = Instant::now();
-        match load::start(config, &name, version, bundle, &metrics, &workers) {
+        match loading::start(config, &name, version, bundle, &metrics, &workers) {
             Ok(model) => {
                 fallbacks.add(&model);
                 rows.push(row(&model, started.elapsed()));

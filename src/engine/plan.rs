@@ -28,7 +28,7 @@ pub struct RunTimes {
 pub struct Plan {
     /// Sessions that run side by side.
     pub lanes: usize,
-    /// Threads of each lane's session; without a number 1, and a lone run has one for each CPU, see [`super::solo`].
+    /// Threads of each lane's session; without a number 1, and a lone run has one for each CPU, see [`super::wide`].
     pub threads: Option<usize>,
     /// Whether rows of several requests should run together.
     pub batches_pay: bool,

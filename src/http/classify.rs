@@ -22,8 +22,8 @@ use super::guard::HighestPriority;
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::budget::{Budget, Share};
 use crate::catalog::Catalog;
-use crate::decimal;
 use crate::error::{Code, Error};
+use crate::fmt;
 use crate::model::{Classified, Input, Model, Terms};
 use crate::telemetry::access::{self, Stages};
 use crate::telemetry::spans::SpanRef;
@@ -550,7 +550,7 @@ fn server_timing(stages: &Stages) -> Vec<u8> {
         (", inference;dur=", stages.inference),
     ] {
         text.extend_from_slice(name.as_bytes());
-        decimal::push_milliseconds(&mut text, duration);
+        fmt::push_milliseconds(&mut text, duration);
     }
     text
 }

@@ -15,7 +15,7 @@ use tracing::Level;
 use super::trace_context::TraceParent;
 use super::writer::LogWriter;
 use crate::config::{AccessLogMode, LogFormat};
-use crate::decimal;
+use crate::fmt;
 
 /// The target of the lines, for filters.
 pub const TARGET: &str = "classifyd::access";
@@ -227,19 +227,19 @@ impl Line<'_> {
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        decimal::push(self.bytes, value);
+        fmt::push(self.bytes, value);
     }
 
     fn address(&mut self, key: &str, value: SocketAddr) {
         self.key(key);
         self.bytes.push(b'"');
-        decimal::push_address(self.bytes, value);
+        fmt::push_address(self.bytes, value);
         self.bytes.push(b'"');
     }
 
     fn milliseconds(&mut self, key: &str, duration: Duration) {
         self.key(key);
-        decimal::push_milliseconds(self.bytes, duration);
+        fmt::push_milliseconds(self.bytes, duration);
     }
 }
 

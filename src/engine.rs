@@ -7,10 +7,10 @@ mod health;
 mod lane;
 mod placed;
 mod plan;
-mod solo;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod wide;
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -28,8 +28,8 @@ use self::lane::{Lane, drive};
 pub use self::placed::Placed;
 use self::plan::CALLER_RUN;
 pub use self::plan::{LaneSettings, Plan, RunTimes};
-use self::solo::{Shared, Solo};
 pub use self::weights::Weights;
+use self::wide::{Shared, Solo};
 use crate::metrics::ModelMetrics;
 use crate::repoll;
 use batching::{BatchService, Limits, Queue};
