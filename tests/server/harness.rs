@@ -16,7 +16,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Models that misbehave in chosen ways, see `trainer/examples/fixture_models.rs`.
+/// Models that misbehave in chosen ways, see `tests/fixture-models`.
 pub(crate) fn fixture_models() -> PathBuf {
     root().join("tests/fixtures/models")
 }

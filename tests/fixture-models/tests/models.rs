@@ -1,4 +1,4 @@
-//! The committed model directories of `examples/fixture_models.rs` load in ONNX Runtime and do what they are for.
+//! The committed model directories load in ONNX Runtime and behave as the server's tests expect.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use image::{GrayImage, ImageFormat, Luma};
 
 fn directory(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures/models")
+        .join("../fixtures/models")
         .join(name)
         .join("1")
 }
@@ -25,11 +25,11 @@ fn open(name: &str) -> Classifier {
     classifier::open(directory(name)).unwrap()
 }
 
-/// A picture whose rows have these levels.
-fn picture(rows: [u8; 4]) -> Vec<u8> {
-    let image = GrayImage::from_fn(4, 4, |_, y| Luma([rows[y as usize]]));
+/// A PNG image of 4 x 4 pixels whose rows have these brightnesses.
+fn image(rows: [u8; 4]) -> Vec<u8> {
+    let pixels = GrayImage::from_fn(4, 4, |_, y| Luma([rows[y as usize]]));
     let mut png = Cursor::new(Vec::new());
-    image.write_to(&mut png, ImageFormat::Png).unwrap();
+    pixels.write_to(&mut png, ImageFormat::Png).unwrap();
     png.into_inner()
 }
 
@@ -47,7 +47,7 @@ fn close(found: &[f32], expected: &[f32]) {
 
 #[test]
 fn scores_are_those_computed_by_hand() {
-    let dark = picture([51, 102, 0, 0]);
+    let dark = image([51, 102, 0, 0]);
     let exp = [0.8_f32.exp(), 1.6_f32.exp(), 1.0];
     let softmax = exp.map(|value| value / exp.iter().sum::<f32>());
     for name in ["linear", "linear_nhwc", "probabilities", "nan", "fails", "slow"] {
@@ -58,8 +58,8 @@ fn scores_are_those_computed_by_hand() {
 }
 
 #[test]
-fn bright_pictures_break_what_is_made_to_break() {
-    let bright = picture([255, 255, 200, 200]);
+fn bright_images_give_nan_or_fail_in_the_graphs_made_for_it() {
+    let bright = image([255, 255, 200, 200]);
     let error = open("nan").scores(&bright).unwrap_err();
     assert!(matches!(error, Error::Run(RunError::NonFinite { .. })), "{error}");
     let error = open("fails").scores(&bright).unwrap_err();
@@ -76,7 +76,7 @@ fn a_hanging_run_can_be_interrupted() {
     let bundle = Bundle::open(directory("hang")).unwrap();
     let mut session = Session::load(&bundle, &SessionOptions::default()).unwrap();
     let begin = Instant::now();
-    // A black picture would cost nothing.
+    // A black image would take no time.
     let row = classifier::Row::from(vec![1.0_f32; 16]);
     let end = session.run([row].iter(), |interrupt: Interrupt| {
         std::thread::spawn(move || {

@@ -1,12 +1,12 @@
 //! Writes the tiny model directories that the server's tests use, each a few kilobytes:
 //!
 //! ```text
-//! cargo run -p trainer --example fixture_models -- tests/fixtures/models
+//! cargo run -p fixture-models -- tests/fixtures/models
 //! ```
 //!
-//! All have the labels `a`, `b` and `c`. Most take pictures of 4 x 4 pixels with values between 0 and 1, and their logits are
-//! the sums of the first, second and third row of pixels; those named `words` take texts, and their logits are the means of
-//! what [`VOCABULARY`] says of their words. What sets each apart stands at its function.
+//! All have the labels `a`, `b` and `c`. Most take images of 4 x 4 pixels with values between 0 and 1, and their
+//! logits are the sums of the first, second and third row of pixels. Those named `words` take texts, and their
+//! logits are the means of the logits that [`VOCABULARY`] gives their words.
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
@@ -19,30 +19,30 @@ const LABELS: [&str; 3] = ["a", "b", "c"];
 const LOGITS: [Dim; 2] = [Dim::BATCH, Dim::Fixed(LABELS.len())];
 const PIXELS: &str = "pixel_values";
 
-/// One iteration of the loop of [`busy`] multiplies two square matrices of this side.
+/// The side of the square matrices that [`busy`] multiplies in each iteration.
 const BUSY_SIDE: usize = 256;
 
 struct Fixture {
     name: &'static str,
     about: &'static str,
     graph: GraphBuilder,
-    input: Input,
+    input: FixtureInput,
     problem_type: &'static str,
     serving: &'static str,
 }
 
-/// What a fixture takes.
-enum Input {
-    /// Pictures with so many channels.
-    Picture { channels: usize },
-    /// Texts, between `[CLS]` and `[SEP]` or bare.
+enum FixtureInput {
+    Image {
+        channels: usize,
+    },
     Text {
+        /// Whether the tokenizer puts each text between `[CLS]` and `[SEP]`.
         special_tokens: bool,
         tokenizer_config: Value,
     },
 }
 
-/// Words with their logits. Padding has an opinion, so that a graph that does not mask it is found out.
+/// Words with their logits. Padding has logits too, so that a graph that does not mask it gives other scores.
 const VOCABULARY: [(&str, [f32; 3]); 9] = [
     ("[PAD]", [-9.0, 3.0, 6.0]),
     ("[UNK]", [0.0, 0.0, 0.0]),
@@ -61,7 +61,7 @@ impl Fixture {
             name,
             about,
             graph,
-            input: Input::Picture { channels: 1 },
+            input: FixtureInput::Image { channels: 1 },
             problem_type: "single_label_classification",
             serving: "",
         }
@@ -84,13 +84,13 @@ impl Fixture {
         });
         let mut files = vec![("config.json", json_file(&config)?)];
         match &self.input {
-            Input::Picture { channels } => {
+            FixtureInput::Image { channels } => {
                 files.push((
                     "preprocessor_config.json",
                     json_file(&preprocessor_config(*channels))?,
                 ));
             }
-            Input::Text {
+            FixtureInput::Text {
                 special_tokens,
                 tokenizer_config,
             } => {
@@ -130,7 +130,7 @@ fn preprocessor_config(channels: usize) -> Value {
     config
 }
 
-/// Lower case, without HTML breaks and accents, split at blanks and punctuation.
+/// Removes HTML line breaks and accents, lower-cases, and splits at white space and punctuation.
 fn tokenizer(special_tokens: bool) -> Value {
     let words = VOCABULARY.iter().enumerate();
     let vocabulary: BTreeMap<_, _> = words.clone().map(|(id, (word, _))| (*word, id)).collect();
@@ -177,8 +177,8 @@ fn tokenizer(special_tokens: bool) -> Value {
     })
 }
 
-/// The mean of the logits of the words. `masked` says whether padding is left out, `types` whether the graph also wants the
-/// type of each token, of which it makes nothing.
+/// The mean of the words' logits. `masked` excludes padding; `types` adds the input `token_type_ids`, all of which
+/// are 0 and change nothing.
 fn words(name: &str, masked: bool, types: bool) -> GraphBuilder {
     let mut graph = GraphBuilder::new(name);
     let tokens = [Dim::BATCH, Dim::Symbolic("sequence")];
@@ -218,14 +218,14 @@ fn words(name: &str, masked: bool, types: bool) -> GraphBuilder {
     graph
 }
 
-/// Sums the rows of pixels into a value of the given name.
+/// Adds the input and the sums of its rows of pixels, as a value of this name.
 fn sum_rows(graph: &mut GraphBuilder, name: &str) -> String {
     let one_channel = [Dim::BATCH, Dim::Fixed(1), Dim::Fixed(SIDE), Dim::Fixed(SIDE)];
     let pixels = graph.input(PIXELS, ElementType::Float, &one_channel);
     gemm(graph, &pixels, 1, name)
 }
 
-/// Sums each row of pixels over its columns, and takes the mean over its channels, which are the last axis.
+/// Sums each row of pixels and averages over the channels, which are the last axis.
 fn gemm(graph: &mut GraphBuilder, pixels: &str, channels: usize, name: &str) -> String {
     let flat = graph.node("Flatten", &[pixels], "flat", vec![Attribute::int("axis", 1)]);
     let row = SIDE * channels;
@@ -250,7 +250,7 @@ fn linear() -> GraphBuilder {
     graph
 }
 
-/// Channels last, three of them: a row's logit is the mean over them, so a grey picture gives what [`linear`] gives.
+/// Like [`linear`], with the channels last and three of them. A grey image has the same logits as there.
 fn linear_nhwc() -> GraphBuilder {
     let mut graph = GraphBuilder::new("linear_nhwc");
     let channels_last = [Dim::BATCH, Dim::Fixed(SIDE), Dim::Fixed(SIDE), Dim::Fixed(3)];
@@ -260,7 +260,7 @@ fn linear_nhwc() -> GraphBuilder {
     graph
 }
 
-/// The softmax is part of the graph.
+/// [`linear`] with the softmax in the graph.
 fn probabilities() -> GraphBuilder {
     let mut graph = GraphBuilder::new("probabilities");
     let logits = sum_rows(&mut graph, "logits");
@@ -274,7 +274,7 @@ fn probabilities() -> GraphBuilder {
     graph
 }
 
-/// Gives NaN for a picture whose mean is above one half: the logarithm of a negative number.
+/// Computes NaN for an image whose mean is above one half: the logarithm of a negative number.
 fn nan() -> GraphBuilder {
     let mut graph = GraphBuilder::new("nan");
     let sums = sum_rows(&mut graph, "sums");
@@ -294,7 +294,8 @@ fn nan() -> GraphBuilder {
     graph
 }
 
-/// Fails at run time for a picture whose first pixel is 0.75 or brighter: a table of three rows is asked for the fourth.
+/// Fails at run time for an image whose first pixel is 0.75 or brighter: it reads the fourth row of a table with
+/// three.
 fn fails() -> GraphBuilder {
     let mut graph = GraphBuilder::new("fails");
     let sums = sum_rows(&mut graph, "sums");
@@ -320,17 +321,19 @@ fn fails() -> GraphBuilder {
     graph
 }
 
-/// Takes long for a white picture, however many rows the batch has, and no time for a black one, which is what lanes are
-/// warmed with: multiplies matrices in a loop as often as the brightest pixel says, and adds nothing to the logits.
+/// Takes long for a white image, whatever the batch size, and no time for a black one, which the server's lanes warm
+/// up with. Multiplies matrices in a loop of `turns` iterations times the brightest pixel, and adds nothing to the
+/// logits.
 fn busy(name: &str, turns: f32) -> GraphBuilder {
     let mut graph = GraphBuilder::new(name);
     let sums = sum_rows(&mut graph, "sums");
     let side = BUSY_SIDE as i64;
     let shape = graph.ints("shape", &[2], &[side, side]);
-    // Rows that sum to 1, so that the product stays in range for ever.
+    // Each row sums to 1, so that the product stays in range in any number of iterations.
     let fill = vec![Attribute::scalar_tensor("value", 1.0 / BUSY_SIDE as f32)];
     let matrix = graph.node("ConstantOfShape", &[&shape], "matrix", fill);
-    // Begins with a number from the input, so that the runtime cannot compute the loop when it loads the graph.
+    // The loop starts from a value that depends on the input, so that ONNX Runtime cannot compute it while it loads
+    // the graph.
     let mean = graph.node(
         "ReduceMean",
         &["flat"],
@@ -373,11 +376,11 @@ fn busy(name: &str, turns: f32) -> GraphBuilder {
 }
 
 fn main() -> Result<()> {
-    let root = env::args_os().nth(1).context("usage: fixture_models DIRECTORY")?;
+    let root = env::args_os().nth(1).context("usage: fixture-models DIRECTORY")?;
     let fixtures = [
         Fixture::new("linear", "logits are the sums of the rows of pixels", linear()),
         Fixture {
-            input: Input::Picture { channels: 3 },
+            input: FixtureInput::Image { channels: 3 },
             serving: "layout = \"nhwc\"",
             ..Fixture::new("linear_nhwc", "linear with channels last", linear_nhwc())
         },
@@ -393,7 +396,7 @@ fn main() -> Result<()> {
             problem_type: "multi_label_classification",
             ..Fixture::new("multilabel", "linear for any number of labels", linear())
         },
-        Fixture::new("nan", "linear, NaN for pictures brighter than one half", nan()),
+        Fixture::new("nan", "linear, NaN for images brighter than one half", nan()),
         Fixture::new(
             "fails",
             "linear, fails if the first pixel is 0.75 or brighter",
@@ -401,16 +404,16 @@ fn main() -> Result<()> {
         ),
         Fixture::new(
             "slow",
-            "linear, takes a fifth of a second for a white picture",
+            "linear, takes a fifth of a second for a white image",
             busy("slow", 700.0),
         ),
         Fixture::new(
             "hang",
-            "linear, takes a minute for a white picture",
+            "linear, takes a minute for a white image",
             busy("hang", 200_000.0),
         ),
         Fixture {
-            input: Input::Text {
+            input: FixtureInput::Text {
                 special_tokens: false,
                 tokenizer_config: json!({ "model_max_length": 64, "pad_token": "[PAD]" }),
             },
@@ -421,7 +424,7 @@ fn main() -> Result<()> {
             )
         },
         Fixture {
-            input: Input::Text {
+            input: FixtureInput::Text {
                 special_tokens: true,
                 tokenizer_config: json!({
                     "model_max_length": 40, "pad_token": { "content": "[PAD]" },
@@ -436,7 +439,7 @@ fn main() -> Result<()> {
             )
         },
         Fixture {
-            input: Input::Text {
+            input: FixtureInput::Text {
                 special_tokens: false,
                 tokenizer_config: json!({ "model_max_length": 64, "pad_token": "[PAD]" }),
             },
