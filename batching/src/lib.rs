@@ -21,6 +21,8 @@
 //!
 //! Nothing here knows HTTP, models or ONNX Runtime.
 
+#![warn(missing_docs)]
+
 mod error;
 mod fair;
 mod future;

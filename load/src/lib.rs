@@ -4,6 +4,8 @@
 //! on one thread, in a closed loop or at a fixed rate, and counts them in a [`Tally`]; [`Report`] shows
 //! the results. It costs a fraction of the server's CPU time, so that both can share a machine.
 
+#![warn(missing_docs)]
+
 mod report;
 mod response;
 mod run;
