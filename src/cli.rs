@@ -7,10 +7,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::{Address, Settings};
+use crate::config::{Address, Config, Settings};
 
 /// Serves ONNX classifiers over HTTP: pictures and texts in, labels with scores out.
 #[derive(Debug, Parser)]
@@ -51,6 +52,30 @@ pub enum Command {
 /// The command line with its help in full; what the shell's completions and the manual pages are made of as well.
 pub fn command() -> clap::Command {
     help::complete(Cli::command())
+}
+
+/// Reports wrong usage as clap does and ends the process. If the value came from an environment
+/// variable, the message names it: it is nowhere on the command line.
+pub fn exit_with_usage(error: &clap::Error) -> ! {
+    let _ = error.print();
+    if let Some(variable) = variable_of(error) {
+        eprintln!("The value comes from the environment variable {variable}.");
+    }
+    std::process::exit(error.exit_code())
+}
+
+fn variable_of(error: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split(' ').next()?;
+    let is_flag = |word: String| word == flag || word.starts_with(&format!("{flag}="));
+    if std::env::args().any(is_flag) {
+        return None;
+    }
+    let key = flag.trim_start_matches("--").replace('-', "_");
+    let (_, variable) = Config::KEYS.iter().find(|(name, _)| *name == key)?;
+    Some(variable)
 }
 
 /// Options of `serve`.
@@ -204,9 +229,9 @@ pub struct CompletionsArgs {
 /// Options of `man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Folder for classifyd.1, classifyd-serve.1 and so on. Default: print classifyd.1.
+    /// Directory for classifyd.1, classifyd-serve.1 and so on. Default: print classifyd.1.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub folder: Option<PathBuf>,
+    pub directory: Option<PathBuf>,
 }
 
 /// Options of `openapi`.

@@ -1,54 +1,63 @@
-//! classifyd serves ONNX classifiers over HTTP.
+//! The program `classifyd`, which serves ONNX classifiers over HTTP. The library exists for
+//! [`run`], which `src/main.rs` calls; everything else is private.
 //!
-//! The way of one request: [`http::server`] accepts the connection, [`http::observe`] gives the request an id,
-//! [`http::classify`] reads it in one of three forms, [`model`] decodes its pictures or tokenises its texts (what is
-//! small in place, the rest in [`cpu::Pool`]) and submits the rows to the model's [`batching`] queue; a lane of the [`engine`] takes what waits, runs
-//! it, and answers; [`model`] turns outputs into scores, and [`http::classify`] writes them.
+//! A request takes this path. `http::server` accepts the connection, `http::observe` gives the
+//! request an ID, and `http::classify` reads the body in one of three forms. `model` decodes the
+//! images or tokenises the texts (short ones at once, the others on the threads of `cpu::Pool`) and
+//! submits the rows to the model's queue, which is a service of the crate [`batching`]. A lane of
+//! `engine` runs the next batch. `model` turns the outputs into scores, and `http::classify` writes
+//! the response.
 //!
-//! | module | what it is for |
+//! | module | responsibility |
 //! |---|---|
-//! | [`cli`], [`config`] | what the operator says |
-//! | [`startup`], [`listen`], [`shutdown`] | the order in which things come and go |
-//! | [`catalog`], [`model`] | how models come to run, which there are now, and one of them |
-//! | [`batching`] | the tower layer, a crate of its own; knows neither HTTP nor models |
-//! | [`engine`] | threads that own sessions |
-//! | [`cpu`] | how many CPUs there are, and the pool for decoding |
-//! | [`http`] | what a client sees |
-//! | [`repoll`] | keeps a connection on its thread |
-//! | [`error`] | every reason for which a request can fail |
-//! | [`metrics`], [`telemetry`], [`gpu`] | what the operator sees |
-//! | [`reload`] | what SIGHUP changes |
-//! | [`commands`], [`classify`], [`models`], [`check`], [`warm`], [`api_key`], [`shell`] | the commands that need no server |
-//! | [`healthcheck`] | asks a running server whether it is ready |
+//! | `cli`, `config` | the command line; the configuration from file, environment and flags |
+//! | `commands` | one file for each subcommand |
+//! | `startup`, `listen`, `shutdown` | the order in which the server's parts start and stop |
+//! | `catalog`, `model` | loading models, the set of loaded models, and one of them |
+//! | `engine` | lanes: threads that own an ONNX Runtime session |
+//! | `cpu`, `budget`, `fair` | how many CPUs there are, the pool for decoding, and memory limits |
+//! | `http` | routes, middleware and connections |
+//! | `repoll` | keeps a connection on its thread |
+//! | `error` | every reason for which a request can fail |
+//! | `metrics`, `telemetry`, `gpu` | metrics, log lines and traces; memory of GPUs |
+//! | `reload` | what SIGHUP changes |
 
-pub mod api_key;
-pub mod budget;
-pub mod catalog;
-pub mod check;
-pub mod classify;
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod cpu;
-pub mod engine;
-pub mod error;
-pub mod fair;
+#![allow(
+    unreachable_pub,
+    reason = "`pub` in a private module means: for the rest of the crate"
+)]
+
+mod budget;
+mod catalog;
+mod cli;
+mod commands;
+mod config;
+mod cpu;
+mod engine;
+mod error;
+mod fair;
 mod fmt;
-pub mod gpu;
-pub mod healthcheck;
-pub mod http;
-pub mod listen;
-pub mod metrics;
-pub mod model;
-pub mod models;
-pub mod reload;
-pub mod repoll;
-pub mod shell;
-pub mod shutdown;
-pub mod startup;
+mod gpu;
+mod http;
+mod listen;
+mod metrics;
+mod model;
+mod reload;
+mod repoll;
+mod shutdown;
+mod startup;
 mod table;
-pub mod telemetry;
-pub mod warm;
+mod telemetry;
+
+pub use commands::run;
+
+/// What `fuzz/` feeds with input. Not an interface: it can change at any time.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::budget::Budget;
+    pub use crate::cpu::{Pool, Workers};
+    pub use crate::http::payload;
+}
 
 /// Compiles the program of docs/clients.md.
 #[cfg(doctest)]

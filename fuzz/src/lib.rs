@@ -18,9 +18,8 @@ use axum::http::{HeaderMap, Uri};
 use batching::Flow;
 use classifier::golden::Golden;
 use classifier::{Bundle, Limits, Preprocessor, image, text as texts};
-use classifyd::budget::Budget;
-use classifyd::cpu::{Pool, Workers};
-use classifyd::http::payload::{self, Options};
+use classifyd::fuzzing::payload::{self, Options};
+use classifyd::fuzzing::{Budget, Pool, Workers};
 use peak_alloc::PeakAlloc;
 use tokio::time::Instant;
 

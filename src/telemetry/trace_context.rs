@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 /// Trace id, parent span id and flags.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What tracing systems carry along.
+#[cfg(feature = "otlp")]
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The same for the way back, as the W3C drafts it.
 pub const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::routing::post;
-use classifyd::http::server::{ConnectionLimits, Server as Listener};
-use classifyd::http::stream::StreamLimits;
 use harness::{Server, fixture_models, ok, problem, some_models, square, white_row};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -35,20 +36,13 @@ impl Collector {
         let router = axum::Router::new().route("/v1/traces", route);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let limits = ConnectionLimits {
-            max_connections: 10,
-            handshake: Duration::from_mins(1),
-            stream: StreamLimits {
-                keep_alive: Duration::from_mins(1),
-                header: Duration::from_mins(1),
-                write: Duration::from_mins(1),
-            },
-            max_header_size: 1 << 16,
-        };
-        let gauge = prometheus::IntGauge::new("connections", "of the collector").unwrap();
         tokio::spawn(async move {
-            let server = Listener::new(router, limits, None, gauge);
-            server.accept_until(listener, std::future::pending()).await;
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = TowerToHyperService::new(router.clone());
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection);
+            }
         });
         url
     }

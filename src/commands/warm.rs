@@ -4,17 +4,32 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::ArgMatches;
 
 use crate::catalog::{self, loading};
-use crate::config::Config;
+use crate::cli::WarmArgs;
+use crate::config::{self, Config};
 use crate::cpu::{self, Workers};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::table;
+use crate::{table, telemetry};
 
-/// Loads, warms and proves every model as `serve` does, one after the other, which leaves the engines of TensorRT in their cache. A
-/// model that fails is reported, and the others are still done. Blocks; must be called within a tokio runtime.
-pub fn run(config: &Config) -> Result<()> {
+/// Loads and warms up every model as `serve` does and runs its golden samples, one model after the
+/// other. With TensorRT that fills its cache of engines. A model that fails is reported, and the
+/// others are still loaded.
+pub fn run(args: WarmArgs, matches: Option<&ArgMatches>) -> Result<()> {
+    let origins = matches.map(Config::origins_of).unwrap_or_default();
+    let config = Config::load(args.settings, origins, args.config.as_deref())?;
+    let (_telemetry, _guard) = telemetry::init(&config)?;
+    if let Some(unread) = config::unread(args.config.as_deref()) {
+        tracing::info!("{unread}");
+    }
+    let runtime = super::runtime()?;
+    runtime.block_on(async { tokio::task::spawn_blocking(move || warm(&config)).await? })
+}
+
+/// Blocks. Must be called within a tokio runtime.
+fn warm(config: &Config) -> Result<()> {
     loading::runtime(config)?;
     let opened = loading::open(config)?;
     let metrics = Metrics::new()?;

@@ -29,7 +29,7 @@ use crate::telemetry;
 pub use self::access::{ApiKey, CorsOrigin, KeyHash, RateLimit};
 pub use self::file::unread;
 pub use self::model::{ModelConfig, ModelTable};
-pub use self::place::{Origin, Origins, Place};
+pub use self::place::{Origin, Origins};
 use self::values::IsNone;
 pub use self::values::{AccessLogMode, Address, HumanDuration, List, LogFormat, Network, Size, Unset};
 
