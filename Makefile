@@ -11,7 +11,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/classifyd
 
-.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak attack fuzz fuzz-quick fmt fmt-check lint deny openapi web test-web test-openapi screenshots clean
+.PHONY: help setup setup-gpu setup-trainer serve test gpu-check gpu-pack test-system test-accuracy check-deploy train bench telemetry soak attack fuzz fuzz-quick fmt fmt-check lint doc deny openapi web test-web test-openapi screenshots clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -119,10 +119,15 @@ fmt: ## Format the code
 fmt-check: ## Fail if the code is not formatted
 	cargo fmt --all --check
 
-lint: ## Fail on any warning
+lint: ## Fail on any warning, and on a comment line of more than 100 columns
+	scripts/check-comments.py
 	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
 	cargo clippy -p classifyd --features otlp --all-targets -- -D warnings
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
+
+doc: ## Build the documentation of the crates, private items included; fail on any warning
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude trainer --no-deps --document-private-items
+	$(TRAINER) RUSTDOCFLAGS="-D warnings" cargo doc -p trainer --no-deps --document-private-items
 
 deny: ## Run cargo-deny: licences, sources and versions of all dependencies, and known vulnerabilities
 	@scripts/check-dependencies.sh
