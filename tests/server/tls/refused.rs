@@ -1,0 +1,118 @@
+//! Certificates that a client refuses, and files that the server cannot use.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use rcgen::{BasicConstraints, IsCa};
+
+use super::authority::{Authority, Signed, self_signed, write};
+use super::start;
+use crate::harness::{Server, classifyd, white_row};
+
+/// `classifyd classify` with a server whose certificate is in the folder, and which is trusted.
+fn classify(folder: &Path, server: &Server, trusted: &Path) -> Output {
+    let picture = folder.join("picture.png");
+    fs::write(&picture, white_row(2)).unwrap();
+    let url = format!("https://localhost:{}", server.address.port());
+    classifyd()
+        .args(["classify", "--url", &url])
+        .arg(picture)
+        .env("SSL_CERT_FILE", trusted)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_certificate_that_a_client_refuses_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("tls.crt");
+    let refused = |signed: &Signed, trusted: &Path, reason: &str| {
+        write(folder.path(), signed);
+        let output = classify(folder.path(), &start(folder.path(), &[]), trusted);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(
+            errors.contains("its certificate is refused: ") && errors.contains(reason),
+            "{errors}"
+        );
+        assert!(!errors.contains("OtherError"), "{errors}");
+    };
+    // What `openssl req -x509` makes.
+    let of_an_authority = self_signed(IsCa::Ca(BasicConstraints::Unconstrained), "localhost");
+    refused(&of_an_authority, &trusted, "basicConstraints=critical,CA:FALSE");
+    refused(
+        &self_signed(IsCa::ExplicitNoCa, "elsewhere"),
+        &trusted,
+        "expected one for the name in --url",
+    );
+    let other = folder.path().join("other.crt");
+    fs::write(
+        &other,
+        self_signed(IsCa::ExplicitNoCa, "localhost").certificate_pem,
+    )
+    .unwrap();
+    let signed = Authority::new().sign("localhost");
+    refused(
+        &signed,
+        &other,
+        "name the file of its authority with SSL_CERT_FILE",
+    );
+    // What the advice makes.
+    write(folder.path(), &self_signed(IsCa::ExplicitNoCa, "localhost"));
+    let output = classify(folder.path(), &start(folder.path(), &[]), &trusted);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn files_that_cannot_be_used_keep_the_server_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (signed, other) = (authority.sign("localhost"), authority.sign("localhost"));
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    write(folder.path(), &signed);
+    fs::write(path("other.key"), other.key.serialize_pem()).unwrap();
+    fs::write(path("empty.crt"), "").unwrap();
+    let no_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(path("chain.crt"), signed.certificate_pem.clone() + no_x509).unwrap();
+    let serve = |certificate: &str, key: &str, more: &[&str]| -> Output {
+        let options = ["serve", "--tls-certificate", certificate, "--tls-key", key];
+        classifyd().args(options).args(more).output().unwrap()
+    };
+    let (certificate, key) = (path("tls.crt"), path("tls.key"));
+    for (output, parts) in [
+        (
+            serve("/nowhere.crt", &key, &[]),
+            [
+                "flag --tls-certificate: tls_certificate: /nowhere.crt",
+                "No such file",
+            ],
+        ),
+        (
+            serve(&path("empty.crt"), &key, &[]),
+            ["empty.crt: expected certificates in PEM", "found: none"],
+        ),
+        (
+            serve(&path("chain.crt"), &key, &[]),
+            ["tls_certificate", "expected an X.509 certificate as number 2"],
+        ),
+        (
+            serve(&certificate, &certificate, &[]),
+            ["tls_key", "expected a private key in PEM, found: none"],
+        ),
+        (
+            serve(&certificate, &path("other.key"), &[]),
+            ["tls_key", "expected the private key of tls_certificate"],
+        ),
+        (
+            serve(&certificate, &key, &["--tls-client-ca", &key]),
+            ["tls_client_ca", "expected certificates in PEM, found: none"],
+        ),
+    ] {
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        for part in parts {
+            assert!(told.contains(part), "expected {part:?} in: {told}");
+        }
+    }
+}
