@@ -18,7 +18,7 @@ const CORPUS: usize = 1_000_000;
 
 // One test, for the memory of several at a time could not be told apart.
 #[test]
-fn every_input_of_the_corpus_keeps_what_its_target_demands() {
+fn every_corpus_input_passes_its_fuzz_target() {
     let corpus = fuzz::repository().join("fuzz/corpus");
     let mut size = 0;
     for (name, target) in fuzz::TARGETS {

@@ -112,7 +112,7 @@ fn start(models: &std::path::Path, url: &str, more: &[&str]) -> Server {
 }
 
 #[tokio::test]
-async fn a_request_has_a_span_under_that_of_its_client_and_one_for_each_stage() {
+async fn a_request_has_a_child_span_of_its_clients_span_and_one_for_each_stage() {
     let collector = Collector::default();
     let url = collector.start().await;
     let mut server = start(&fixture_models(), &url, &[]);
@@ -191,7 +191,7 @@ async fn a_request_has_a_span_under_that_of_its_client_and_one_for_each_stage() 
 }
 
 #[tokio::test]
-async fn the_span_of_a_batch_is_linked_to_those_of_its_requests() {
+async fn a_batch_span_links_to_the_spans_of_its_requests() {
     let collector = Collector::default();
     let url = collector.start().await;
     let models = some_models(&["slow"]);
@@ -240,7 +240,7 @@ async fn the_span_of_a_batch_is_linked_to_those_of_its_requests() {
 }
 
 #[tokio::test]
-async fn a_failure_is_an_error_and_a_client_that_records_nothing_is_left_alone() {
+async fn a_failed_request_has_an_error_span_and_an_unsampled_client_has_none() {
     let collector = Collector::default();
     let url = collector.start().await;
     let mut server = start(&fixture_models(), &url, &[]);
@@ -264,7 +264,7 @@ async fn a_failure_is_an_error_and_a_client_that_records_nothing_is_left_alone()
 }
 
 #[tokio::test]
-async fn requests_are_answered_where_no_collector_is() {
+async fn requests_are_answered_without_a_collector() {
     // A port that nobody listens on.
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", unused.local_addr().unwrap());
@@ -282,7 +282,7 @@ async fn requests_are_answered_where_no_collector_is() {
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_used_is_refused() {
+fn an_invalid_otlp_endpoint_is_rejected() {
     let output = harness::classifyd()
         .args([
             "serve",

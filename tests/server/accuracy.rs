@@ -34,7 +34,7 @@ async fn accuracy(server: &Server, model: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn samples_of_the_test_splits_are_labelled_as_well_as_the_model_cards_say() {
+async fn accuracy_on_test_samples_matches_the_model_cards() {
     let server = Server::start(&shipped_models(), &[]);
     // What was measured on these 200 pictures each, less two pictures, for another machine may round otherwise.
     for (model, stated) in [("digits", 1.0), ("fashion", 0.945), ("images", 0.945)] {
@@ -47,7 +47,7 @@ async fn samples_of_the_test_splits_are_labelled_as_well_as_the_model_cards_say(
 }
 
 #[tokio::test]
-async fn sample_reviews_are_labelled_as_well_as_the_model_card_says() {
+async fn accuracy_on_sample_reviews_matches_the_model_card() {
     let server = Server::start(&shipped_models(), &[]);
     let lines = std::fs::read_to_string(root().join("tests/fixtures/samples/imdb.jsonl")).unwrap();
     let (mut right, mut count) = (0, 0);

@@ -35,7 +35,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn real_digits_get_their_labels_in_all_three_forms() {
+async fn real_digits_get_their_labels_in_all_three_request_formats() {
     let server = Server::start(&shipped_models(), &[]);
     let digits = digits();
     assert!(digits.len() >= 30, "a few dozen fixtures");
@@ -72,7 +72,7 @@ async fn real_digits_get_their_labels_in_all_three_forms() {
 }
 
 #[tokio::test]
-async fn many_digits_in_one_request_come_back_in_their_order() {
+async fn many_images_in_one_request_keep_their_order() {
     let server = Server::start(&shipped_models(), &[]);
     let digits = digits();
     let mut form = Form::new();
@@ -101,7 +101,7 @@ async fn many_digits_in_one_request_come_back_in_their_order() {
 }
 
 #[tokio::test]
-async fn an_answer_names_model_and_version_and_lists_the_best_labels() {
+async fn a_response_names_the_model_and_its_version_and_lists_the_top_labels() {
     let server = Server::start(&fixture_models(), &[]);
     let response = server
         .send_png("?model=linear&top_k=2", white_row(1))
@@ -132,7 +132,7 @@ async fn an_answer_names_model_and_version_and_lists_the_best_labels() {
 }
 
 #[tokio::test]
-async fn every_kind_of_model_gives_the_scores_that_its_directory_says() {
+async fn every_kind_of_model_gives_the_scores_its_directory_defines() {
     let server = Server::start(&fixture_models(), &[]);
     let scores = async |model: &str| -> Vec<f64> {
         let answer = ok(server
@@ -163,7 +163,7 @@ async fn every_kind_of_model_gives_the_scores_that_its_directory_says() {
 }
 
 #[tokio::test]
-async fn pictures_of_every_format_size_and_colour_are_taken() {
+async fn images_of_every_format_size_and_colour_type_are_accepted() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     let large = image::GrayImage::from_fn(400, 400, |_, y| image::Luma([if y / 100 == 1 { 255 } else { 0 }]));
@@ -192,7 +192,7 @@ async fn pictures_of_every_format_size_and_colour_are_taken() {
 }
 
 #[tokio::test]
-async fn a_model_need_not_be_named_where_it_is_clear() {
+async fn a_request_need_not_name_the_model_if_only_one_fits() {
     let one = some_models(&["linear"]);
     let server = Server::start(one.path(), &[]);
     assert_eq!(server.label("", white_row(0)).await, "a");
@@ -201,7 +201,7 @@ async fn a_model_need_not_be_named_where_it_is_clear() {
 }
 
 #[tokio::test]
-async fn models_are_listed_with_what_a_client_needs() {
+async fn the_model_list_has_what_a_client_needs() {
     let server = Server::start(&shipped_models(), &[]);
     let all = ok(server.get("/v1/models").send().await.unwrap()).await;
     let digits = ok(server.get("/v1/models/digits").send().await.unwrap()).await;
@@ -220,7 +220,7 @@ async fn models_are_listed_with_what_a_client_needs() {
 }
 
 #[tokio::test]
-async fn the_shipped_configuration_says_who_answers_where_the_request_does_not() {
+async fn the_shipped_configuration_names_default_models() {
     let config = root().join("classifyd.toml");
     let server = Server::start(&shipped_models(), &["--config", config.to_str().unwrap()]);
     let picture = std::fs::read(shipped_models().join("digits/1/golden/7_0.png")).unwrap();

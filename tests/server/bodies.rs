@@ -44,7 +44,7 @@ async fn send_from_elsewhere(server: &Server, picture: Vec<u8>) -> reqwest::Resp
 }
 
 #[tokio::test]
-async fn errors_repeat_at_most_a_hundred_characters_of_a_request() {
+async fn errors_quote_at_most_a_hundred_characters_of_a_request() {
     let server = linear(&[]);
     // Takes eight characters where it is escaped.
     let long = "\u{200b}".repeat(1_000_000);
@@ -105,7 +105,7 @@ async fn errors_repeat_at_most_a_hundred_characters_of_a_request() {
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_of_one_byte_takes_its_length() {
+async fn a_body_in_one_byte_chunks_takes_memory_for_its_length_only() {
     const LENGTH: usize = 1024 * 1024;
     let server = linear(&["--request-timeout", "2m"]);
     let before = server.peak_memory();
@@ -122,7 +122,7 @@ async fn a_body_in_chunks_of_one_byte_takes_its_length() {
 }
 
 #[tokio::test]
-async fn bodies_beyond_the_memory_for_them_are_refused_and_the_next_request_works() {
+async fn bodies_beyond_their_memory_budget_are_rejected_and_the_next_request_works() {
     let server = linear(&["--max-body", "2 MiB", "--body-memory", "4 MiB"]);
     let part = vec![0; 1024 * 1024];
     let mut slow: Vec<_> = (0..8)
@@ -186,7 +186,7 @@ async fn bodies_beyond_the_memory_for_them_are_refused_and_the_next_request_work
 }
 
 #[tokio::test]
-async fn inputs_that_no_model_takes_are_counted_and_not_kept() {
+async fn inputs_that_no_model_accepts_are_counted_and_not_kept() {
     let server = linear(&[]);
     let before = server.peak_memory();
     let many = format!(r#"{{"inputs": [{}""]}}"#, r#""","#.repeat(4_999_999));
@@ -203,7 +203,7 @@ async fn inputs_that_no_model_takes_are_counted_and_not_kept() {
 }
 
 #[tokio::test]
-async fn heads_take_no_more_memory_than_is_said() {
+async fn request_heads_stay_within_their_memory_limit() {
     const CONNECTIONS: usize = 400;
     let server = linear(&[]);
     let before = server.memory();
@@ -237,7 +237,7 @@ async fn heads_take_no_more_memory_than_is_said() {
 }
 
 #[tokio::test]
-async fn a_client_that_fills_the_memory_for_bodies_leaves_some_to_others() {
+async fn one_client_cannot_use_up_the_memory_for_bodies() {
     let server = linear(&["--max-body", "2 MiB", "--body-memory", "8 MiB"]);
     // All but the last byte of each, so that the server keeps what it has.
     let part = vec![0; 2 * 1024 * 1024 - 1];

@@ -14,7 +14,7 @@ const DEFAULTS: [&str; 4] = [
 ];
 
 #[test]
-fn the_readme_shows_what_its_lines_print() {
+fn the_readme_shows_the_output_of_its_examples() {
     let server = Server::start(&shipped_models(), &DEFAULTS);
     let programs = programs("README.md", &["sh"]);
     assert_eq!(programs.len(), 5);
@@ -28,7 +28,7 @@ fn the_readme_shows_what_its_lines_print() {
 }
 
 #[test]
-fn the_programs_of_the_document_print_what_it_says() {
+fn the_programs_in_clients_md_print_the_documented_output() {
     let server = Server::start(&shipped_models(), &DEFAULTS);
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys.toml");

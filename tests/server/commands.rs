@@ -19,7 +19,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn exit_codes_are_those_of_the_help() {
+fn exit_codes_match_the_help() {
     for (options, code) in [
         (&["--help"][..], 0),
         (&["serve", "-h"], 0),
@@ -40,7 +40,7 @@ fn exit_codes_are_those_of_the_help() {
 }
 
 #[test]
-fn whoever_has_read_enough_of_the_output_may_go() {
+fn closing_the_output_early_is_no_error() {
     for options in [&["openapi"][..], &["completions", "bash"], &["man"]] {
         let mut child = classifyd()
             .args(options)
@@ -60,7 +60,7 @@ fn whoever_has_read_enough_of_the_output_may_go() {
 }
 
 #[test]
-fn colours_are_for_terminals_alone() {
+fn colours_are_printed_on_terminals_only() {
     let models = root().join("models");
     let colourful = |command: &mut Command| {
         let output = command.output().unwrap();
@@ -86,7 +86,7 @@ fn colours_are_for_terminals_alone() {
 }
 
 #[test]
-fn completions_complete() {
+fn shell_completions_work() {
     let script = run(&["completions", "bash"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.bash");
@@ -148,7 +148,7 @@ fn readme_block(heading: &str) -> String {
 }
 
 #[test]
-fn the_commands_of_the_readme_do_what_it_says() {
+fn the_command_line_examples_of_the_readme_work() {
     let folder = Path::new(env!("CARGO_BIN_EXE_classifyd")).parent().unwrap();
     let block = readme_block("On the command line");
     let path = "PATH=\"$PWD/target/release:$PATH\"";

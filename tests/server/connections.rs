@@ -80,7 +80,7 @@ fn request(picture: &[u8]) -> Arc<Vec<u8>> {
 }
 
 #[test]
-fn sigterm_under_load_loses_no_request_that_was_taken() {
+fn sigterm_under_load_loses_no_accepted_request() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "1s"]);
     let request = request(&white_row(1));
@@ -121,7 +121,7 @@ fn sigterm_under_load_loses_no_request_that_was_taken() {
 }
 
 #[test]
-fn a_client_that_is_refused_while_it_sends_gets_its_answer_and_knows_whether_to_go_on() {
+fn a_client_rejected_during_its_upload_gets_the_response_and_learns_whether_the_connection_stays_open() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--max-body", "1MB"]);
     let good = request(&white_row(1));
@@ -157,7 +157,7 @@ fn a_client_that_is_refused_while_it_sends_gets_its_answer_and_knows_whether_to_
 }
 
 #[test]
-fn many_clients_that_connect_at_once_find_a_place_in_the_backlog() {
+fn the_listen_backlog_holds_many_simultaneous_connects() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     // It accepts nothing meanwhile.
@@ -178,7 +178,7 @@ fn many_clients_that_connect_at_once_find_a_place_in_the_backlog() {
 }
 
 #[tokio::test]
-async fn half_open_connections_do_not_disturb_the_others() {
+async fn half_open_connections_do_not_affect_others() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     let half_open: Vec<_> = (0..500)
@@ -202,7 +202,7 @@ async fn half_open_connections_do_not_disturb_the_others() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_where_all_are_of_a_proxy() {
+async fn connections_beyond_the_limit_wait_if_all_come_from_one_proxy() {
     let models = some_models(&["linear"]);
     let limit = ["--max-connections", "2", "--trusted-proxies", "127.0.0.1"];
     let server = Server::start(models.path(), &limit);
@@ -227,7 +227,7 @@ async fn connections_beyond_the_limit_wait_where_all_are_of_a_proxy() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_all_connections_loses_one_to_whoever_comes() {
+async fn a_client_that_holds_all_connections_loses_one_to_a_newcomer() {
     let models = some_models(&["linear"]);
     let admin = ["--admin-listen", "127.0.0.1:0"];
     let server = Server::start(models.path(), &[&["--max-connections", "8"][..], &admin].concat());
@@ -277,7 +277,7 @@ async fn is_served(mut stream: tokio::net::TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn one_client_cannot_take_the_places_of_the_others() {
+async fn one_client_cannot_take_the_queue_slots_of_others() {
     let models = some_models(&["linear"]);
     let admin = ["--admin-listen", "127.0.0.1:0"];
     let start = |more: &[&str]| {

@@ -26,7 +26,7 @@ async fn decoded(server: &Server) {
 }
 
 #[tokio::test]
-async fn pictures_whose_clients_wait_no_longer_keep_their_places_in_the_pool() {
+async fn images_of_disconnected_clients_keep_their_decoding_permits_until_done() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     let cpus = std::thread::available_parallelism().unwrap().get();
@@ -70,7 +70,7 @@ async fn pictures_whose_clients_wait_no_longer_keep_their_places_in_the_pool() {
 }
 
 #[tokio::test]
-async fn what_a_small_picture_hides_is_not_decoded() {
+async fn large_images_hidden_in_small_files_are_not_decoded() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     assert_eq!(server.label("", white_row(1)).await, "b");
@@ -111,7 +111,7 @@ async fn what_a_small_picture_hides_is_not_decoded() {
 }
 
 #[tokio::test]
-async fn pictures_that_are_decoded_share_a_budget_of_memory() {
+async fn images_being_decoded_share_a_memory_budget() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--decode-memory", "64MiB"]);
     assert_eq!(
@@ -146,7 +146,7 @@ async fn pictures_that_are_decoded_share_a_budget_of_memory() {
 }
 
 #[tokio::test]
-async fn the_pictures_of_a_request_have_a_limit_together() {
+async fn the_images_of_one_request_share_a_limit() {
     let models = some_models(&["linear"]);
     let options = ["--max-request-pixels", "50000", "--max-image-pixels", "40000"];
     let server = Server::start(models.path(), &options);
@@ -171,7 +171,7 @@ async fn the_pictures_of_a_request_have_a_limit_together() {
 
 /// Requests with many large pictures wait for each other, but hold neither the queue nor the pool.
 #[tokio::test]
-async fn pictures_that_wait_to_be_decoded_leave_room_for_small_ones() {
+async fn images_waiting_to_be_decoded_leave_room_for_small_ones() {
     let models = some_models(&["linear"]);
     let options = [
         "--queue-capacity",
@@ -218,7 +218,7 @@ async fn decoding(server: &Server) {
 }
 
 #[tokio::test]
-async fn a_small_picture_in_a_long_file_is_decoded_in_the_pool() {
+async fn a_small_image_in_a_large_file_is_decoded_in_the_pool() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     let picture = png_of_empty_blocks(96, 3_000_000);
@@ -231,7 +231,7 @@ async fn a_small_picture_in_a_long_file_is_decoded_in_the_pool() {
 }
 
 #[tokio::test]
-async fn probes_and_small_requests_are_answered_while_hostile_pictures_are_decoded() {
+async fn probes_and_small_requests_are_answered_while_hostile_images_are_decoded() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--admin-listen", "127.0.0.1:0"]);
     let admin = server.admin_address.unwrap();
@@ -261,7 +261,7 @@ async fn probes_and_small_requests_are_answered_while_hostile_pictures_are_decod
 }
 
 #[tokio::test]
-async fn a_picture_that_expires_while_it_waits_for_the_pool_is_answered_before_those_in_front_of_it() {
+async fn an_image_that_expires_while_waiting_to_be_decoded_is_answered_immediately() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     let webp = |query: &str, picture| {
@@ -294,7 +294,7 @@ async fn a_picture_that_expires_while_it_waits_for_the_pool_is_answered_before_t
 }
 
 #[tokio::test]
-async fn rows_beyond_the_memory_for_them_are_refused_and_the_next_request_works() {
+async fn tensor_rows_beyond_their_memory_budget_are_rejected_and_the_next_request_works() {
     // A row of this model takes 12 KiB, so that 100 of them are more than all that may be.
     let options = ["--queue-memory", "1 MiB", "--max-batch", "100"];
     let server = Server::start(&shipped_models(), &options);
@@ -334,7 +334,7 @@ async fn rows_beyond_the_memory_for_them_are_refused_and_the_next_request_works(
 }
 
 #[tokio::test]
-async fn a_client_with_small_pictures_does_not_wait_for_the_large_ones_of_another() {
+async fn small_images_do_not_wait_for_another_clients_large_images() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     let address = std::net::IpAddr::from([127, 0, 0, 2]);

@@ -20,7 +20,7 @@ fn refusal(models: &std::path::Path, options: &[&str]) -> String {
 }
 
 #[test]
-fn an_explicit_device_that_cannot_be_had_stops_the_start_with_the_reason() {
+fn the_server_does_not_start_if_the_requested_device_is_unavailable() {
     let models = some_models(&["linear"]);
     for (device, title) in [("cuda", "CUDA"), ("tensorrt", "TensorRT")] {
         let text = refusal(models.path(), &["--device", device, "--device-id", "1"]);
@@ -37,7 +37,7 @@ fn an_explicit_device_that_cannot_be_had_stops_the_start_with_the_reason() {
 }
 
 #[test]
-fn the_place_where_a_device_was_asked_for_is_told() {
+fn the_error_for_an_unavailable_device_names_where_it_was_configured() {
     let models = some_models(&["linear"]);
     let file = models.path().join("classifyd.toml");
     fs::write(&file, "[model.linear]\ndevice = \"cuda\"\n").unwrap();
@@ -67,7 +67,7 @@ fn the_place_where_a_device_was_asked_for_is_told() {
 }
 
 #[test]
-fn what_would_have_no_effect_is_refused() {
+fn settings_without_effect_are_rejected() {
     let models = some_models(&["linear"]);
     for device in ["cpu", "cuda"] {
         let text = refusal(models.path(), &["--device", device, "--fp16", "true"]);
@@ -82,7 +82,7 @@ fn what_would_have_no_effect_is_refused() {
 }
 
 #[tokio::test]
-async fn auto_falls_back_to_the_cpu_and_says_why() {
+async fn device_auto_falls_back_to_the_cpu_and_logs_why() {
     let models = some_models(&["linear"]);
     let server = Server::start(
         models.path(),
@@ -113,7 +113,7 @@ async fn auto_falls_back_to_the_cpu_and_says_why() {
 
 /// That failing runs do is tested beside the engine, where they can be had.
 #[tokio::test]
-async fn inputs_at_fault_do_not_degrade_a_model() {
+async fn invalid_inputs_do_not_degrade_a_model() {
     let server = Server::start(&fixture_models(), &["--default-image-model", "fails"]);
     for _ in 0..4 {
         let failed = server.send_png("", square(255)).send().await.unwrap();
@@ -133,7 +133,7 @@ async fn inputs_at_fault_do_not_degrade_a_model() {
 }
 
 #[test]
-fn warm_loads_every_model_and_says_what_it_runs_on() {
+fn warm_loads_every_model_and_prints_its_device() {
     let models = some_models(&["linear", "words"]);
     let warm = |options: &[&str]| {
         let output = classifyd()

@@ -140,7 +140,7 @@ fn pieces(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn scores_may_differ_in_their_last_digits_and_nothing_else() {
+fn comparison_allows_differences_in_the_last_digits_of_scores_only() {
     assert!(same("7 1.0000, 2 0.0000\n", "7 0.9999, 2 0.0001"));
     assert!(!same("7 1.0000", "7 0.9900"));
     assert!(!same("7 1.0000", "8 1.0000"));

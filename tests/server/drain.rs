@@ -10,7 +10,7 @@ use crate::hostile_images::flat_webp;
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
+async fn sigterm_finishes_requests_in_flight_and_exits_with_0() {
     let models = some_models(&["slow"]);
     let mut server = Server::start(models.path(), &["--lanes", "1", "--drain-delay", "0s"]);
     let in_flight: Vec<_> = (0..3)
@@ -27,7 +27,7 @@ async fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
 }
 
 #[tokio::test]
-async fn during_the_drain_delay_the_server_is_not_ready_but_still_serves() {
+async fn the_server_is_not_ready_but_still_serves_during_the_drain_delay() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "3s"]);
     assert_eq!(server.get("/readyz").send().await.unwrap().status(), 200);
@@ -57,7 +57,7 @@ async fn during_the_drain_delay_the_server_is_not_ready_but_still_serves() {
 }
 
 #[tokio::test]
-async fn sigint_does_not_wait_for_load_balancers() {
+async fn sigint_skips_the_drain_delay() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "1m"]);
     server.signal("INT");
@@ -67,7 +67,7 @@ async fn sigint_does_not_wait_for_load_balancers() {
 }
 
 #[tokio::test]
-async fn a_second_signal_cuts_the_drain_delay_short() {
+async fn a_second_signal_ends_the_drain_delay_early() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "1m"]);
     server.signal("TERM");
@@ -77,7 +77,7 @@ async fn a_second_signal_cuts_the_drain_delay_short() {
 }
 
 #[tokio::test]
-async fn a_second_signal_cuts_grace_short() {
+async fn a_second_signal_ends_grace_early() {
     let models = some_models(&["hang"]);
     let options = [
         "--drain-delay",
@@ -115,7 +115,7 @@ fn hears_terminate(process: u32) -> bool {
 }
 
 #[test]
-fn sigterm_while_the_models_load_ends_the_server_in_order() {
+fn sigterm_during_startup_ends_the_server_cleanly() {
     let mut child = classifyd()
         .args(["serve", "--listen", "127.0.0.1:0", "--models"])
         .arg(shipped_models())
@@ -132,7 +132,7 @@ fn sigterm_while_the_models_load_ends_the_server_in_order() {
 }
 
 #[tokio::test]
-async fn what_does_not_finish_within_grace_is_failed_with_draining() {
+async fn requests_that_do_not_finish_within_grace_fail_with_draining() {
     let models = some_models(&["hang"]);
     let options = [
         "--lanes",
@@ -161,7 +161,7 @@ async fn what_does_not_finish_within_grace_is_failed_with_draining() {
 }
 
 #[tokio::test]
-async fn a_body_or_a_picture_that_is_not_ready_within_grace_is_answered_with_draining() {
+async fn a_request_that_is_still_uploading_or_decoding_after_grace_gets_draining() {
     let models = some_models(&["linear"]);
     let options = ["--drain-delay", "0s", "--grace", "300ms"];
     let mut server = Server::start(models.path(), &options);
@@ -193,7 +193,7 @@ async fn a_body_or_a_picture_that_is_not_ready_within_grace_is_answered_with_dra
 }
 
 #[test]
-fn every_body_that_still_arrives_at_the_end_of_grace_is_answered_with_draining() {
+fn every_upload_still_in_progress_after_grace_gets_draining() {
     let models = some_models(&["linear"]);
     let options = ["--drain-delay", "0s", "--grace", "500ms"];
     let mut server = Server::start(models.path(), &options);
@@ -241,7 +241,7 @@ fn every_body_that_still_arrives_at_the_end_of_grace_is_answered_with_draining()
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_is_kept_open_does_not_hold_up_the_end() {
+async fn an_idle_connection_does_not_delay_shutdown() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "0s"]);
     // The client keeps its connection for a next request.

@@ -85,7 +85,7 @@ fn assert_fair((one, many): (usize, usize)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_gets_its_share_beside_many_that_fill_the_queue() {
+async fn one_connection_gets_its_share_while_many_others_fill_the_queue() {
     let models = some_models(&["slow"]);
     for capacity in ["16", "1024"] {
         let options = ["--lanes", "1", "--max-batch", "4", "--queue-capacity", capacity];

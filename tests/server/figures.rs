@@ -15,7 +15,7 @@ fn cells(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_guide_to_sizes_has_the_figures_that_were_measured() {
+fn the_sizing_guide_has_the_measured_figures() {
     let (operations, performance) = (page("operations.md"), page("performance.md"));
     // Of each load at the number of connections that its row in the guide is from: answers per second and CPU time in microseconds.
     let measured: Vec<(String, f64)> = performance
@@ -65,7 +65,7 @@ fn has_test(source: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_a_page_names_is_there() {
+fn every_test_that_a_page_names_exists() {
     for name in ["threat-model.md", "operations.md"] {
         let page = page(name);
         let tests = named_tests(&page);
@@ -80,7 +80,7 @@ fn every_test_that_a_page_names_is_there() {
 
 /// Beside each promise of the threat model stands a test, but for what no test can show.
 #[test]
-fn every_promise_of_the_threat_model_names_its_tests() {
+fn every_claim_of_the_threat_model_names_its_tests() {
     let page = page("threat-model.md");
     let threats = page
         .split("\n## ")

@@ -70,7 +70,7 @@ async fn assert_held(server: &Server, request: impl Fn() -> RequestBuilder) {
 }
 
 #[tokio::test]
-async fn a_text_that_is_tokenised_keeps_its_place_when_its_client_has_gone() {
+async fn a_text_being_tokenised_keeps_its_memory_permit_after_its_client_disconnects() {
     let models = words();
     let server = Server::start(models.path(), &[]);
     ok(server.send_text("", "apple").send().await.unwrap()).await;
@@ -79,7 +79,7 @@ async fn a_text_that_is_tokenised_keeps_its_place_when_its_client_has_gone() {
 }
 
 #[tokio::test]
-async fn json_that_is_read_keeps_its_place_when_its_client_has_gone() {
+async fn json_being_parsed_keeps_its_memory_permit_after_its_client_disconnects() {
     let models = words();
     let server = Server::start(models.path(), &[]);
     ok(server.send_text("", "apple").send().await.unwrap()).await;
@@ -121,7 +121,7 @@ async fn texts_whose_clients_wait_no_longer_take_neither_threads_nor_memory() {
 }
 
 #[tokio::test]
-async fn a_text_that_takes_more_memory_than_there_is_is_refused() {
+async fn a_text_that_needs_more_memory_than_the_budget_is_rejected() {
     let models = words();
     let server = Server::start(models.path(), &["--decode-memory", "16 MiB"]);
     let refused = problem(server.send_text("", long_text()).send().await.unwrap()).await;

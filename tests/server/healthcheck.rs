@@ -18,7 +18,7 @@ fn fails_with(output: &Output, part: &str) {
 }
 
 #[tokio::test]
-async fn a_ready_server_is_healthy_and_a_draining_one_only_alive() {
+async fn a_ready_server_is_healthy_and_a_draining_one_is_only_live() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--drain-delay", "20s"]);
     let listen = server.address.to_string();
@@ -42,7 +42,7 @@ async fn a_ready_server_is_healthy_and_a_draining_one_only_alive() {
 }
 
 #[test]
-fn a_server_that_is_not_there_or_does_not_answer_is_not_healthy() {
+fn a_server_that_is_absent_or_silent_is_not_healthy() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     // The kernel takes the connection, but nobody answers.
@@ -55,7 +55,7 @@ fn a_server_that_is_not_there_or_does_not_answer_is_not_healthy() {
 }
 
 #[test]
-fn the_address_comes_from_the_configuration() {
+fn healthcheck_takes_the_address_from_the_configuration() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -73,7 +73,7 @@ fn the_address_comes_from_the_configuration() {
 }
 
 #[tokio::test]
-async fn probes_on_a_listener_of_their_own_are_asked_there() {
+async fn healthcheck_uses_the_admin_listener_if_there_is_one() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--admin-listen", "127.0.0.1:0"]);
     let (listen, admin) = (

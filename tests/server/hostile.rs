@@ -44,7 +44,7 @@ fn animation(frames: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn hostile_inputs_are_refused_or_survived_and_memory_stays_bounded() {
+async fn hostile_inputs_are_rejected_or_survived_and_memory_stays_bounded() {
     let models = some_models(&["linear"]);
     let server = Server::start(
         models.path(),

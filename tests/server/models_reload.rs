@@ -84,7 +84,7 @@ async fn a_new_version_takes_over_under_load_and_no_request_fails() {
 }
 
 #[tokio::test]
-async fn what_runs_in_the_old_version_is_finished_there() {
+async fn requests_running_on_the_old_version_finish_on_it() {
     let models = changed_model("slow", |_| {});
     let server = Server::start(models.path(), &["--lanes", "1", "--max-batch", "1"]);
     let slow = || tokio::spawn(server.send_png("", square(255)).send());
@@ -110,7 +110,7 @@ async fn what_runs_in_the_old_version_is_finished_there() {
 }
 
 #[tokio::test]
-async fn a_version_that_cannot_be_loaded_leaves_the_old_one_in_place() {
+async fn the_old_version_stays_if_the_new_one_cannot_be_loaded() {
     let models = tempfile::tempdir().unwrap();
     put(models.path(), "linear", 1, "old-");
     let server = Server::start(models.path(), &[]);
@@ -135,7 +135,7 @@ async fn a_version_that_cannot_be_loaded_leaves_the_old_one_in_place() {
 }
 
 #[tokio::test]
-async fn a_version_that_does_not_prove_itself_leaves_the_old_one_in_place() {
+async fn the_old_version_stays_if_the_new_one_fails_its_golden_samples() {
     let models = tempfile::tempdir().unwrap();
     put(models.path(), "linear", 1, "old-");
     let server = Server::start(models.path(), &[]);
@@ -163,7 +163,7 @@ async fn a_version_that_does_not_prove_itself_leaves_the_old_one_in_place() {
 }
 
 #[tokio::test]
-async fn models_come_and_go_and_a_version_is_taken_back_by_its_number() {
+async fn models_are_added_and_removed_and_a_version_can_be_rolled_back() {
     let models = tempfile::tempdir().unwrap();
     put(models.path(), "one", 1, "old-");
     put(models.path(), "one", 2, "new-");
@@ -198,7 +198,7 @@ async fn models_come_and_go_and_a_version_is_taken_back_by_its_number() {
 }
 
 #[tokio::test]
-async fn an_empty_folder_does_not_take_the_models_away() {
+async fn an_empty_models_directory_unloads_nothing() {
     let models = tempfile::tempdir().unwrap();
     put(models.path(), "linear", 1, "");
     let server = Server::start(models.path(), &[]);
@@ -220,7 +220,7 @@ fn hears_hangups(process: u32) -> bool {
 }
 
 #[test]
-fn a_hangup_while_the_models_load_is_answered_when_they_are_loaded() {
+fn sighup_during_startup_takes_effect_after_the_models_have_loaded() {
     let mut child = classifyd()
         .args([
             "serve",
@@ -272,7 +272,7 @@ fn a_hangup_while_the_models_load_is_answered_when_they_are_loaded() {
 }
 
 #[tokio::test]
-async fn a_lane_that_is_loaded_again_is_made_of_what_was_read_at_the_start() {
+async fn a_rebuilt_lane_uses_the_files_as_read_at_startup() {
     let models = changed_model("fails", |_| {});
     let server = Server::start(models.path(), &["--lanes", "1"]);
     assert_eq!(server.label("", square(0)).await, "a");

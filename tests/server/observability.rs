@@ -3,7 +3,7 @@
 use crate::harness::{Server, fixture_models, problem, square, white_row};
 
 #[tokio::test]
-async fn the_metrics_tell_what_happened() {
+async fn metrics_count_requests_batches_and_errors() {
     let server = Server::start(&fixture_models(), &[]);
     for row in [0, 1, 1] {
         server.label("?model=linear", white_row(row)).await;
@@ -76,7 +76,7 @@ async fn the_metrics_tell_what_happened() {
 }
 
 #[tokio::test]
-async fn a_client_cannot_make_new_series() {
+async fn a_client_cannot_create_metric_series() {
     let server = Server::start(&fixture_models(), &[]);
     server.label("?model=linear", white_row(0)).await;
     let series = |text: &str| text.lines().filter(|line| line.starts_with("classifyd_")).count();

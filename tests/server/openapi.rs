@@ -25,7 +25,7 @@ fn document() -> Value {
 }
 
 #[test]
-fn the_checked_in_documents_are_those_of_the_code() {
+fn the_checked_in_openapi_documents_are_current() {
     for (file, options) in [
         ("openapi/openapi.json", &["openapi"][..]),
         ("openapi/openapi.yaml", &["openapi", "--format", "yaml"]),
@@ -143,7 +143,7 @@ impl Examples {
 }
 
 #[tokio::test]
-async fn every_problem_example_is_what_the_server_says() {
+async fn every_problem_example_matches_the_servers_response() {
     let mut examples = Examples {
         promised: problem_examples(&document()),
         seen: BTreeSet::new(),
@@ -313,7 +313,7 @@ fn assert_alike(found: &Value, expected: &Value, at: &str) {
 }
 
 #[tokio::test]
-async fn every_example_of_a_request_gets_the_example_of_its_answer() {
+async fn every_example_request_gets_its_example_response() {
     let server = Server::start(&shipped_models(), DEFAULTS);
     let document = document();
     let operation = &document["paths"]["/v1/classify"]["post"];
@@ -345,7 +345,7 @@ async fn every_example_of_a_request_gets_the_example_of_its_answer() {
 }
 
 #[tokio::test]
-async fn the_examples_of_a_model_description_are_those_of_shipped_models() {
+async fn the_example_model_descriptions_match_the_shipped_models() {
     let server = Server::start(&shipped_models(), &[]);
     let document = document();
     let schemas = &document["components"]["schemas"];

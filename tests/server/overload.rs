@@ -8,7 +8,7 @@ use crate::harness::{Server, ok, problem, some_models, square, white_row};
 const NARROW: &[&str] = &["--lanes", "1", "--max-batch", "1", "--queue-capacity", "2"];
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_works_again_when_there_is_room() {
+async fn a_full_queue_rejects_immediately_and_recovers() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), NARROW);
     let slow = || tokio::spawn(server.send_png("", square(255)).send());
@@ -42,7 +42,7 @@ async fn a_full_queue_refuses_at_once_and_works_again_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_deadline_is_kept_while_the_lane_is_busy() {
+async fn a_deadline_holds_while_the_lane_is_busy() {
     let models = some_models(&["hang"]);
     let server = Server::start(models.path(), NARROW);
     let started = Instant::now();
@@ -65,7 +65,7 @@ async fn a_deadline_is_kept_while_the_lane_is_busy() {
 }
 
 #[tokio::test]
-async fn a_request_that_expires_in_the_queue_is_answered_and_never_run() {
+async fn a_request_that_expires_in_the_queue_gets_an_error_and_never_runs() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), NARROW);
     let first = tokio::spawn(server.send_png("", square(255)).send());
@@ -94,7 +94,7 @@ async fn a_request_that_expires_in_the_queue_is_answered_and_never_run() {
 }
 
 #[tokio::test]
-async fn work_of_a_client_that_has_gone_is_not_done() {
+async fn images_of_a_disconnected_client_are_not_decoded() {
     let models = some_models(&["hang"]);
     let server = Server::start(models.path(), NARROW);
     let running = tokio::spawn(server.send_png("", square(255)).send());
@@ -116,7 +116,7 @@ async fn work_of_a_client_that_has_gone_is_not_done() {
 }
 
 #[tokio::test]
-async fn what_waits_together_runs_together() {
+async fn inputs_that_wait_together_run_in_one_batch() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), &["--lanes", "1"]);
     let first = tokio::spawn(server.send_png("", square(255)).send());
@@ -140,7 +140,7 @@ async fn what_waits_together_runs_together() {
 }
 
 #[tokio::test]
-async fn a_request_overtakes_those_of_a_lower_priority() {
+async fn a_request_runs_before_requests_of_lower_priority() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), &["--lanes", "1", "--max-batch", "1"]);
     let busy = tokio::spawn(server.send_png("", square(255)).send());

@@ -7,7 +7,7 @@ use reqwest::header::{
 use crate::harness::{Server, some_models};
 
 #[tokio::test]
-async fn pages_and_their_files_come_out_of_the_binary_with_a_strict_policy() {
+async fn pages_and_assets_are_served_from_the_binary_with_a_strict_csp() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     for (path, content_type, part) in [
@@ -59,7 +59,7 @@ async fn pages_and_their_files_come_out_of_the_binary_with_a_strict_policy() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_browser_has_is_not_sent_again() {
+async fn a_file_in_the_browsers_cache_is_not_sent_again() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     for path in ["/", "/assets/playground.js", "/assets/swagger-ui-bundle.js"] {

@@ -64,7 +64,7 @@ fn every_command_that_loads_the_library_turns_its_telemetry_off() {
 }
 
 #[test]
-fn what_the_operator_says_of_telemetry_is_left_alone() {
+fn an_operators_telemetry_setting_is_kept() {
     let home = tempfile::tempdir().unwrap();
     let mut child = at_home(home.path())
         .args(["serve", "--listen", "127.0.0.1:0", "--models"])
@@ -89,7 +89,7 @@ fn what_the_operator_says_of_telemetry_is_left_alone() {
 }
 
 #[test]
-fn starting_again_keeps_the_arguments_and_the_exit_code() {
+fn a_re_executed_process_keeps_its_arguments_and_exit_code() {
     let home = tempfile::tempdir().unwrap();
     let output = at_home(home.path())
         .args(["check", "a folder that is not there"])

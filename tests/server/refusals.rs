@@ -39,7 +39,7 @@ fn case(
 }
 
 #[tokio::test]
-async fn each_bad_request_is_told_what_is_wrong_and_the_next_one_works() {
+async fn each_invalid_request_gets_an_exact_error_and_the_next_one_works() {
     let options = [
         "--max-body",
         "1MB",
@@ -280,7 +280,7 @@ async fn each_bad_request_is_told_what_is_wrong_and_the_next_one_works() {
 }
 
 #[tokio::test]
-async fn an_internal_error_tells_the_log_and_not_the_client() {
+async fn the_cause_of_an_internal_error_goes_to_the_log_and_not_to_the_client() {
     let server = Server::start(&fixture_models(), &[]);
     let response = server.send_png("?model=nan", square(255)).send().await.unwrap();
     let problem = problem(response).await;
@@ -290,7 +290,7 @@ async fn an_internal_error_tells_the_log_and_not_the_client() {
 }
 
 #[tokio::test]
-async fn a_405_says_what_is_allowed() {
+async fn a_405_response_lists_the_allowed_methods() {
     let server = Server::start(&fixture_models(), &[]);
     let response = server
         .client
@@ -303,7 +303,7 @@ async fn a_405_says_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_kept_where_it_is_plain_and_made_where_it_is_not() {
+async fn a_valid_request_id_is_kept_and_an_invalid_one_is_replaced() {
     let server = Server::start(&fixture_models(), &[]);
     let ask = async |id: &str| {
         let response = server
@@ -320,7 +320,7 @@ async fn a_request_id_is_kept_where_it_is_plain_and_made_where_it_is_not() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_arriving_is_given_up_at_the_deadline() {
+async fn a_stalled_upload_is_abandoned_at_the_deadline() {
     let server = Server::start(&fixture_models(), &["--request-timeout", "300ms"]);
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -339,7 +339,7 @@ async fn a_body_that_stops_arriving_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_end_is_closed() {
+async fn a_connection_whose_request_head_never_ends_is_closed() {
     let server = Server::start(&fixture_models(), &["--header-timeout", "300ms"]);
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

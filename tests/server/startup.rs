@@ -47,7 +47,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_library_that_is_missing_or_broken_is_told_with_where_it_was_looked_for() {
+fn the_error_for_a_missing_or_broken_library_names_the_places_searched() {
     let models = fixture_models();
     let serve = [
         "serve",
@@ -95,7 +95,7 @@ fn a_library_that_is_missing_or_broken_is_told_with_where_it_was_looked_for() {
 }
 
 #[test]
-fn without_a_name_the_library_is_looked_for_in_the_usual_places() {
+fn an_unnamed_library_is_searched_for_in_the_usual_places() {
     let folder = tempfile::tempdir().unwrap();
     let executable = folder.path().join("bin/classifyd");
     fs::create_dir_all(executable.parent().unwrap()).unwrap();
@@ -129,7 +129,7 @@ fn without_a_name_the_library_is_looked_for_in_the_usual_places() {
 }
 
 #[test]
-fn a_model_that_does_not_reproduce_its_trainers_scores_is_refused() {
+fn a_model_that_does_not_reproduce_its_golden_samples_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     copy(
         &shipped_models().join("digits/1"),
@@ -151,7 +151,7 @@ fn a_model_that_does_not_reproduce_its_trainers_scores_is_refused() {
 }
 
 #[test]
-fn a_broken_model_directory_is_told_with_its_file() {
+fn the_error_for_a_broken_model_directory_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     copy(&fixture_models().join("linear"), &folder.path().join("linear"));
     fs::write(folder.path().join("linear/1/model.onnx"), "not ONNX").unwrap();
@@ -171,7 +171,7 @@ fn a_broken_model_directory_is_told_with_its_file() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told() {
+fn the_error_for_an_address_in_use_names_the_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let models = fixture_models();
@@ -206,7 +206,7 @@ fn a_port_that_is_taken_is_told() {
 }
 
 #[tokio::test]
-async fn the_server_says_where_its_pages_are_when_it_is_ready() {
+async fn the_ready_log_line_names_the_urls_of_the_pages() {
     let models = some_models(&["linear"]);
     let server = Server::start_at("0.0.0.0:0", models.path(), &[]);
     let url = format!("http://127.0.0.1:{}/", server.address.port());

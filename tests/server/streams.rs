@@ -55,7 +55,7 @@ fn answer(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_loses_its_connection() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let admin = ["--admin-listen", "127.0.0.1:0", "--write-timeout", "1s"];
     let server = Server::start(&shipped_models(), &admin);
     let request = b"GET /assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -87,7 +87,7 @@ async fn a_client_that_does_not_read_loses_its_connection() {
 }
 
 #[test]
-fn idle_time_and_the_time_of_a_head_have_limits_of_their_own() {
+fn idle_connections_and_slow_request_heads_have_separate_timeouts() {
     let models = some_models(&["linear"]);
     let patient = ["--header-timeout", "1s", "--keep-alive-timeout", "1m"];
     let server = Server::start(models.path(), &patient);
@@ -120,7 +120,7 @@ fn idle_time_and_the_time_of_a_head_have_limits_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_body_may_take_longer_than_a_head() {
+async fn a_body_may_take_longer_than_the_header_timeout() {
     let models = some_models(&["linear"]);
     let limits = ["--header-timeout", "500ms", "--keep-alive-timeout", "500ms"];
     let server = Server::start(models.path(), &limits);
@@ -136,7 +136,7 @@ async fn a_body_may_take_longer_than_a_head() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_closed_its_side_gets_its_answer() {
+async fn a_client_that_half_closes_its_connection_still_gets_the_response() {
     let models = some_models(&["linear", "slow"]);
     let server = Server::start(models.path(), &[]);
     for (model, picture) in [("linear", white_row(1)), ("slow", square(255))] {
@@ -163,7 +163,7 @@ async fn a_client_that_has_closed_its_side_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn the_work_of_a_client_that_has_gone_is_dropped() {
+async fn queued_work_of_a_disconnected_client_is_dropped() {
     let models = some_models(&["hang"]);
     let server = Server::start(models.path(), &["--request-timeout", "5m"]);
     let mut stream = connect(&server);
@@ -179,7 +179,7 @@ async fn the_work_of_a_client_that_has_gone_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_request_names_one_host_and_the_server_answers_to_its_own_names() {
+async fn a_request_must_name_one_host_that_the_server_accepts() {
     let ask = |server: &Server, head: &str| {
         let mut stream = connect(server);
         let request = format!("GET {head}\r\nConnection: close\r\n\r\n");

@@ -25,7 +25,7 @@ fn access_lines(server: &Server) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn every_request_has_one_line_that_says_what_became_of_it() {
+async fn every_request_has_one_access_log_line() {
     let server = Server::start(&fixture_models(), &[]);
     let response = server
         .send_png("?model=linear", white_row(1))
@@ -77,7 +77,7 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
 }
 
 #[tokio::test]
-async fn the_line_of_a_refusal_names_its_code_and_nothing_that_the_client_sent() {
+async fn the_log_line_of_a_rejected_request_has_its_code_and_no_client_data() {
     let server = Server::start(&fixture_models(), &[]);
     let refused = server
         .send_png("?model=linear&secret=hidden-1", square(0))
@@ -116,7 +116,7 @@ async fn the_line_of_a_refusal_names_its_code_and_nothing_that_the_client_sent()
 }
 
 #[tokio::test]
-async fn the_cause_of_an_internal_error_stands_beside_the_request_id() {
+async fn the_log_has_the_cause_and_the_request_id_of_an_internal_error() {
     let models = some_models(&["fails"]);
     let server = Server::start(models.path(), &[]);
     let failed = server.send_png("", square(255)).header("x-request-id", "fault-1");
@@ -129,7 +129,7 @@ async fn the_cause_of_an_internal_error_stands_beside_the_request_id() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_is_counted_and_has_a_line() {
+async fn a_disconnected_client_is_counted_and_logged() {
     let models = some_models(&["hang"]);
     let server = Server::start(models.path(), &["--lanes", "1"]);
     let request = server.send_png("", square(255)).header("x-request-id", "gone-1");
@@ -166,7 +166,7 @@ async fn a_client_that_goes_is_counted_and_has_a_line() {
 }
 
 #[tokio::test]
-async fn probes_have_lines_at_debug_alone() {
+async fn probes_are_logged_at_debug_level_only() {
     let models = some_models(&["linear"]);
     for (log, expected) in [("info", 0), ("info,classifyd::access=debug", 3)] {
         let mut server = Server::start(models.path(), &["--log", log, "--drain-delay", "0s"]);
@@ -184,7 +184,7 @@ async fn probes_have_lines_at_debug_alone() {
 }
 
 #[tokio::test]
-async fn no_line_is_lost_when_the_server_ends() {
+async fn no_log_line_is_lost_at_shutdown() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "0s"]);
     for at in 0..500 {
@@ -207,7 +207,7 @@ async fn no_line_is_lost_when_the_server_ends() {
 }
 
 #[tokio::test]
-async fn levels_change_while_the_server_runs() {
+async fn log_levels_change_while_the_server_runs() {
     let models = some_models(&["linear"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.toml");
@@ -261,7 +261,7 @@ async fn levels_change_while_the_server_runs() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_costs_lines_and_no_request() {
+async fn a_blocked_log_drops_lines_and_no_request() {
     use std::io::Read as _;
     use std::process::Stdio;
 

@@ -18,7 +18,7 @@ async fn results(request: RequestBuilder) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_text_gets_the_same_answer_in_all_forms() {
+async fn a_text_gets_the_same_result_in_every_request_format() {
     let models = some_models(&["words"]);
     let server = Server::start(models.path(), &[]);
     let text = "A Banana, naïvely<br />🍌 — バナナ!";
@@ -53,7 +53,7 @@ async fn a_text_gets_the_same_answer_in_all_forms() {
 }
 
 #[tokio::test]
-async fn the_kind_of_input_chooses_the_model_where_that_is_clear() {
+async fn the_input_type_chooses_the_model_if_only_one_fits() {
     let models = some_models(&["linear", "nan", "words"]);
     let server = Server::start(models.path(), &["--default-image-model", "linear"]);
     assert_eq!(results(server.send_text("", "cherry")).await[0]["label"], "c");
@@ -97,7 +97,7 @@ async fn text_models_are_listed_with_what_a_client_needs() {
 }
 
 #[test]
-fn classify_takes_texts_and_files_of_them() {
+fn classify_accepts_texts_and_text_files() {
     let models = some_models(&["words"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("review.txt");

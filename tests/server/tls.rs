@@ -56,7 +56,7 @@ const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: clo
 const MODELS: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn a_picture_is_classified_over_tls() {
+async fn an_image_is_classified_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     write(folder.path(), &authority.sign("localhost"));
@@ -95,7 +95,7 @@ async fn a_picture_is_classified_over_tls() {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_are_spoken() {
+async fn tls_1_2_and_1_3_both_work() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     write(folder.path(), &authority.sign("localhost"));
@@ -115,7 +115,7 @@ async fn both_versions_of_tls_are_spoken() {
 }
 
 #[test]
-fn the_command_line_asks_over_tls() {
+fn classify_works_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     write(folder.path(), &authority.sign("localhost"));
@@ -141,7 +141,7 @@ fn the_command_line_asks_over_tls() {
 }
 
 #[tokio::test]
-async fn with_mutual_tls_only_clients_that_the_authority_has_signed_are_heard() {
+async fn mutual_tls_accepts_only_clients_with_a_certificate_of_the_authority() {
     let folder = tempfile::tempdir().unwrap();
     let (servers, clients) = (Authority::new(), Authority::new());
     write(folder.path(), &servers.sign("localhost"));
@@ -174,7 +174,7 @@ async fn with_mutual_tls_only_clients_that_the_authority_has_signed_are_heard() 
 }
 
 #[tokio::test]
-async fn clients_that_do_not_shake_hands_hold_up_nobody_and_are_sent_away() {
+async fn clients_that_do_not_complete_the_tls_handshake_are_disconnected_and_delay_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     write(folder.path(), &authority.sign("localhost"));

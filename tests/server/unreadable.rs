@@ -51,7 +51,7 @@ fn problem(answer: &str, status: u16, sent: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_head_that_cannot_be_read_is_answered_with_a_problem_document() {
+async fn an_unreadable_request_head_gets_a_problem_document() {
     let models = some_models(&["linear"]);
     let options = ["--max-header-size", "100 KiB", "--admin-listen", "127.0.0.1:0"];
     let server = Server::start(models.path(), &options);
@@ -101,7 +101,7 @@ async fn a_head_that_cannot_be_read_is_answered_with_a_problem_document() {
 }
 
 #[test]
-fn what_is_no_request_gets_no_answer() {
+fn data_that_is_not_http_gets_no_response() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--header-timeout", "300ms"]);
     for sent in [

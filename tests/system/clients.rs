@@ -7,7 +7,7 @@ use crate::harness::{Server, shipped_models};
 
 #[test]
 #[ignore = "needs Go: make test-system"]
-fn the_go_program_of_the_document_prints_what_it_says() {
+fn the_go_program_in_clients_md_prints_the_documented_output() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("classifyd.toml");
     let text = format!(

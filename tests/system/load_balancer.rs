@@ -41,7 +41,7 @@ const CLASSIFY: &str = "/v1/classify";
 
 #[test]
 #[ignore = "needs haproxy and curl: make test-system"]
-fn haproxy_asks_the_admin_listener_and_speaks_tls() {
+fn haproxy_probes_the_admin_listener_and_serves_https() {
     let port = free_address().port();
     let servers = Servers::start_with_admin(port);
     write_certificate(servers.models.path());
@@ -64,7 +64,7 @@ fn haproxy_asks_the_admin_listener_and_speaks_tls() {
 
 #[test]
 #[ignore = "needs nginx and curl: make test-system"]
-fn nginx_stands_before_servers_with_an_admin_listener_and_speaks_tls() {
+fn nginx_serves_https_in_front_of_servers_with_an_admin_listener() {
     let mut servers = Servers::start_with_admin(free_address().port());
     let nginx = LoadBalancer::nginx_with_tls(&servers);
     for path in [CLASSIFY, "/v1/models", "/nginx/livez"] {
@@ -115,7 +115,7 @@ fn a_crash_behind_haproxy_costs_only_requests_too_large_to_send_again() {
 
 #[test]
 #[ignore = "needs haproxy: make test-system"]
-fn a_server_that_hangs_behind_haproxy_is_left_and_its_requests_are_sent_again() {
+fn requests_to_a_hanging_server_behind_haproxy_are_sent_to_another() {
     let servers = Servers::start(&["--request-timeout", "2s"]);
     let haproxy = LoadBalancer::haproxy(&servers, "3s");
     let mut sent_again = 0;

@@ -154,7 +154,7 @@ fn a_proxy_that_keeps_connections_loses_no_request_after_idle_gaps() {
 
 #[test]
 #[ignore = "needs nginx: make test-system"]
-fn a_proxy_that_is_more_patient_than_the_server_loses_requests() {
+fn a_proxy_that_keeps_idle_connections_longer_than_the_server_loses_requests() {
     let models = digits();
     let server = Server::start(models.path(), &["--keep-alive-timeout", "2s"]);
     let (network, _) = network_to(server.address);

@@ -100,7 +100,7 @@ fn assert_private(trace: &Trace) {
 
 #[test]
 #[ignore = "needs strace: make test-system"]
-fn no_command_writes_or_looks_up_what_was_not_configured() {
+fn no_command_writes_files_or_resolves_hosts_that_were_not_configured() {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_classifyd"));
     let picture = "models/digits/1/golden/7_0.png";
     let local: [&[&str]; 3] = [
@@ -135,7 +135,7 @@ fn no_command_writes_or_looks_up_what_was_not_configured() {
 
 #[test]
 #[ignore = "needs strace: make test-system"]
-fn the_trainer_writes_and_looks_up_nothing_that_was_not_configured() {
+fn the_trainer_writes_no_files_and_resolves_no_hosts_that_were_not_configured() {
     let trainer = PathBuf::from(env!("CARGO_BIN_EXE_classifyd")).with_file_name("trainer");
     if !trainer.is_file() {
         eprintln!("left out: {} is not built", trainer.display());

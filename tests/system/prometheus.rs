@@ -159,7 +159,7 @@ fn filled(expression: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs prometheus: make test-system"]
-async fn every_panel_shows_something_and_every_rule_works() {
+async fn every_panel_shows_data_and_every_rule_works() {
     let models = some_models(&["linear", "slow", "fails", "hang"]);
     let narrow = [
         "--lanes",
@@ -278,7 +278,7 @@ async fn check_rules(prometheus: &Prometheus) {
 
 #[tokio::test]
 #[ignore = "needs promtool: make test-system"]
-async fn promtool_finds_no_fault() {
+async fn promtool_accepts_the_metrics_and_rules() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
     server.label("", white_row(1)).await;

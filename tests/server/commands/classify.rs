@@ -45,7 +45,7 @@ fn classify_prints_labels_for_files_and_standard_input() {
 }
 
 #[test]
-fn classify_reports_bad_inputs_and_goes_on_with_the_others() {
+fn classify_reports_invalid_inputs_and_continues_with_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let (good, bad) = (folder.path().join("good.png"), folder.path().join("bad.png"));
     fs::write(&good, white_row(1)).unwrap();
@@ -76,7 +76,7 @@ fn classify_reports_bad_inputs_and_goes_on_with_the_others() {
 }
 
 #[test]
-fn every_input_has_a_line_of_json_also_one_that_failed() {
+fn every_input_has_a_json_line_even_if_it_failed() {
     let folder = labelled_pictures();
     fs::write(folder.path().join("b/0.png"), "no picture").unwrap();
     let output = classify_in(folder.path(), &["--json", "nosuch.png", "b"]);
@@ -103,7 +103,7 @@ fn every_input_has_a_line_of_json_also_one_that_failed() {
 }
 
 #[test]
-fn the_guide_to_the_command_line_makes_csv() {
+fn the_csv_example_of_the_command_line_guide_works() {
     let guide = fs::read_to_string(root().join("docs/cli.md")).unwrap();
     let filter = guide
         .split_once("| jq -r '")
@@ -130,7 +130,7 @@ fn the_guide_to_the_command_line_makes_csv() {
 }
 
 #[test]
-fn classify_says_which_files_of_a_folder_it_leaves_out() {
+fn classify_names_the_files_in_a_directory_that_it_skips() {
     let folder = labelled_pictures();
     for name in ["c/scan.tiff", "c/phone.HEIC"] {
         fs::write(folder.path().join(name), "not looked at").unwrap();
@@ -146,7 +146,7 @@ fn classify_says_which_files_of_a_folder_it_leaves_out() {
 }
 
 #[test]
-fn classify_asks_for_a_model_where_there_are_several() {
+fn classify_requires_model_if_there_are_several() {
     let models = fixture_models();
     let output = run(&["classify", "--models", models.to_str().unwrap(), "picture.png"]);
     assert_eq!(output.status.code(), Some(1));
@@ -181,7 +181,7 @@ fn classify_in(folder: &Path, options: &[&str]) -> Output {
 }
 
 #[test]
-fn classify_takes_folders_and_patterns() {
+fn classify_accepts_directories_and_patterns() {
     let folder = labelled_pictures();
     let all = "./a/1.png\ta 0.9647\n./b/1.png\tb 0.9647\n./c/1.png\tc 0.9647\n./c/2.png\ta 0.9647\n";
     let output = classify_in(folder.path(), &["--top-k", "1", "."]);
@@ -201,7 +201,7 @@ fn classify_takes_folders_and_patterns() {
 }
 
 #[test]
-fn classify_does_not_take_a_mistyped_name_for_a_text() {
+fn classify_does_not_treat_a_mistyped_file_name_as_a_text() {
     let run_words = |options: &[&str]| {
         let models = fixture_models();
         let classify = [
@@ -225,7 +225,7 @@ fn classify_does_not_take_a_mistyped_name_for_a_text() {
 }
 
 #[test]
-fn classify_says_how_many_have_the_label_of_their_folder() {
+fn classify_prints_the_accuracy_against_directory_names() {
     let folder = labelled_pictures();
     let output = classify_in(folder.path(), &["--labels-from-folders", "--top-k", "1", "."]);
     assert!(output.status.success(), "{output:?}");
@@ -250,7 +250,7 @@ fn classify_says_how_many_have_the_label_of_their_folder() {
 }
 
 #[test]
-fn classify_with_a_server_prints_what_it_prints_without() {
+fn classify_prints_the_same_with_and_without_a_server() {
     let server = Server::start(some_models(&["linear", "words"]).path(), &[]);
     let url = server.url("");
     let folder = labelled_pictures();
@@ -306,7 +306,7 @@ fn classify_with_a_server_prints_what_it_prints_without() {
 }
 
 #[test]
-fn classify_comes_back_to_a_busy_server_with_its_key() {
+fn classify_retries_on_a_busy_server_and_sends_its_api_key() {
     let server = Server::start(some_models(&["linear"]).path(), &[]);
     let busy = Busy::before(server.address, 2);
     let folder = labelled_pictures();
@@ -330,7 +330,7 @@ fn classify_comes_back_to_a_busy_server_with_its_key() {
 }
 
 #[test]
-fn classify_says_what_is_wrong_with_a_server() {
+fn classify_explains_why_a_server_cannot_be_used() {
     let server = Server::start(some_models(&["linear"]).path(), &[]);
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = unused.local_addr().unwrap().to_string();

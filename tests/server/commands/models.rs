@@ -8,7 +8,7 @@ use super::{run, text};
 use crate::harness::{fixture_models, root, some_models};
 
 #[test]
-fn models_lists_a_folder() {
+fn models_lists_a_directory() {
     let folder = some_models(&["linear", "probabilities", "words"]);
     let config = folder.path().join("classifyd.toml");
     fs::write(&config, "default_image_model = \"probabilities\"").unwrap();
@@ -43,7 +43,7 @@ fn models_lists_a_folder() {
 }
 
 #[test]
-fn models_names_what_cannot_be_read_and_lists_the_rest() {
+fn models_reports_an_unreadable_model_and_lists_the_others() {
     let folder = some_models(&["linear"]);
     fs::create_dir_all(folder.path().join("broken/3")).unwrap();
     let output = run(&["models", folder.path().to_str().unwrap()]);
@@ -57,7 +57,7 @@ fn models_names_what_cannot_be_read_and_lists_the_rest() {
 }
 
 #[test]
-fn check_proves_the_shipped_models() {
+fn check_accepts_the_shipped_models() {
     let output = run(&["check", root().join("models").to_str().unwrap()]);
     let printed = text(&output.stdout);
     assert!(output.status.success(), "{output:?}");
@@ -66,7 +66,7 @@ fn check_proves_the_shipped_models() {
 }
 
 #[test]
-fn check_names_what_is_wrong_and_checks_the_rest() {
+fn check_reports_a_faulty_model_and_checks_the_others() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["good", "bad"] {
         let directory = folder.path().join(name).join("1");
@@ -92,7 +92,7 @@ fn check_names_what_is_wrong_and_checks_the_rest() {
 }
 
 #[test]
-fn a_folder_without_a_version_is_named_by_every_command() {
+fn every_command_names_a_model_directory_without_a_version() {
     let folder = some_models(&["linear"]);
     let wrong = folder.path().join("mine/v1");
     fs::create_dir_all(&wrong).unwrap();

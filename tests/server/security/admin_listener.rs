@@ -6,7 +6,7 @@ use super::{File, code, make_key, start, status};
 use crate::harness::{Server, some_models};
 
 #[tokio::test]
-async fn with_an_admin_listener_probes_and_metrics_are_there_alone() {
+async fn probes_and_metrics_are_on_the_admin_listener_only() {
     let key = make_key("a");
     let file = File::new(&key.entry);
     let mut server = start(
@@ -36,7 +36,7 @@ async fn with_an_admin_listener_probes_and_metrics_are_there_alone() {
 }
 
 #[tokio::test]
-async fn while_the_server_drains_the_admin_listener_says_so() {
+async fn readyz_on_the_admin_listener_reports_draining() {
     let models = some_models(&["linear"]);
     let server = Server::start(
         models.path(),

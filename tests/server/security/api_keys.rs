@@ -9,7 +9,7 @@ use super::{File, Made, code, make_key, start, status};
 use crate::harness::{Server, classifyd, fixture_models, ok, problem, white_row};
 
 #[tokio::test]
-async fn with_api_keys_nothing_under_v1_is_answered_without_one() {
+async fn nothing_under_v1_is_served_without_an_api_key() {
     let (shop, lab) = (make_key("shop"), make_key("lab"));
     let file = File::new(&format!("{}{}", shop.entry, lab.entry));
     let server = start(&file, &[]);
@@ -64,7 +64,7 @@ async fn with_api_keys_nothing_under_v1_is_answered_without_one() {
 }
 
 #[tokio::test]
-async fn a_refused_client_that_sends_on_gets_its_answer() {
+async fn a_client_without_a_key_gets_its_response_during_a_large_upload() {
     let file = File::new(&make_key("a").entry);
     let server = start(&file, &["--max-body", "8 MiB"]);
     // More than the buffers of the system hold.
@@ -73,7 +73,7 @@ async fn a_refused_client_that_sends_on_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn keys_are_read_again_on_sighup_and_a_mistake_changes_nothing() {
+async fn sighup_reloads_api_keys_and_ignores_an_invalid_file() {
     let (old, new) = (make_key("old"), make_key("new"));
     let file = File::new(&old.entry);
     let server = start(&file, &[]);
@@ -105,7 +105,7 @@ async fn keys_are_read_again_on_sighup_and_a_mistake_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_first_key_takes_a_restart_and_that_is_told() {
+async fn adding_the_first_api_key_needs_a_restart_and_the_log_says_so() {
     let file = File::new("");
     let server = start(&file, &[]);
     file.write(&make_key("first").entry);
@@ -117,7 +117,7 @@ async fn a_first_key_takes_a_restart_and_that_is_told() {
 }
 
 #[tokio::test]
-async fn no_log_and_no_answer_tells_a_key() {
+async fn no_log_line_and_no_response_contains_an_api_key() {
     let (good, unknown) = (make_key("good"), make_key("unknown"));
     let hash = good.entry.split('"').nth(3).unwrap();
     let file = File::new(&format!("{}rate_limit = \"1/h burst 4\"\n", good.entry));
@@ -166,7 +166,7 @@ async fn no_log_and_no_answer_tells_a_key() {
 }
 
 #[tokio::test]
-async fn only_a_key_that_is_allowed_it_may_ask_for_a_high_priority() {
+async fn only_an_api_key_with_high_priority_may_use_it() {
     let (shop, lab) = (make_key("shop"), make_key("lab"));
     let file = File::new(&format!("{}priority = \"high\"\n{}", shop.entry, lab.entry));
     let server = start(&file, &[]);

@@ -11,7 +11,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn every_answer_has_headers_for_browsers() {
+async fn every_response_has_security_headers_for_browsers() {
     let server = Server::start(&fixture_models(), &[]);
     for path in [
         "/v1/models",
@@ -44,7 +44,7 @@ async fn every_answer_has_headers_for_browsers() {
 }
 
 #[tokio::test]
-async fn pages_of_the_origins_that_are_listed_may_ask() {
+async fn pages_of_allowed_origins_may_send_requests() {
     let file = File::new(&format!(
         "cors_origins = [\"https://example.org\", \"http://localhost:5173\"]\n{}",
         make_key("a").entry
@@ -88,7 +88,7 @@ async fn pages_of_the_origins_that_are_listed_may_ask() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_long_or_has_too_many_headers_is_refused() {
+async fn a_request_head_with_too_many_bytes_or_headers_is_rejected() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--max-header-size", "8 KiB"]);
     let long = server.get("/livez").header("x-long", "a".repeat(9000));

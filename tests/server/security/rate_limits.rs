@@ -6,7 +6,7 @@ use super::{File, Made, code, make_key, start, status};
 use crate::harness::{ok, problem, white_row};
 
 #[tokio::test]
-async fn a_key_has_a_rate_of_its_own() {
+async fn an_api_key_can_have_its_own_rate_limit() {
     let (slow, fast) = (make_key("slow"), make_key("fast"));
     let file = File::new(&format!(
         "{}rate_limit = \"6/h burst 2\"\n{}",
@@ -37,7 +37,7 @@ async fn a_key_has_a_rate_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_address_has_a_rate_and_probes_have_none() {
+async fn an_address_has_a_rate_limit_and_probes_have_none() {
     let file = File::new("rate_limit = \"1/h burst 3\"");
     let server = start(&file, &[]);
     for _ in 0..3 {
@@ -53,7 +53,7 @@ async fn an_address_has_a_rate_and_probes_have_none() {
 }
 
 #[tokio::test]
-async fn a_large_picture_counts_as_many_requests() {
+async fn a_large_image_counts_as_several_requests() {
     let file = File::new("rate_limit = \"1/h burst 10\"");
     let server = start(&file, &[]);
     let mut png = Vec::new();
@@ -69,7 +69,7 @@ async fn a_large_picture_counts_as_many_requests() {
 }
 
 #[tokio::test]
-async fn guessing_keys_is_limited() {
+async fn guessing_api_keys_is_rate_limited() {
     let key = make_key("a");
     let file = File::new(&format!("rate_limit = \"1/h burst 5\"\n{}", key.entry));
     let server = start(&file, &[]);

@@ -6,7 +6,7 @@ use super::{fails, run};
 use crate::harness::{Server, classifyd, ok, problem, root, some_models, square};
 
 #[test]
-fn a_mistake_in_the_configuration_is_told_before_anything_is_loaded() {
+fn a_configuration_error_is_reported_before_anything_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.toml");
     let config = ["serve", "--config", file.to_str().unwrap()];
@@ -43,7 +43,7 @@ fn a_mistake_in_the_configuration_is_told_before_anything_is_loaded() {
 }
 
 #[test]
-fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
+fn flags_override_the_environment_and_the_environment_overrides_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.toml");
     fs::write(&file, "queue_capacity = 100\ngrace = \"7s\"\nlanes = 3\n").unwrap();
@@ -80,7 +80,7 @@ fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
 }
 
 #[test]
-fn the_configurations_in_deploy_are_understood() {
+fn the_configuration_files_in_deploy_are_valid() {
     for (file, admin) in [
         ("container/classifyd.toml", None),
         ("container/classifyd-gpu.toml", None),
@@ -101,7 +101,7 @@ fn the_configurations_in_deploy_are_understood() {
 }
 
 #[test]
-fn a_table_for_a_model_is_checked_against_the_models() {
+fn a_model_table_is_checked_against_the_loaded_models() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.toml");
     let models = some_models(&["linear"]);
@@ -150,7 +150,7 @@ fn a_table_for_a_model_is_checked_against_the_models() {
 }
 
 #[tokio::test]
-async fn a_models_own_table_holds_for_it_alone() {
+async fn settings_in_a_models_table_apply_to_that_model_only() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classifyd.toml");
     let tables =
@@ -187,7 +187,7 @@ async fn a_models_own_table_holds_for_it_alone() {
 
 /// What `make serve` and documents would read is told where it is not read.
 #[test]
-fn a_configuration_in_the_working_directory_is_told_and_not_read() {
+fn an_unread_configuration_file_in_the_working_directory_is_reported() {
     let folder = some_models(&["linear"]);
     fs::write(folder.path().join("classifyd.toml"), "queue_capacity = 77").unwrap();
     let in_folder = |options: &[&str]| {

@@ -31,7 +31,7 @@ fn assert_close(found: &[Vec<f64>], expected: &[Vec<f64>], what: &str) {
 }
 
 #[tokio::test]
-async fn neither_a_batch_nor_a_bucket_changes_a_score() {
+async fn neither_batches_nor_buckets_change_a_score() {
     // One to ninety words: every bucket, and some that are cut.
     let words = ["apple", "banana", "cherry", "pear", "!", "banana"];
     let texts: Vec<String> = (1..=90)
@@ -90,7 +90,7 @@ async fn neither_a_batch_nor_a_bucket_changes_a_score() {
 }
 
 #[tokio::test]
-async fn a_request_is_run_by_bucket_and_within_the_limit_of_tokens() {
+async fn the_texts_of_a_request_are_batched_by_bucket_within_the_token_limit() {
     let models = some_models(&["words"]);
     let server = Server::start(models.path(), &["--max-batch-tokens", "128", "--max-batch", "8"]);
     // At 16 tokens for each of 8 inputs: a text of 64 fills half a batch.
@@ -113,7 +113,7 @@ async fn a_request_is_run_by_bucket_and_within_the_limit_of_tokens() {
 }
 
 #[tokio::test]
-async fn long_and_strange_texts_are_answered_and_memory_stays_bounded() {
+async fn long_and_unusual_texts_are_classified_and_memory_stays_bounded() {
     let models = some_models(&["words"]);
     let server = Server::start(models.path(), &[]);
     let memory = async || {

@@ -10,7 +10,7 @@ use super::results;
 use crate::harness::{Server, changed_model, classifyd, problem, some_models, square};
 
 #[tokio::test]
-async fn a_default_that_does_not_take_texts_keeps_the_server_from_starting() {
+async fn the_server_does_not_start_with_a_default_text_model_that_takes_no_text() {
     let models = some_models(&["linear", "words"]);
     for (name, part) in [
         ("linear", "take a text (words), found \"linear\""),
@@ -38,7 +38,7 @@ async fn a_default_that_does_not_take_texts_keeps_the_server_from_starting() {
 }
 
 #[tokio::test]
-async fn what_is_no_text_for_the_model_is_refused_by_name() {
+async fn invalid_texts_are_rejected_with_the_field_at_fault() {
     let models = some_models(&["linear", "words"]);
     let server = Server::start(models.path(), &[]);
     let text = |query: &str, content_type: &str, body: &[u8]| {
@@ -174,7 +174,7 @@ async fn what_is_no_text_for_the_model_is_refused_by_name() {
 }
 
 #[test]
-fn a_graph_that_knows_fewer_words_than_the_tokenizer_is_refused() {
+fn a_graph_with_a_smaller_vocabulary_than_its_tokenizer_is_rejected() {
     let models = changed_model("words", |directory| {
         let file = directory.join("tokenizer.json");
         let text = fs::read_to_string(&file).unwrap();
@@ -195,7 +195,7 @@ fn a_graph_that_knows_fewer_words_than_the_tokenizer_is_refused() {
 }
 
 #[test]
-fn a_graph_that_does_not_mask_its_padding_is_refused() {
+fn a_graph_that_ignores_the_attention_mask_is_rejected() {
     let models = changed_model("words_unmasked", |directory| {
         fs::create_dir(directory.join("golden")).unwrap();
         fs::write(directory.join("golden/b.txt"), "banana").unwrap();

@@ -24,7 +24,7 @@ fn classify(folder: &Path, server: &Server, trusted: &Path) -> Output {
 }
 
 #[test]
-fn a_certificate_that_a_client_refuses_is_explained() {
+fn the_command_line_explains_why_it_refuses_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let trusted = folder.path().join("tls.crt");
     let refused = |signed: &Signed, trusted: &Path, reason: &str| {
@@ -65,7 +65,7 @@ fn a_certificate_that_a_client_refuses_is_explained() {
 }
 
 #[test]
-fn files_that_cannot_be_used_keep_the_server_from_starting() {
+fn the_server_does_not_start_with_unusable_tls_files() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let (signed, other) = (authority.sign("localhost"), authority.sign("localhost"));

@@ -12,7 +12,7 @@ use super::authority::{Authority, write};
 use super::{LIVEZ, MODELS, ask, start};
 
 #[tokio::test]
-async fn certificates_are_read_again_and_bad_ones_change_nothing() {
+async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
     for (options, by_signal) in [(["--tls-reload", "0s"], true), (["--tls-reload", "20ms"], false)] {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
@@ -76,7 +76,7 @@ async fn certificates_are_read_again_and_bad_ones_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_metric_says_when_the_certificates_in_use_run_out() {
+async fn a_metric_shows_when_the_certificates_in_use_expire() {
     let folder = tempfile::tempdir().unwrap();
     // The chain runs out with its authority, of clients' authorities the second is the first to go.
     let authority = Authority::until(2040);
