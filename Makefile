@@ -1,4 +1,4 @@
-# Everything that a person needs. `make help` lists it.
+# The targets for people. `make help` lists them.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -19,7 +19,7 @@ help: ## List the targets
 setup: ## Fetch ONNX Runtime into .onnxruntime/
 	@scripts/setup-onnxruntime.sh
 
-setup-gpu: ## Fetch ONNX Runtime for CUDA 13, find or fetch CUDA and cuDNN
+setup-gpu: ## Fetch ONNX Runtime for CUDA 13; find or fetch CUDA and cuDNN
 	@scripts/setup_gpu.py
 
 setup-trainer: ## Fetch libtorch for the trainer into the user's cache
@@ -27,13 +27,13 @@ setup-trainer: ## Fetch libtorch for the trainer into the user's cache
 
 serve: setup ## Build and start the server on LISTEN (127.0.0.1:8080)
 	@cargo build --release
-	@echo "Starting on $(LISTEN); make serve LISTEN=127.0.0.1:9000 takes another address. README.md has requests to send."
+	@echo "Starting on $(LISTEN); for another address: make serve LISTEN=127.0.0.1:9000. README.md has example requests."
 	@exec $(BINARY) serve --config classifyd.toml --listen $(LISTEN)
 
-# libtorch lies outside the clone; the build must be told where.
+# libtorch is outside the clone, so the build needs its location.
 TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
-test: setup ## Run every test that needs no root; fetches libtorch and the data sets once
+test: setup ## Run all tests that need no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
 	cargo test -p classifyd --features otlp --test otlp
 	cargo build --quiet -p classifyd -p benches
@@ -41,19 +41,19 @@ test: setup ## Run every test that needs no root; fetches libtorch and the data 
 	$(TRAINER) cargo test -p trainer
 	$(TRAINER) scripts/test-accuracy-over-http.sh digits
 
-test-system: setup ## Run it among real programs, which are installed from Debian (as root)
+test-system: setup ## Run the tests with HAProxy, nginx, Prometheus and Chromium, which it installs from Debian (as root)
 	scripts/setup-system-tests.sh
 	cargo test -p classifyd --test system -- --ignored --nocapture --test-threads 1
 	$(MAKE) test-web test-openapi
 
-check-deploy: ## Check Dockerfile, docker-compose.yml, manifests, chart and systemd unit
+check-deploy: ## Check the Dockerfile, docker-compose.yml, manifests, chart and systemd unit
 	scripts/check-deploy.sh
 
-test-accuracy: setup ## Send every test picture and review of the shipped classifiers over HTTP; fetches the data sets
+test-accuracy: setup ## Send every test image and review of the shipped classifiers over HTTP; fetches the data sets
 	$(TRAINER) PROFILE=release scripts/test-accuracy-over-http.sh
 
-# Each model card names its commands. Interrupted runs go on where they were.
-train: setup ## Train the shipped classifiers as their model cards say, and write models/*/1
+# The commands of the model cards. Interrupted runs resume.
+train: setup ## Retrain the shipped classifiers and write models/*/1
 	$(TRAINER) cargo build --release -p trainer
 	target/release/trainer fetch mnist
 	target/release/trainer train digits --network mlp --resume
@@ -79,38 +79,38 @@ benches/.venv/ready: benches/requirements.txt
 	benches/.venv/bin/python benches/make_models.py
 	touch $@
 
-bench: setup benches/.venv/ready ## Compare with the floors, on an idle machine; PEERS=all for the peers as well
+bench: setup benches/.venv/ready ## Benchmark against the floors, on an idle machine; PEERS=all includes other servers
 	cargo build --release -p classifyd -p benches
 	target/release/compare --write $(if $(PEERS),--peers $(PEERS))
 
-gpu-check: setup-gpu benches/.venv/ready ## On a machine with a GPU: compare answers, measure, write docs/performance-gpu.md
+gpu-check: setup-gpu benches/.venv/ready ## On a machine with a GPU: compare results, measure, write docs/performance-gpu.md
 	cargo build --release -p classifyd -p benches
 	scripts/gpu_check.py --write $(GPU_CHECK)
 
-gpu-pack: setup-gpu benches/.venv/ready ## Put what the check needs into pieces, in target/gpu-pieces, for a machine without a network
+gpu-pack: setup-gpu benches/.venv/ready ## Pack what gpu-check needs into target/gpu-pieces, for a machine without a network
 	cargo build --release -p classifyd -p benches
 	rm -rf target/gpu-pieces
 	scripts/gpu-pack.sh pack $(GPU_PACK) target/gpu-pieces
 
-telemetry: setup benches/.venv/ready ## Measure what access lines cost, on an idle machine
+telemetry: setup benches/.venv/ready ## Measure the cost of the access log, on an idle machine
 	cargo build --release -p classifyd -p benches
 	target/release/telemetry
 
-soak: setup ## Ten minutes under load with bad requests mixed in, on an idle machine
+soak: setup ## Run ten minutes of load with invalid requests mixed in, on an idle machine
 	cargo build --release -p classifyd -p benches
 	target/release/soak --minutes 10
 
-attack: setup ## Put loads on the server that are made to hurt it, on an idle machine; writes docs/threat-model.md
+attack: setup ## Measure loads designed to hurt the server, on an idle machine; writes docs/threat-model.md
 	cargo build --release -p classifyd -p benches
 	target/release/attack --write
 
-# Seconds in all.
+# Total seconds.
 FUZZ_SECONDS ?= 3600
 
-fuzz: ## An hour of fuzzing, or FUZZ_SECONDS, divided over the targets
+fuzz: ## Fuzz for an hour (or FUZZ_SECONDS), divided among the targets
 	scripts/fuzz.sh $$(($(FUZZ_SECONDS) / 5)) 1
 
-fuzz-quick: ## A minute of fuzzing for each target, two at a time
+fuzz-quick: ## Fuzz each target for a minute, two at a time
 	scripts/fuzz.sh 60 2
 
 fmt: ## Format the code
@@ -129,7 +129,7 @@ doc: ## Build the documentation of the crates, private items included; fail on a
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude trainer --no-deps --document-private-items
 	$(TRAINER) RUSTDOCFLAGS="-D warnings" cargo doc -p trainer --no-deps --document-private-items
 
-deny: ## Run cargo-deny: licences, sources and versions of all dependencies, and known vulnerabilities
+deny: ## Check licences, sources, versions and known vulnerabilities of all dependencies with cargo-deny
 	@scripts/check-dependencies.sh
 
 web: web/node_modules/ready ## Build the scripts of the pages into web/dist/, which is checked in
@@ -139,21 +139,21 @@ web/node_modules/ready: web/package.json web/package-lock.json
 	cd web && npm ci --silent
 	touch $@
 
-test-web: setup web/node_modules/ready ## Try the pages in Chromium, and a generated client
+test-web: setup web/node_modules/ready ## Test the pages in Chromium, and a generated client
 	cargo build -p classifyd
 	cd web && npm test --silent
 
-test-openapi: setup ## Have Schemathesis look for differences between the OpenAPI document and the server
+test-openapi: setup ## Look for differences between the OpenAPI document and the server with Schemathesis
 	cargo build -p classifyd
 	scripts/test-openapi.sh
 
-screenshots: setup web/node_modules/ready ## Take the pictures in docs/images/ anew
+screenshots: setup web/node_modules/ready ## Retake the screenshots in docs/images/
 	cargo build --release -p classifyd
 	cd web && CLASSIFYD_BINARY=../$(BINARY) node screenshots.mjs
 
-openapi: setup ## Write openapi/openapi.json and openapi.yaml from the code
+openapi: setup ## Generate openapi/openapi.json and openapi.yaml from the code
 	cargo run --quiet -- openapi > openapi/openapi.json
 	cargo run --quiet -- openapi --format yaml > openapi/openapi.yaml
 
-clean: ## Remove what was built here
+clean: ## Remove build outputs
 	cargo clean

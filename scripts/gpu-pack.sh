@@ -1,5 +1,6 @@
 #!/bin/sh
-# Carries what scripts/gpu_check.py needs to a machine with a GPU and without a network, in pieces of a given size:
+# Packs what scripts/gpu_check.py needs into pieces of a given size, for a machine with a GPU and
+# without a network:
 #
 #     scripts/gpu-pack.sh pack [OPTION...] PIECES
 #     scripts/gpu-pack.sh unpack PIECES TARGET            there; with the copy of this script that lies beside the pieces
@@ -76,12 +77,12 @@ pack() {
     root=$work/classifyd-gpu
     mkdir -p "$root/target/release" "$root/benches" "$root/docs" "$root/.onnxruntime-gpu"
     for program; do
-        # Debug symbols are most of a program.
+        # Debug symbols are most of a program's size.
         strip -o "$root/target/release/$program" "$programs/$program"
     done
     [ -d .onnxruntime-gpu ] || fail "expected ONNX Runtime in .onnxruntime-gpu/, found none: scripts/setup_gpu.py puts it there"
     cp .onnxruntime-gpu/libonnxruntime* .onnxruntime-gpu/LICENSE .onnxruntime-gpu/ThirdPartyNotices.txt "$root/.onnxruntime-gpu/"
-    # Links are followed: what they point to is not there.
+    # Follows links, because their targets are missing on the other machine.
     [ -z "$libraries" ] || cp -RL .onnxruntime-gpu/nvidia "$root/.onnxruntime-gpu/"
     [ -d benches/models/resnet18 ] || fail "expected benches/models/resnet18, found none: benches/make_models.py makes it"
     cp -R benches/models benches/inputs "$root/benches/"
@@ -100,7 +101,7 @@ pack() {
 unpack() {
     [ $# = 2 ] || usage
     [ -f "$1/SHA256SUMS" ] || fail "$1: expected SHA256SUMS in it, found none"
-    # Each piece is looked for, so one that did not arrive is told.
+    # Checks every piece, so that a missing one is reported.
     (cd "$1" && sha256sum --check --quiet SHA256SUMS) || fail "$1: a piece is missing or damaged (the message is above)"
     mkdir -p "$2"
     cat "$1"/piece.* | tar -C "$2" -xzf -

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fails unless a folder's disk has room, so that a full one is told in one line and not by whatever writes last.
+# Fails unless the disk of a directory has enough space, so that a full disk is reported in one
+# clear line.
 set -euo pipefail
 
 needed=${1:?"usage: $0 MEGABYTES WHAT FOLDER"} what=$2 folder=$3

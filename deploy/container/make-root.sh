@@ -1,11 +1,12 @@
 #!/bin/sh
-# Completes the root folder of the image around /usr/bin/classifyd and /usr/lib/libonnxruntime.so.*: the shared libraries
-# that both need, an account without rights, configuration and models. Run in the repository.
+# Completes the image's root directory around /usr/bin/classifyd and /usr/lib/libonnxruntime.so.*:
+# adds the shared libraries that both need, an unprivileged account, configuration and models. Run
+# it in the repository.
 set -eu
 
 root=${1:?"usage: $0 ROOT"}
 
-# The loader stands alone on its line, libraries behind an arrow.
+# ldd prints the loader without an arrow, and libraries after one.
 ldd "$root/usr/bin/classifyd" "$root"/usr/lib/libonnxruntime.so.* |
     awk '$2 == "=>" && $3 == "not" { print "missing: " $1 > "/dev/stderr"; exit 1 }
          $2 == "=>" { print $3 }
