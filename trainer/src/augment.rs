@@ -1,32 +1,33 @@
-//! Training pictures that are never twice the same: turned, slanted, scaled, shifted, bent, with thicker or thinner
-//! strokes, softer or stronger. All on whole batches, all from one seeded generator.
+//! Augmentation of handwriting: rotates, shears, scales, shifts and bends images, thickens or thins
+//! their strokes, blurs them and raises their contrast. Works on whole batches and draws everything
+//! from one seeded generator.
 
 use rand_chacha::rand_core::Rng;
 use rand_distr::{Distribution as _, StandardNormal, uniform};
 use tch::{Kind, Tensor};
 
-/// How far each change goes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Strength {
-    /// Degrees to either side.
+    /// The largest angle to either side, in degrees.
     rotation: f32,
-    /// Horizontal slant: shift in pictures' heights from the middle to the top.
+    /// The largest horizontal shear: how far the top moves against the middle, as a part of the
+    /// height.
     shear: f32,
-    /// Part of the size that each axis, on its own, gains or loses.
+    /// The largest change of the size, drawn for each axis on its own.
     scale: f32,
-    /// Part of the side that the picture moves.
+    /// The largest shift, as a part of the side.
     shift: f32,
-    /// Standard deviation of the bend at each control point, as part of half the side.
+    /// The standard deviation of the displacement of a control point, as a part of half the side.
     bend: f32,
-    /// Largest part of the way to the picture with its strokes one pixel thicker or thinner on every side.
+    /// The largest weight of the image with strokes one pixel thicker or thinner on every side.
     stroke: f32,
-    /// Largest part of the way to the picture's mean over 3 x 3 pixels.
+    /// The largest weight of the image averaged over 3 x 3 pixels.
     blur: f32,
-    /// Largest gain; what is brighter than white stays white.
+    /// The largest increase of the brightness; the result is clipped at white.
     gain: f32,
 }
 
-/// Chosen on the validation split, see docs/training.md.
+/// Chosen on the validation split; see docs/training.md.
 const STRENGTH: Strength = Strength {
     rotation: 11.0,
     shear: 0.18,
@@ -38,10 +39,11 @@ const STRENGTH: Strength = Strength {
     gain: 0.4,
 };
 
-/// Control points of the bend on each axis.
+/// The number of control points of the bend on each axis.
 const BEND_POINTS: i64 = 6;
 
-/// Changes each picture of `[batch, 1, height, width]`, ink between 0 (none) and 1, in its own way.
+/// Changes each image of `[batch, 1, height, width]` on its own. Values are between 0 (background)
+/// and 1 (ink).
 pub fn augment(batch: &Tensor, rng: &mut impl Rng) -> Tensor {
     let device = batch.device();
     let size = batch.size();
@@ -58,7 +60,7 @@ pub fn augment(batch: &Tensor, rng: &mut impl Rng) -> Tensor {
     let grid = Tensor::affine_grid_generator(&theta, &size, false) + bend;
     let warped = batch.grid_sampler(&grid, 0, 0, false);
 
-    // Half of the pictures keep their strokes, half their sharpness and half their contrast.
+    // Half of the images keep their strokes, half their sharpness and half their contrast.
     let mut amount = |low: f32, high: f32| -> Tensor {
         let values: Vec<f32> = (0..count)
             .map(|_| {
@@ -74,7 +76,7 @@ pub fn augment(batch: &Tensor, rng: &mut impl Rng) -> Tensor {
     let blur = amount(0.0, STRENGTH.blur);
     let gain = amount(0.0, STRENGTH.gain) + 1.0;
 
-    let dilate = |picture: &Tensor| picture.max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false);
+    let dilate = |image: &Tensor| image.max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false);
     let thicker = dilate(&warped) - &warped;
     let thinner = &warped + dilate(&-&warped);
     let stroked = &warped + stroke.clamp_min(0.0) * thicker + stroke.clamp_max(0.0) * thinner;
@@ -83,14 +85,15 @@ pub fn augment(batch: &Tensor, rng: &mut impl Rng) -> Tensor {
     (blurred * gain).clamp(0.0, 1.0).to_kind(Kind::Float)
 }
 
-/// The two rows of a matrix that says for each place of the new picture where to look in the old one.
+/// The first two rows of the matrix that maps coordinates of the new image to coordinates of the
+/// old one.
 fn affine(rng: &mut impl Rng) -> [f32; 6] {
     let angle = between(rng, -STRENGTH.rotation, STRENGTH.rotation).to_radians();
     let slant = between(rng, -STRENGTH.shear, STRENGTH.shear);
     let mut stretch = || 1.0 / (1.0 + between(rng, -STRENGTH.scale, STRENGTH.scale));
     let (x, y) = (stretch(), stretch());
     let (sin, cos) = angle.sin_cos();
-    // Coordinates go from -1 to 1, so a part of the side counts twice.
+    // Coordinates go from -1 to 1, so the side has the length 2.
     let mut shift = || 2.0 * between(rng, -STRENGTH.shift, STRENGTH.shift);
     [
         x * cos,
@@ -104,7 +107,7 @@ fn affine(rng: &mut impl Rng) -> [f32; 6] {
 
 fn between(rng: &mut impl Rng, low: f32, high: f32) -> f32 {
     use uniform::{UniformFloat, UniformSampler as _};
-    // Fails only for bounds that are not finite or the wrong way round; the middle is then as good as any.
+    // Fails only for bounds that are not finite or in the wrong order, which the constants are not.
     UniformFloat::<f32>::sample_single_inclusive(low, high, rng).unwrap_or(f32::midpoint(low, high))
 }
 
@@ -127,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn ink_stays_ink_and_changes_with_the_seed() {
+    fn augmentation_keeps_the_amount_of_ink_and_follows_the_seed() {
         let batch = Tensor::zeros([4, 1, 28, 28], (Kind::Float, Device::Cpu));
         assert!(
             augmented(&batch, 1).iter().all(|&value| value == 0.0),
-            "nothing comes of nothing"
+            "an empty image stays empty"
         );
 
         let _ = batch.narrow(2, 8, 12).narrow(3, 12, 4).fill_(1.0);
@@ -139,10 +142,10 @@ mod tests {
         assert_eq!(one, augmented(&batch, 1));
         assert_ne!(one, augmented(&batch, 2));
         assert!(one.iter().all(|value| (0.0..=1.0).contains(value)));
-        for picture in one.chunks(28 * 28) {
-            let ink: f32 = picture.iter().sum();
+        for image in one.chunks(28 * 28) {
+            let ink: f32 = image.iter().sum();
             assert!((24.0..96.0).contains(&ink), "48 pixels became {ink}");
         }
-        assert_ne!(one[..784], one[784..1568], "each picture changes in its own way");
+        assert_ne!(one[..784], one[784..1568], "each image is changed on its own");
     }
 }

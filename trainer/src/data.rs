@@ -1,4 +1,5 @@
-//! Reads training and test data: published data sets, which it also fetches and verifies, and image folders.
+//! Reads training and test data: published data sets, which it also fetches and verifies, and image
+//! folders.
 
 pub mod cifar10;
 mod data_set;

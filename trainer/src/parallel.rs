@@ -1,4 +1,4 @@
-//! Work on many samples, spread over the CPUs.
+//! Work on many samples at once.
 
 use std::{
     collections::HashMap,
@@ -8,46 +8,40 @@ use std::{
 };
 
 use anyhow::Result;
+use rayon::prelude::*;
 
-/// How many threads can run side by side.
+/// The number of threads that can run at the same time.
 pub fn cpus() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Calls `work` for 0 to `count - 1` and gives the results in order. Each thread makes a state of its own first.
+/// Calls `work` for 0 to `count - 1` on all CPUs and returns the results in order. Each CPU does
+/// one contiguous part and first creates a state for it. (Rayon's `map_init` would create a state
+/// whenever a thread steals work, which is too often for a state that loads a model.) If several
+/// calls fail, the error is that of one of them.
 pub fn in_parallel<S, T: Send>(
     count: usize,
     state: impl Fn() -> Result<S> + Sync,
     work: impl Fn(&mut S, usize) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let threads = cpus();
-    let share = count.div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        let (state, work) = (&state, &work);
-        let workers: Vec<_> = (0..count)
-            .step_by(share)
-            .map(|first| {
-                scope.spawn(move || {
-                    let mut state = state()?;
-                    (first..count.min(first + share))
-                        .map(|at| work(&mut state, at))
-                        .collect::<Result<Vec<T>>>()
-                })
-            })
-            .collect();
-        let mut results = Vec::with_capacity(count);
-        for worker in workers {
-            match worker.join() {
-                Ok(part) => results.extend(part?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(results)
-    })
+    let share = count.div_ceil(cpus()).max(1);
+    let parts = (0..count.div_ceil(share)).into_par_iter().map(|part| {
+        let mut state = state()?;
+        let first = part * share;
+        (first..count.min(first + share))
+            .map(|at| work(&mut state, at))
+            .collect::<Result<Vec<T>>>()
+    });
+    let parts: Result<Vec<Vec<T>>> = parts.collect();
+    Ok(parts?.into_iter().flatten().collect())
 }
 
-/// Calls `work` for 0 to `count - 1` on threads of its own, and gives the results in order, whatever the number of
-/// threads. At most `ahead` results are there at a time, those that are being made included.
+/// Calls `work` for 0 to `count - 1` on `threads` threads and returns an iterator over the results,
+/// in order. The threads work ahead of the iterator by at most `ahead` results, including those
+/// under way, which bounds the memory.
+///
+/// Rayon has no ordered iterator with such a bound: `par_bridge` gives results in any order, and a
+/// parallel iterator that is collected holds all of them.
 pub fn ahead<T: Send + 'static>(
     count: usize,
     threads: usize,
@@ -78,7 +72,7 @@ pub fn ahead<T: Send + 'static>(
     }
 }
 
-/// Results of [`ahead`]. The threads end with it.
+/// The iterator that [`ahead`] returns. Dropping it ends the threads.
 #[derive(Debug)]
 pub struct Ahead<T> {
     shared: Arc<Shared<T>>,
@@ -90,15 +84,15 @@ pub struct Ahead<T> {
 #[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
-    /// A result was made or taken, or it is time to stop.
+    /// Notified when a result is added or taken, and when the threads must stop.
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    /// Numbers below this were given to threads.
+    /// The threads have begun the results below this number.
     claimed: usize,
-    /// Results below this were taken away.
+    /// The iterator has returned the results below this number.
     taken: usize,
     results: HashMap<usize, T>,
     stopped: bool,
@@ -106,7 +100,7 @@ struct State<T> {
 
 impl<T> Shared<T> {
     fn work(&self, count: usize, ahead: usize, work: &impl Fn(usize) -> T) {
-        // Whoever waits for a result must not wait for a thread that has panicked.
+        // The iterator must not wait for a thread that has panicked.
         let _stop = StopOnPanic(self);
         loop {
             let at = {
@@ -207,9 +201,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_part_has_its_own_state_and_results_keep_their_order() {
+        for count in [0, 1, 3, 1000] {
+            let counted = |calls: &mut usize, at: usize| {
+                *calls += 1;
+                Ok((at, *calls))
+            };
+            let results = in_parallel(count, || Ok(0), counted).unwrap();
+            assert!(results.iter().map(|result| result.0).eq(0..count));
+            let states = results.iter().filter(|result| result.1 == 1).count();
+            assert!(states <= cpus(), "{states} states");
+        }
+        let failing = |(): &mut (), at: usize| {
+            if at == 7 {
+                anyhow::bail!("number {at}")
+            } else {
+                Ok(at)
+            }
+        };
+        assert_eq!(
+            in_parallel(100, || Ok(()), failing).unwrap_err().to_string(),
+            "number 7"
+        );
+    }
+
+    #[test]
     fn results_come_in_order_from_any_number_of_threads() {
         for threads in [1, 2, 7] {
-            // Later ones are quicker.
+            // Later results take less time.
             let work = |at: usize| {
                 thread::sleep(Duration::from_micros(300_u64.saturating_sub(at as u64 * 3)));
                 at * at
@@ -221,21 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn no_more_results_wait_than_was_said() {
+    fn threads_work_ahead_only_up_to_the_limit() {
         let begun = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&begun);
         let mut results = ahead(1000, 4, 6, move |_| counter.fetch_add(1, Ordering::SeqCst));
         results.next();
         thread::sleep(Duration::from_millis(50));
         let found = begun.load(Ordering::SeqCst);
-        assert!(found <= 7, "{found} are there");
+        assert!(found <= 7, "{found} results");
         drop(results);
         assert!(begun.load(Ordering::SeqCst) <= 7, "the threads have ended");
     }
 
     #[test]
     #[should_panic(expected = "number 3")]
-    fn a_panic_is_passed_on() {
+    fn the_iterator_passes_a_panic_on() {
         let work = |at: usize| assert!(at != 3, "number {at}");
         ahead(10, 2, 4, work).for_each(drop);
     }

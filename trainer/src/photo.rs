@@ -1,35 +1,36 @@
-//! How training changes photographs: a random part, at the network's size, perhaps mirrored, in other colours.
+//! Augmentation of photographs: cuts out a random part, resizes it to the network's input, mirrors
+//! it and changes its colours.
 
 use anyhow::{Context as _, Result};
 use fast_image_resize as fir;
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-/// The part that is cut out is between so much wider than high and so much higher than wide.
+/// The largest ratio of the longer to the shorter side of the part that is cut out.
 const LONGEST: f64 = 4.0 / 3.0;
-/// How often a part is drawn until one fits.
+/// The number of draws before the part in the middle is taken instead.
 const TRIES: usize = 10;
 
-/// How far a photograph is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Variation {
-    /// The smallest part of the picture's area that is cut out; 1 keeps all of it.
+    /// The smallest part of the image's area that is cut out; 1 keeps the whole image.
     pub crop: f64,
-    /// Every second picture is mirrored.
+    /// Whether images are mirrored with a probability of one half.
     pub flip: bool,
-    /// Brightness, contrast and saturation are each multiplied by a number between 1 minus this and 1 plus this.
+    /// Brightness, contrast and saturation are each multiplied by a factor between 1 minus this and
+    /// 1 plus this.
     pub colour: f64,
 }
 
 impl Variation {
-    /// A changed picture of `side` x `side`. The random resized crop is that of C. Szegedy et al., "Going Deeper with
-    /// Convolutions", CVPR 2015.
-    pub fn apply(&self, picture: &RgbImage, side: u32, rng: &mut impl Rng) -> Result<RgbImage> {
-        let window = self.window(picture.dimensions(), rng);
-        let mut cut = resize(picture, window, side)?;
+    /// Returns a changed image of `side` x `side` pixels. The random resized crop is that of C.
+    /// Szegedy et al., "Going Deeper with Convolutions", CVPR 2015.
+    pub fn apply(&self, image: &RgbImage, side: u32, rng: &mut impl Rng) -> Result<RgbImage> {
+        let window = self.window(image.dimensions(), rng);
+        let mut cut = resize(image, window, side)?;
         if self.flip && rng.next_u32().is_multiple_of(2) {
-            image::imageops::flip_horizontal_in_place(&mut cut);
+            imageops::flip_horizontal_in_place(&mut cut);
         }
         if self.colour > 0.0 {
             let mut factor = || between(rng, 1.0 - self.colour, 1.0 + self.colour) as f32;
@@ -38,7 +39,7 @@ impl Variation {
         Ok(cut)
     }
 
-    /// Left, top, width and height of the part that is cut out.
+    /// Draws left, top, width and height of the part to cut out.
     fn window(&self, (width, height): (u32, u32), rng: &mut impl Rng) -> [f64; 4] {
         let (width, height) = (f64::from(width), f64::from(height));
         for _ in 0..TRIES {
@@ -49,32 +50,33 @@ impl Variation {
                 return [between(rng, 0.0, width - w), between(rng, 0.0, height - h), w, h];
             }
         }
-        // The middle, as much of it as the proportions allow.
+        // The largest part around the middle whose sides have an allowed ratio.
         let (w, h) = (width.min(height * LONGEST), height.min(width * LONGEST));
         [(width - w) / 2.0, (height - h) / 2.0, w, h]
     }
 }
 
-fn resize(picture: &RgbImage, [left, top, width, height]: [f64; 4], side: u32) -> Result<RgbImage> {
-    let (w, h) = picture.dimensions();
-    let source = fir::images::ImageRef::new(w, h, picture.as_raw(), fir::PixelType::U8x3)
-        .context("a picture cannot be resized")?;
+fn resize(image: &RgbImage, [left, top, width, height]: [f64; 4], side: u32) -> Result<RgbImage> {
+    let (w, h) = image.dimensions();
+    let source = fir::images::ImageRef::new(w, h, image.as_raw(), fir::PixelType::U8x3)
+        .context("cannot resize an image")?;
     let mut target = fir::images::Image::new(side, side, fir::PixelType::U8x3);
     let options = fir::ResizeOptions::new()
         .crop(left, top, width, height)
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
     fir::Resizer::new()
         .resize(&source, &mut target, &options)
-        .context("a picture cannot be resized")?;
-    RgbImage::from_raw(side, side, target.into_vec()).context("a resized picture is too small")
+        .context("cannot resize an image")?;
+    RgbImage::from_raw(side, side, target.into_vec()).context("a resized image is too small")
 }
 
-/// Multiplies brightness, then contrast around the picture's mean grey, then saturation around each pixel's grey.
-fn recolour(picture: &mut RgbImage, brightness: f32, contrast: f32, saturation: f32) {
+/// Multiplies the brightness, then the contrast around the image's mean grey, then the saturation
+/// around each pixel's grey.
+fn recolour(image: &mut RgbImage, brightness: f32, contrast: f32, saturation: f32) {
     let grey = |[r, g, b]: [f32; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
-    let pixels = || picture.pixels().map(|pixel| pixel.0.map(f32::from));
+    let pixels = || image.pixels().map(|pixel| pixel.0.map(f32::from));
     let mean = brightness * pixels().map(grey).sum::<f32>() / pixels().len().max(1) as f32;
-    for pixel in picture.pixels_mut() {
+    for pixel in image.pixels_mut() {
         let lit = pixel
             .0
             .map(|level| mean + contrast * (brightness * f32::from(level) - mean));
@@ -83,7 +85,7 @@ fn recolour(picture: &mut RgbImage, brightness: f32, contrast: f32, saturation: 
     }
 }
 
-/// A number of this range, both ends included.
+/// Draws from this range, including both ends.
 fn between(rng: &mut impl Rng, low: f64, high: f64) -> f64 {
     let part = f64::from(rng.next_u32()) / f64::from(u32::MAX);
     low + part * (high - low)
@@ -96,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Red grows to the right, green downwards.
+    /// An image whose red grows to the right and whose green grows downwards.
     fn slope(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             Rgb([(x * 255 / (width - 1)) as u8, (y * 255 / (height - 1)) as u8, 100])
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_lie_inside_and_have_their_area() {
+    fn parts_lie_inside_the_image_and_have_an_allowed_area_and_ratio() {
         let variation = Variation {
             crop: 0.25,
             flip: false,
@@ -120,49 +122,50 @@ mod tests {
             assert!((0.249..=1.0).contains(&(width * height / 6000.0)));
             assert!((0.74..1.34).contains(&(width / height)));
         }
-        // Nothing of the right proportions fits, so it is the middle.
+        // No part with an allowed ratio fits, so the middle is taken.
         let [left, top, width, height] = variation.window((1000, 10), &mut rng(1));
         assert!(height == 10.0 && top == 0.0 && (width - 40.0 / 3.0).abs() < 1e-9 && left > 490.0);
     }
 
     #[test]
-    fn without_changes_a_square_stays_as_it_is() {
+    fn without_variation_a_square_image_stays_the_same() {
         let still = Variation {
             crop: 1.0,
             flip: false,
             colour: 0.0,
         };
-        let picture = slope(32, 32);
-        // Only a ratio of 1 fits into all of a square; otherwise it is the middle, which is all of it.
-        assert_eq!(still.apply(&picture, 32, &mut rng(1)).unwrap(), picture);
+        let image = slope(32, 32);
+        // A whole square has the ratio 1. Any other draw fails and takes the middle, which is the
+        // whole square.
+        assert_eq!(still.apply(&image, 32, &mut rng(1)).unwrap(), image);
     }
 
     #[test]
-    fn half_are_mirrored() {
+    fn half_of_the_images_are_mirrored() {
         let flip = Variation {
             crop: 1.0,
             flip: true,
             colour: 0.0,
         };
-        let picture = slope(16, 16);
+        let image = slope(16, 16);
         let mirrored = (0..200)
-            .filter(|&seed| flip.apply(&picture, 16, &mut rng(seed)).unwrap() != picture)
+            .filter(|&seed| flip.apply(&image, 16, &mut rng(seed)).unwrap() != image)
             .count();
         assert!((70..130).contains(&mirrored), "{mirrored}");
     }
 
     #[test]
-    fn colours_change_and_repeat() {
+    fn colours_change_and_follow_the_seed() {
         let colour = Variation {
             crop: 0.5,
             flip: true,
             colour: 0.3,
         };
-        let picture = slope(40, 30);
-        let one = colour.apply(&picture, 24, &mut rng(1)).unwrap();
+        let image = slope(40, 30);
+        let one = colour.apply(&image, 24, &mut rng(1)).unwrap();
         assert_eq!(one.dimensions(), (24, 24));
-        assert_eq!(one, colour.apply(&picture, 24, &mut rng(1)).unwrap());
-        assert_ne!(one, colour.apply(&picture, 24, &mut rng(2)).unwrap());
+        assert_eq!(one, colour.apply(&image, 24, &mut rng(1)).unwrap());
+        assert_ne!(one, colour.apply(&image, 24, &mut rng(2)).unwrap());
 
         let mut plain = slope(8, 8);
         recolour(&mut plain, 1.0, 1.0, 1.0);
@@ -170,7 +173,7 @@ mod tests {
         recolour(&mut plain, 0.5, 1.0, 0.0);
         assert!(
             plain.pixels().all(|pixel| pixel.0[0] == pixel.0[1]),
-            "no saturation is grey"
+            "without saturation an image is grey"
         );
         assert!(plain.pixels().all(|pixel| pixel.0[0] < 128), "half as bright");
     }

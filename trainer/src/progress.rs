@@ -1,4 +1,4 @@
-//! Progress: a moving bar on a terminal, plain lines anywhere else.
+//! Shows progress on standard error: a bar on a terminal, a line now and then elsewhere.
 
 use std::{
     fmt::Write as _,
@@ -12,10 +12,10 @@ use std::{
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-/// How often plain lines appear.
+/// The time between two lines where standard error is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One piece of work under way. Several threads may work on it.
+/// The progress of one task. Several threads may report to it.
 #[derive(Debug)]
 pub struct Bar {
     title: String,
@@ -35,12 +35,12 @@ enum Unit {
 }
 
 impl Bar {
-    /// For a download of `total` bytes, of which `done` are there.
+    /// Shows a download of `total` bytes, of which `done` were there before.
     pub fn bytes(title: &str, total: Option<u64>, done: u64) -> Self {
         Self::new(title, Unit::Bytes, total, done)
     }
 
-    /// For work on `total` samples, of which `done` are done.
+    /// Shows work on `total` samples, of which `done` were done before.
     pub fn samples(title: &str, total: u64, done: u64) -> Self {
         Self::new(title, Unit::Samples, Some(total), done)
     }
@@ -52,7 +52,7 @@ impl Bar {
         };
         let terminal = stderr().is_terminal().then(|| {
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
-            // The template is a constant; if it were wrong, the default style would do.
+            // The template is a constant that is known to parse.
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style);
@@ -74,16 +74,16 @@ impl Bar {
         }
     }
 
-    /// Another `amount` is done.
+    /// Reports that `amount` more is done.
     pub fn advance(&self, amount: u64) {
         self.advance_with(amount, String::new);
     }
 
-    /// Another `amount` is done, and `message` says how it goes.
+    /// Like [`Self::advance`], with a message to show beside the numbers.
     pub fn advance_with(&self, amount: u64, message: impl FnOnce() -> String) {
         self.done.fetch_add(amount, Ordering::Relaxed);
         if let Some(bar) = &self.terminal {
-            // The bar's own rate comes with four decimals.
+            // The rate that indicatif formats has four decimals.
             let rate = match self.unit {
                 Unit::Bytes => String::new(),
                 Unit::Samples => format!("{:.0} samples/s ", self.rate()),
@@ -99,7 +99,7 @@ impl Bar {
         }
     }
 
-    /// How much has been done in each second.
+    /// The mean rate, per second.
     pub fn rate(&self) -> f64 {
         (self.done.load(Ordering::Relaxed) - self.begun_at) as f64
             / self.begun.elapsed().as_secs_f64().max(1e-9)
@@ -125,7 +125,7 @@ impl Bar {
         line
     }
 
-    /// Writes a line that stays.
+    /// Prints a line without disturbing the bar.
     pub fn note(&self, line: &str) {
         match &self.terminal {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
@@ -133,7 +133,7 @@ impl Bar {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar from the terminal.
     pub fn finish(&self) {
         if let Some(bar) = &self.terminal {
             bar.finish_and_clear();

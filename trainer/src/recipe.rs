@@ -10,13 +10,13 @@ use std::{borrow::Cow, fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use classifier::image::{Layout, Preprocessor, PreprocessorConfig};
+use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use crate::{
     data::{DataSet, Images},
     folder,
     network::{self, Layer},
-    parallel::in_parallel,
     sentiment,
     training::{Config, Ink, Jitter, Pixels, Source},
     transform::Transform,
@@ -184,12 +184,12 @@ impl Recipe {
             Augmentation::Ink => {
                 let (mean, deviation) = (mean[0], deviation[0]);
                 let preprocessor = Preprocessor::new(&self.preprocessor, Layout::Nchw)?;
-                let no_state = || Ok(());
-                let rows = in_parallel(pictures.len(), no_state, |(), at| {
-                    let picture = pictures.get(at).context("a picture is missing")?;
-                    Ok(preprocessor.apply(picture)?)
-                })?;
-                let rows: Vec<f32> = rows.concat();
+                let row = |at: usize| -> Result<Vec<f32>> {
+                    let image = pictures.get(at).with_context(|| format!("no image {at}"))?;
+                    Ok(preprocessor.apply(image)?)
+                };
+                let rows: Result<Vec<_>> = (0..pictures.len()).into_par_iter().map(row).collect();
+                let rows: Vec<f32> = rows?.concat();
                 let labels: Vec<i64> = pictures.labels().iter().map(|&label| i64::from(label)).collect();
                 let [channels, height, width] = self.input;
                 let pictures = Tensor::from_slice(&rows).view([-1, channels, height, width]);

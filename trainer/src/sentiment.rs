@@ -15,6 +15,7 @@ use std::{collections::HashMap, fs, path::Path, sync::Arc, sync::atomic::AtomicB
 
 use anyhow::{Context as _, Result, bail};
 use classifier::text::{TextServing, Tokenizer, Truncation};
+use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use crate::{
@@ -24,7 +25,6 @@ use crate::{
     },
     evaluate::Evaluation,
     network::{Layer, Network},
-    parallel::in_parallel,
     search::{Subject, spread},
     training::{self, Config, Epoch, Outcome, Start, Task},
 };
@@ -112,15 +112,14 @@ struct Encoded {
 
 impl Encoded {
     fn new(tokenizer: &Tokenizer, reviews: &[&Review]) -> Result<Self> {
-        let encode = |(): &mut (), at: usize| {
-            let review = reviews[at];
-            Ok(tokenizer
+        let encode = |review: &&Review| {
+            let encoded = tokenizer
                 .encode(&review.text)
-                .with_context(|| review.name.clone())?
-                .ids)
+                .with_context(|| review.name.clone());
+            encoded.map(|encoded| encoded.ids)
         };
         Ok(Self {
-            rows: in_parallel(reviews.len(), || Ok(()), encode)?,
+            rows: reviews.par_iter().map(encode).collect::<Result<_>>()?,
             positive: reviews.iter().map(|review| review.label == 1).collect(),
         })
     }
@@ -358,11 +357,7 @@ fn tokenizer(
 /// For each review, the logits of word sequences and of the network; 0 for a part that is not there.
 fn logits(table: Option<&Table>, network: Option<&Network>, rows: &[Vec<i64>]) -> Result<Vec<[f64; 2]>> {
     let sequences = match table {
-        Some(table) => in_parallel(
-            rows.len(),
-            || Ok(()),
-            |(), at| Ok(f64::from(table.logit(&rows[at]))),
-        )?,
+        Some(table) => rows.par_iter().map(|row| f64::from(table.logit(row))).collect(),
         None => vec![0.0; rows.len()],
     };
     let network = match network {

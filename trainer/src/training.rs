@@ -21,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     network::{Layer, Mode, Network, Precision},
-    optimizer::{Optimizer, Rule},
+    optimizer::{Hyperparameters, Optimizer, Rule},
     progress::Bar,
 };
 use run::{Run, State};
@@ -75,6 +75,19 @@ pub struct Config {
     pub precision: Precision,
     /// All randomness follows from it.
     pub seed: u64,
+}
+
+impl Config {
+    fn hyperparameters(&self) -> Hyperparameters {
+        Hyperparameters {
+            rule: self.optimizer,
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+            shift_rate: self.shift_rate,
+            weight_decay: self.weight_decay,
+            clip: self.clip,
+        }
+    }
 }
 
 impl Default for Config {
@@ -188,7 +201,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
         network.fit(&task.training.batch(&part)?.inputs)?;
     }
     let mut average = network.frozen();
-    let mut optimizer = Optimizer::new(config);
+    let mut optimizer = Optimizer::new(config.hyperparameters());
     let run = Run::new(directory);
     let mut state = match run.begin(config, start)? {
         Some(checkpoint) => {

@@ -1,4 +1,4 @@
-//! Test pictures as a user would send them.
+//! Transforms that make published test images look like those that users send.
 
 use std::io::Cursor;
 
@@ -12,30 +12,32 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 use rand_distr::{Distribution as _, Uniform};
 use serde::{Deserialize, Serialize};
 
-/// Side of the picture that a canvas becomes.
+/// Width and height of the images that all transforms but [`Transform::None`] make.
 const CANVAS_SIDE: u32 = 280;
-/// How many pixels of that picture [`Transform::Thin`] and [`Transform::Thick`] take from or add to every edge.
+/// The number of pixels that [`Transform::Thin`] and [`Transform::Thick`] take from or add to every
+/// edge of a stroke.
 const STROKE: usize = 2;
 const JPEG_QUALITY: u8 = 50;
 
-/// What is done to a test picture before it is classified.
+// clap prints the comments of the variants in `trainer evaluate --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// As published, as PNG.
+    /// The published image as PNG.
     None,
-    /// Dark on light, at a random place of a canvas 2 to 4 times as wide, scaled to 280 x 280, as PNG.
+    /// Dark on light, at a random position on a canvas 2 to 4 times as wide, scaled to 280 x 280,
+    /// as PNG.
     Canvas,
-    /// Canvas, as JPEG of quality 50.
+    /// Like `canvas`, as JPEG of quality 50.
     Jpeg,
-    /// Canvas, with strokes 2 pixels thinner on every side, as drawn with a fine pen.
+    /// Like `canvas`, with strokes 2 pixels thinner on every side, as if drawn with a fine pen.
     Thin,
-    /// Canvas, with strokes 2 pixels thicker on every side, as drawn with a broad pen.
+    /// Like `canvas`, with strokes 2 pixels thicker on every side, as if drawn with a broad pen.
     Thick,
 }
 
 impl Transform {
-    /// As on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -46,20 +48,24 @@ impl Transform {
         }
     }
 
-    /// The bytes of an image file. The same seed and number give the same canvas.
-    pub fn apply(self, picture: &DynamicImage, seed: u64, number: usize) -> Result<Vec<u8>> {
+    /// Returns an image file. The position on the canvas depends on nothing but `seed` and
+    /// `number`.
+    pub fn apply(self, image: &DynamicImage, seed: u64, number: usize) -> Result<Vec<u8>> {
         if self == Self::None {
-            return png(picture);
+            return png(image);
         }
-        let DynamicImage::ImageLuma8(picture) = picture else {
-            bail!("transform {}: expected grey pictures, found colour", self.name());
+        let DynamicImage::ImageLuma8(image) = image else {
+            bail!(
+                "transform {}: expected grey images, found colour images",
+                self.name()
+            );
         };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(number as u64);
-        let mut canvas = canvas(picture, &mut rng)?;
+        let mut canvas = canvas(image, &mut rng)?;
         match self {
             Self::None | Self::Canvas | Self::Jpeg => {}
-            // Ink is dark: its strokes grow where the smallest value wins.
+            // The ink is dark, so taking the darkest pixel nearby thickens the strokes.
             Self::Thin => canvas = spread(&canvas, u8::max),
             Self::Thick => canvas = spread(&canvas, u8::min),
         }
@@ -69,7 +75,7 @@ impl Transform {
         } else {
             canvas.write_to(&mut bytes, ImageFormat::Png)
         };
-        encoded.context("cannot encode a picture")?;
+        encoded.context("cannot encode an image")?;
         Ok(bytes.into_inner())
     }
 }
@@ -83,15 +89,15 @@ pub fn png(image: &DynamicImage) -> Result<Vec<u8>> {
     Ok(bytes.into_inner())
 }
 
-fn canvas(picture: &GrayImage, rng: &mut ChaCha8Rng) -> Result<GrayImage> {
+fn canvas(image: &GrayImage, rng: &mut ChaCha8Rng) -> Result<GrayImage> {
     let mut pick = |low: u32, high: u32| -> Result<u32> {
-        let range = Uniform::new_inclusive(low, high).context("a test picture is too large for a canvas")?;
+        let range = Uniform::new_inclusive(low, high).context("a test image is too large for a canvas")?;
         Ok(range.sample(rng))
     };
-    let (width, height) = picture.dimensions();
+    let (width, height) = image.dimensions();
     let side = pick(2 * width.max(height), 4 * width.max(height))?;
     let (x, y) = (pick(0, side - width)?, pick(0, side - height)?);
-    let mut inverted = picture.clone();
+    let mut inverted = image.clone();
     imageops::invert(&mut inverted);
     let mut canvas = GrayImage::from_pixel(side, side, Luma([255]));
     imageops::replace(&mut canvas, &inverted, i64::from(x), i64::from(y));
@@ -103,21 +109,22 @@ fn canvas(picture: &GrayImage, rng: &mut ChaCha8Rng) -> Result<GrayImage> {
     ))
 }
 
-/// Each pixel becomes the winner among those of the square around it that reaches [`STROKE`] pixels to every side.
-fn spread(picture: &GrayImage, winner: impl Fn(u8, u8) -> u8) -> GrayImage {
-    // The winner of a square is the winner of its columns' winners; on its side, a column is a row.
-    let rows = |picture: &GrayImage| {
-        let mut result = picture.clone();
-        let width = picture.width() as usize;
-        for (row, winners) in picture.chunks_exact(width).zip(result.chunks_exact_mut(width)) {
-            for (x, pixel) in winners.iter_mut().enumerate() {
+/// Replaces each pixel by the largest or smallest one, as `choose` decides, of the square around it
+/// that reaches [`STROKE`] pixels to every side.
+fn spread(image: &GrayImage, choose: impl Fn(u8, u8) -> u8) -> GrayImage {
+    // First along rows, then along columns, which are the rows of the image turned by 90 degrees.
+    let rows = |image: &GrayImage| {
+        let mut result = image.clone();
+        let width = image.width() as usize;
+        for (row, chosen) in image.chunks_exact(width).zip(result.chunks_exact_mut(width)) {
+            for (x, pixel) in chosen.iter_mut().enumerate() {
                 let around = &row[x.saturating_sub(STROKE)..(x + STROKE + 1).min(width)];
-                *pixel = around.iter().copied().reduce(&winner).unwrap_or(*pixel);
+                *pixel = around.iter().copied().reduce(&choose).unwrap_or(*pixel);
             }
         }
         result
     };
-    imageops::rotate270(&rows(&imageops::rotate90(&rows(picture))))
+    imageops::rotate270(&rows(&imageops::rotate90(&rows(image))))
 }
 
 #[cfg(test)]
@@ -125,33 +132,33 @@ mod tests {
     use super::*;
 
     fn dot() -> DynamicImage {
-        let mut picture = GrayImage::new(28, 28);
+        let mut image = GrayImage::new(28, 28);
         for (x, y) in [(13, 13), (14, 13), (13, 14), (14, 14)] {
-            picture.put_pixel(x, y, Luma([255]));
+            image.put_pixel(x, y, Luma([255]));
         }
-        DynamicImage::ImageLuma8(picture)
+        DynamicImage::ImageLuma8(image)
     }
 
     fn ink(bytes: &[u8]) -> usize {
-        let picture = image::load_from_memory(bytes).unwrap().to_luma8();
-        assert_eq!(picture.dimensions(), (280, 280));
-        picture.pixels().filter(|pixel| pixel.0[0] < 128).count()
+        let image = image::load_from_memory(bytes).unwrap().to_luma8();
+        assert_eq!(image.dimensions(), (280, 280));
+        image.pixels().filter(|pixel| pixel.0[0] < 128).count()
     }
 
     #[test]
-    fn canvases_are_dark_on_light_and_repeatable() {
+    fn canvases_are_dark_on_light_and_follow_seed_and_number() {
         let one = Transform::Canvas.apply(&dot(), 1, 0).unwrap();
         assert_eq!(one, Transform::Canvas.apply(&dot(), 1, 0).unwrap());
         assert_ne!(one, Transform::Canvas.apply(&dot(), 1, 1).unwrap());
         assert_ne!(one, Transform::Canvas.apply(&dot(), 2, 0).unwrap());
-        // Two pixels of a picture 2 to 4 times as wide as 28.
+        // A dot of two pixels on a canvas that is 2 to 4 times as wide as 28 pixels.
         let side = 2 * 280 / (4 * 28)..=2 * 280 / (2 * 28) + 1;
         let area = side.start() * side.start()..=side.end() * side.end();
         assert!(area.contains(&ink(&one)), "{} not in {area:?}", ink(&one));
     }
 
     #[test]
-    fn pens_are_thin_or_thick() {
+    fn thin_strokes_have_less_ink_and_thick_ones_more() {
         let [thin, plain, thick] = [Transform::Thin, Transform::Canvas, Transform::Thick]
             .map(|transform| ink(&transform.apply(&dot(), 3, 5).unwrap()));
         assert!(thin < plain && plain < thick, "{thin} {plain} {thick}");

@@ -87,7 +87,7 @@ fn a_network_is_trained_exported_and_measured() {
     let work = work(360);
     let table =
         work.succeed("train digits --epochs 6 --batch-size 32 --learning-rate 0.01 --out models/digits/1");
-    assert!(table.contains("20 pictures, transform none"), "{table}");
+    assert!(table.contains("20 images, transform none"), "{table}");
     let card = fs::read_to_string(work.path("models/digits/1/README.md")).unwrap();
     for part in [
         "trainer train digits --epochs 6",
@@ -122,7 +122,7 @@ fn a_network_is_trained_exported_and_measured() {
         said.contains("over HTTP: accuracy 10.00 %, 18 labels differ"),
         "{said}"
     );
-    assert!(said.contains("test picture 0: 0 here, 3 over HTTP"), "{said}");
+    assert!(said.contains("test image 0: 0 here, 3 over HTTP"), "{said}");
 }
 
 fn answer_three(listener: &TcpListener) {

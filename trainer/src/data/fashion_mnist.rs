@@ -64,7 +64,8 @@ pub(super) fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
     FILES.obtain(directory, package, |archive| unpack(archive, directory))
 }
 
-/// Runs dpkg-deb, which writes the package's content as a plain tar archive, whatever its compression.
+/// Runs dpkg-deb, which writes the package's content as a plain tar archive, whatever its
+/// compression.
 fn unpack(archive: &Path, directory: &Path) -> Result<()> {
     let mut child = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
@@ -76,8 +77,8 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
     let unpacked = FILES.untar(output, directory, (Path::new("fashion-mnist"), ".gz"));
     let status = child.wait().context("dpkg-deb")?;
     unpacked?;
-    // dpkg-deb also fails, with another status, if its output is not read to the end. That is harmless:
-    // the MD5 sums of the files are verified.
+    // dpkg-deb also fails, with another status, if its output is not read to the end. That is
+    // harmless: the MD5 sums of the files are verified.
     if status.code() == Some(2) {
         bail!(
             "dpkg-deb --fsys-tarfile {}: expected a Debian package",

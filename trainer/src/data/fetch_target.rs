@@ -31,7 +31,8 @@ impl FetchTarget {
         Ok(cache_directory()?.join("data").join(self.name()))
     }
 
-    /// Fetches the published files that `directory` lacks, verifies all of them, and returns their paths.
+    /// Fetches the published files that `directory` lacks, verifies all of them, and returns their
+    /// paths.
     pub fn fetch(self, directory: &Path) -> Result<Vec<PathBuf>> {
         match self {
             Self::Images(set) => set.fetch(directory),

@@ -22,7 +22,8 @@ pub struct File {
 /// Files with the MD5 sums that they have on this disk.
 pub type Sums = Vec<(File, String)>;
 
-/// The files of one published data set. On disk each may also be gzipped, with `.gz` after its name.
+/// The files of one published data set. On disk each may also be gzipped, with `.gz` after its
+/// name.
 #[derive(Debug)]
 pub(super) struct FileSet<const COUNT: usize> {
     /// The data set's name on the command line, for the commands in error messages.
@@ -38,8 +39,9 @@ pub(super) struct FoundFile {
 }
 
 impl<const COUNT: usize> FileSet<COUNT> {
-    /// Verifies the files in `directory` and returns their paths. If any file is missing, `package` first
-    /// downloads an archive and `unpack` writes the missing files from it; then the archive is deleted.
+    /// Verifies the files in `directory` and returns their paths. If any file is missing, `package`
+    /// first downloads an archive and `unpack` writes the missing files from it; then the archive
+    /// is deleted.
     pub(super) fn obtain(
         &self,
         directory: &Path,
@@ -57,8 +59,9 @@ impl<const COUNT: usize> FileSet<COUNT> {
                 self.set
             )
         })?;
-        // The archive is kept until here, so that an interrupted command need not download it again. It is
-        // deleted even if the files are wrong, because they would be wrong the next time too.
+        // The archive is kept until here, so that an interrupted command need not download it
+        // again. It is deleted even if the files are wrong, because they would be wrong the next
+        // time too.
         let paths = self.verify(directory);
         fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
         paths
@@ -113,8 +116,8 @@ impl<const COUNT: usize> FileSet<COUNT> {
         Ok(paths)
     }
 
-    /// Writes the missing files from a tar archive, in which they are in the directory `place.0` and have
-    /// `place.1` after their names. Each gets its name only when it is complete.
+    /// Writes the missing files from a tar archive, in which they are in the directory `place.0`
+    /// and have `place.1` after their names. Each gets its name only when it is complete.
     pub(super) fn untar(
         &self,
         archive: impl Read,

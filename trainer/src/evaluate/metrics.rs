@@ -1,34 +1,31 @@
-//! What the scores of many labelled samples come to.
+//! The figures that follow from the scores of labelled samples.
 
 use std::iter;
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of the calibration error, as in the paper that made it common; see [`Calibration`].
+/// The number of bins of the calibration error, as in the paper that [`Calibration`] cites.
 pub const CALIBRATION_BINS: usize = 15;
-/// The true label counts as found if it is among so many of the highest scores.
+/// The k of the top-k accuracy.
 const TOP: usize = 5;
 
-/// How a classifier did on one class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Class {
-    /// The class.
     pub label: String,
-    /// How many samples of it there were.
+    /// The number of samples with this label.
     pub support: usize,
-    /// Its figures.
     #[serde(flatten)]
     pub figures: Figures,
 }
 
-/// Between 0 and 1. What would be divided by nothing is 0.
+/// Values between 0 and 1. A quotient whose divisor is 0 counts as 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
-    /// Of the samples given this label, the part that has it.
+    /// The part of the samples classified as this label that have it.
     pub precision: f64,
-    /// Of the samples that have this label, the part given it.
+    /// The part of the samples with this label that are classified as it.
     pub recall: f64,
-    /// Harmonic mean of the two.
+    /// The harmonic mean of precision and recall.
     pub f1: f64,
 }
 
@@ -43,7 +40,7 @@ impl Figures {
         }
     }
 
-    /// Mean over those classes that had samples: a class without any cannot be found or missed.
+    /// The mean over the classes that have samples.
     pub(super) fn mean(classes: &[Class]) -> Self {
         let present = || classes.iter().filter(|class| class.support > 0);
         let mean = |figure: fn(&Self) -> f64| {
@@ -58,38 +55,40 @@ impl Figures {
     }
 }
 
-/// How far the highest scores are from being the probabilities that they look like.
+/// How far the highest scores are from the probabilities of being right, after C. Guo, G. Pleiss,
+/// Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
 ///
-/// C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3: samples
-/// are put into bins of equal width by their highest score, and the differences between a bin's accuracy and its mean
-/// highest score are averaged, weighted by the bins' sizes.
+/// Samples are put into bins of equal width by their highest score. The differences between the
+/// accuracy and the mean highest score of each bin are averaged, weighted by the number of samples
+/// in the bin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// The expected calibration error, between 0 (a score of 0.8 is right in 8 of 10 cases) and 1.
+    /// The expected calibration error, between 0 and 1. At 0, samples with a score of 0.8 are right
+    /// in 8 of 10 cases.
     pub error: f64,
-    /// From the lowest scores to the highest.
+    /// The bins, from low scores to high ones.
     pub bins: Vec<CalibrationBin>,
 }
 
-/// Samples whose highest score lies in one of [`CALIBRATION_BINS`] equal parts of 0 to 1, upper bound included.
+/// The samples whose highest score is in one of [`CALIBRATION_BINS`] equal parts of 0 to 1,
+/// including the upper bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationBin {
-    /// How many there are.
     pub samples: usize,
-    /// Mean of their highest scores; 0 for no samples.
+    /// The mean of the highest scores; 0 without samples.
     pub confidence: f64,
-    /// Part of them labelled right; 0 for no samples.
+    /// The part of the samples classified correctly; 0 without samples.
     pub accuracy: f64,
 }
 
 impl Calibration {
-    /// From each sample's highest score, and whether the label with that score is right.
-    pub fn new(answers: impl Iterator<Item = (f32, bool)>) -> Self {
+    /// Takes the highest score of each sample, and whether the label with that score is right.
+    pub fn new(results: impl Iterator<Item = (f32, bool)>) -> Self {
         let mut sums = [(0_usize, 0.0_f64, 0_usize); CALIBRATION_BINS];
         let mut samples = 0;
-        for (score, right) in answers {
+        for (score, right) in results {
             let score = f64::from(score);
-            // Upper bounds belong to their bin: 1 to the last one, 0 to the first.
+            // The upper bound of a bin belongs to it; so does 0 to the first bin.
             let at = ((score * CALIBRATION_BINS as f64).ceil() as usize).clamp(1, CALIBRATION_BINS) - 1;
             sums[at].0 += 1;
             sums[at].1 += score;
@@ -112,7 +111,7 @@ impl Calibration {
     }
 }
 
-/// For each true label, how often each label was given.
+/// Counts how often each label was given, for each true label.
 pub(super) fn confusion(labels: usize, pairs: impl Iterator<Item = (usize, usize)>) -> Vec<Vec<usize>> {
     let mut confusion = vec![vec![0; labels]; labels];
     for (truth, given) in pairs {
@@ -121,7 +120,7 @@ pub(super) fn confusion(labels: usize, pairs: impl Iterator<Item = (usize, usize
     confusion
 }
 
-/// The classes' figures, from a confusion matrix in the order of `labels`.
+/// The figures of all classes, from a confusion matrix in the order of `labels`.
 pub(super) fn classes(labels: Vec<String>, confusion: &[Vec<usize>]) -> Vec<Class> {
     iter::zip(labels, confusion)
         .enumerate()
@@ -137,15 +136,15 @@ pub(super) fn classes(labels: Vec<String>, confusion: &[Vec<usize>]) -> Vec<Clas
         .collect()
 }
 
-/// Part of the samples whose true label has one of the five highest scores. Nothing where there are no more labels than
-/// that, for it would be 1 whatever the classifier does.
+/// The part of the samples whose true label has one of the five highest scores. `None` if there are
+/// at most five labels, because it would always be 1.
 pub(super) fn top_5<'a>(labels: usize, samples: impl Iterator<Item = (usize, &'a [f32])>) -> Option<f64> {
     if labels <= TOP {
         return None;
     }
     let (mut found, mut count) = (0_usize, 0_usize);
     for (truth, scores) in samples {
-        // Of equal scores the first label wins, as in an answer of the server.
+        // Of equal scores, the first label ranks higher, as on the server.
         let better = scores
             .iter()
             .enumerate()
@@ -157,7 +156,7 @@ pub(super) fn top_5<'a>(labels: usize, samples: impl Iterator<Item = (usize, &'a
     Some(ratio(found as f64, count as f64))
 }
 
-/// Place of the highest score; the first of equal ones, as in an answer of the server.
+/// The index of the highest score; of equal scores, the first, as on the server.
 pub(super) fn best(scores: &[f32]) -> usize {
     let mut best = 0;
     for (at, score) in scores.iter().enumerate() {
@@ -168,7 +167,7 @@ pub(super) fn best(scores: &[f32]) -> usize {
     best
 }
 
-/// 0 for a part of nothing.
+/// `part / whole`, or 0 if `whole` is 0.
 pub(super) fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
@@ -182,9 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_those_of_the_confusion_matrix() {
+    fn figures_follow_from_the_confusion_matrix() {
         let labels = ["cat", "dog", "owl", "yak"].map(str::to_owned).to_vec();
-        // Truth and answer: 3 cats of 4 found, 1 called a dog; both dogs found; the owl called a cat; no yak at all.
+        // True and given label: 3 of 4 cats are found, 1 is called a dog; both dogs are found; the
+        // owl is called a cat; there is no yak.
         let pairs = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 1), (1, 1), (2, 0)];
         let confusion = confusion(4, pairs.into_iter());
         assert_eq!(
@@ -212,16 +212,17 @@ mod tests {
         // 0.8 is right in 8 of 10 cases.
         let honest = (0..10).map(|at| (0.8, at < 8));
         close(Calibration::new(honest).error, 0.0);
-        // Always sure and always wrong.
+        // Always certain and always wrong.
         close(Calibration::new([(1.0, false)].into_iter()).error, 1.0);
         close(Calibration::new(iter::empty()).error, 0.0);
     }
 
     #[test]
     fn bins_are_weighted_by_their_size() {
-        // Three samples between 13/15 and 14/15, two of them right; one between 9/15 and 10/15, wrong.
-        let answers = [(0.9, true), (0.92, true), (0.91, false), (0.65, false)];
-        let calibration = Calibration::new(answers.into_iter());
+        // Three samples between 13/15 and 14/15, two of them right; one between 9/15 and 10/15,
+        // wrong.
+        let results = [(0.9, true), (0.92, true), (0.91, false), (0.65, false)];
+        let calibration = Calibration::new(results.into_iter());
         assert_eq!(calibration.bins.len(), CALIBRATION_BINS);
         assert_eq!(calibration.bins[13].samples, 3);
         close(calibration.bins[13].confidence, 0.91);
@@ -231,17 +232,17 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_and_the_highest_score_have_a_bin() {
+    fn the_scores_0_and_1_are_in_the_first_and_last_bin() {
         let calibration = Calibration::new([(0.0, false), (1.0, true)].into_iter());
         assert_eq!(calibration.bins[0].samples, 1);
         assert_eq!(calibration.bins[14].samples, 1);
     }
 
     #[test]
-    fn five_guesses() {
+    fn top_5_ranks_equal_scores_by_label() {
         let scores = [0.3, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1];
         let found = |truth| top_5(7, iter::once((truth, scores.as_slice()))).unwrap();
-        // Of the equal scores, those of labels 1, 3 and 4 come first.
+        // Of the equal scores, labels 1, 3 and 4 rank first.
         assert_eq!(
             [0, 1, 2, 3, 4, 5, 6].map(found),
             [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]

@@ -1,110 +1,109 @@
-//! The same samples, sent to a running server.
+//! Sends the samples of an evaluation to a running server.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::{metrics::best, true_labels};
 use crate::{
-    parallel::in_parallel,
+    parallel::cpus,
     samples::{LabelledSamples, SampleInput},
 };
 
-/// What the server behind an address answers, next to what the model directory's own scores say.
+/// The server's labels compared with those of a model directory.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Remote {
-    /// Part of the samples that the server labelled right.
+pub struct RemoteComparison {
+    /// The part of the samples that the server classified correctly.
     pub accuracy: f64,
-    /// Samples that the server labels otherwise than this program: number, label here, label there.
+    /// The samples with another label on the server: number, label here, label there.
     pub different: Vec<(usize, String, String)>,
 }
 
-/// Sends every sample to a running server and compares its labels with those of `scores`.
+/// Sends every sample to the server at `url` and compares its labels with those that `scores` give.
 pub fn evaluate_remote(
     url: &str,
     directory: &Path,
     samples: &dyn LabelledSamples,
     scores: &[Vec<f32>],
-) -> Result<Remote> {
+) -> Result<RemoteComparison> {
     let labels = classifier::Bundle::open(directory)?.labels;
     let truth = true_labels(&labels, samples)?;
     let (model, version) = name_and_version(directory)?;
     let address = format!("{}/v1/classify?model={model}", url.trim_end_matches('/'));
-    let answers = in_parallel(
-        samples.len(),
-        || {
-            Ok(ureq::Agent::from(
-                ureq::config::Config::builder()
-                    .http_status_as_error(false)
-                    .build(),
-            ))
-        },
-        |agent, at| {
-            let answer = ask(agent, &address, &samples.input(at)?)?;
-            if answer.version != version {
-                bail!(
-                    "{address}: expected version {version} of {model}, found version {}",
-                    answer.version
-                );
-            }
-            match <[RemoteResult; 1]>::try_from(answer.results) {
-                Ok([result]) => Ok(result.label),
-                Err(results) => bail!("{address}: expected 1 result, found {}", results.len()),
-            }
-        },
-    )?;
+    let agent = ureq::Agent::from(
+        ureq::config::Config::builder()
+            .http_status_as_error(false)
+            .max_idle_connections_per_host(cpus())
+            .build(),
+    );
+    let classify = |at: usize| {
+        let response = post(&agent, &address, &samples.input(at)?)?;
+        if response.version != version {
+            bail!(
+                "{address}: expected version {version} of {model}, found version {}",
+                response.version
+            );
+        }
+        match <[InputResult; 1]>::try_from(response.results) {
+            Ok([result]) => Ok(result.label),
+            Err(results) => bail!("{address}: expected 1 result, found {}", results.len()),
+        }
+    };
+    let given: Result<Vec<String>> = (0..samples.len()).into_par_iter().map(classify).collect();
     let mut right = 0;
     let mut different = Vec::new();
-    for (at, there) in answers.into_iter().enumerate() {
+    for (at, there) in given?.into_iter().enumerate() {
         let here = &labels[best(&scores[at])];
         right += usize::from(there == labels[truth[at]]);
         if *here != there {
             different.push((at, here.clone(), there));
         }
     }
-    Ok(Remote {
+    Ok(RemoteComparison {
         accuracy: right as f64 / samples.len() as f64,
         different,
     })
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct ClassifyResponse {
     version: String,
-    results: Vec<RemoteResult>,
+    results: Vec<InputResult>,
 }
 
 #[derive(Debug, Deserialize)]
-struct RemoteResult {
+struct InputResult {
     label: String,
 }
 
-fn ask(agent: &ureq::Agent, address: &str, input: &SampleInput) -> Result<Answer> {
-    let (kind, body) = match input {
+fn post(agent: &ureq::Agent, address: &str, input: &SampleInput) -> Result<ClassifyResponse> {
+    let (media_type, body) = match input {
         SampleInput::Image(bytes) => {
-            let format = image::guess_format(bytes).context("a test picture is of no known format")?;
+            let format = image::guess_format(bytes).context("a test image has no known format")?;
             (format.to_mime_type(), bytes.as_slice())
         }
         SampleInput::Text(text) => ("text/plain; charset=utf-8", text.as_bytes()),
     };
-    let mut answer = agent
+    let mut response = agent
         .post(address)
-        .content_type(kind)
+        .content_type(media_type)
         .send(body)
         .with_context(|| format!("cannot reach {address}"))?;
-    let status = answer.status();
-    let body = answer
+    let status = response.status();
+    let body = response
         .body_mut()
         .read_to_string()
         .with_context(|| format!("cannot read from {address}"))?;
     if !status.is_success() {
-        bail!("{address}: expected an answer, found status {status}: {body}");
+        bail!("{address}: expected a success, found status {status}: {body}");
     }
     serde_json::from_str(&body).with_context(|| format!("{address}: expected a classification, found {body}"))
 }
 
-/// `models/digits/1` is version 1 of `digits`.
+/// The name and the version of a model, which are the last two parts of its path, as in
+/// `models/digits/1`.
 fn name_and_version(directory: &Path) -> Result<(String, String)> {
     let path = directory
         .canonicalize()
@@ -113,7 +112,7 @@ fn name_and_version(directory: &Path) -> Result<(String, String)> {
     let parts = name(&path).zip(path.parent().and_then(name));
     let (version, model) = parts.with_context(|| {
         format!(
-            "{}: expected a path that ends with a model's name and version",
+            "{}: expected a path that ends with the model's name and version",
             path.display()
         )
     })?;
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_directory_names_the_model_and_its_version() {
+    fn the_path_of_a_directory_names_the_model_and_its_version() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("digits/3");
         std::fs::create_dir_all(&path).unwrap();

@@ -1,15 +1,14 @@
-//! An evaluation as text for a terminal.
+//! Formats an evaluation for a terminal.
 
 use std::fmt::{Result, Write as _};
 
 use super::{Evaluation, metrics::Figures};
 
-/// Matrices of more labels than this do not fit a terminal; then the commonest mistakes are listed instead.
+/// With more labels than this, the matrix does not fit a terminal and the most frequent mistakes
+/// are listed instead.
 const LARGEST_MATRIX: usize = 20;
-/// How many of the commonest mistakes are listed.
 const MISTAKES: usize = 10;
 
-/// All of it.
 pub(super) fn text(evaluation: &Evaluation) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -40,7 +39,6 @@ fn head(text: &mut String, evaluation: &Evaluation) -> Result {
     )
 }
 
-/// Width of the column with the labels.
 fn label_width(evaluation: &Evaluation) -> usize {
     let labels = evaluation.classes.iter().map(|class| class.label.chars().count());
     labels.max().unwrap_or(0).clamp(12, 40)
@@ -74,7 +72,7 @@ fn classes(text: &mut String, evaluation: &Evaluation) -> Result {
 fn confusion(text: &mut String, evaluation: &Evaluation) -> Result {
     let classes = &evaluation.classes;
     if classes.len() > LARGEST_MATRIX {
-        writeln!(text, "\ncommonest mistakes")?;
+        writeln!(text, "\nmost frequent mistakes")?;
         for (count, truth, given) in evaluation.mistakes().into_iter().take(MISTAKES) {
             writeln!(text, "{count:>6} x {truth} called {given}")?;
         }
@@ -82,7 +80,7 @@ fn confusion(text: &mut String, evaluation: &Evaluation) -> Result {
     }
     writeln!(text, "\ntrue label by row, given label by column")?;
     let width = label_width(evaluation);
-    // Columns are as wide as numbers need; longer labels are cut, for the rows have them in full.
+    // The columns are as wide as the numbers. Longer labels are cut; the rows show them in full.
     let cell = evaluation.samples.to_string().len().max(5);
     let mut row = |name: &str, cells: &mut dyn Iterator<Item = String>| -> Result {
         write!(text, "{name:>width$}")?;

@@ -129,11 +129,11 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
             folder.skipped.len()
         )?;
     }
-    if !folder.doubles.is_empty() {
+    if !folder.duplicates.is_empty() {
         writeln!(
             card,
             "{} pictures for validation or test are also among those for training, so the figures are too good.",
-            folder.doubles.len()
+            folder.duplicates.len()
         )?;
     }
     Ok(())

@@ -7,8 +7,8 @@ use crate::layers;
 pub const SIDE: u32 = 28;
 const CLASSES: i64 = 10;
 
-/// The network that is served: four convolutions. The first has a stride, because most of a CPU's time would go
-/// into the layers with wide images.
+/// The network that is served: four convolutions. The first has a stride, because most of a CPU's
+/// time would go into the layers with wide images.
 pub fn cnn() -> Vec<Layer> {
     layers![
         Conv::new(1, 32, 5).stride(2),

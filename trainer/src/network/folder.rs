@@ -12,9 +12,10 @@ const WIDTHS: [i64; 4] = [32, 64, 128, 256];
 /// The channels of the first convolution.
 const STEM: i64 = 24;
 
-/// A compact residual network for colour images of `side` x `side` pixels: a first convolution, up to four stages
-/// of one block each (K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016), global average
-/// pooling and a dense layer. At 224 x 224 it takes 0.2 billion multiplications an image and has 1.2 million weights.
+/// A compact residual network for colour images of `side` x `side` pixels: a first convolution, up
+/// to four stages of one block each (K. He et al., "Deep Residual Learning for Image Recognition",
+/// CVPR 2016), global average pooling and a dense layer. At 224 x 224 it takes 0.2 billion
+/// multiplications an image and has 1.2 million weights.
 pub fn residual(side: u32, classes: i64) -> Vec<Layer> {
     let (first, mut side) = if side >= WIDE {
         (Conv::new(3, STEM, 5).stride(2), side.div_ceil(2))

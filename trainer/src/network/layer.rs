@@ -35,21 +35,23 @@ pub use scale::Scale;
 pub use whiten::Whiten;
 pub use words::Words;
 
-/// A kind of layer. Images are `[batch, channels, height, width]`, rows of features `[batch, features]`.
+/// A kind of layer. Images are `[batch, channels, height, width]`, rows of features `[batch,
+/// features]`.
 pub trait Module: fmt::Debug + Send + Sync {
-    /// Draws the initial weights. The order of the draws is part of the result: a run with the same seed must
-    /// get the same weights.
+    /// Draws the initial weights. The order of the draws is part of the result: a run with the same
+    /// seed must get the same weights.
     fn initialise(&self, _init: &mut Init<'_>) -> Result<()> {
         Ok(())
     }
 
     fn forward(&self, input: Tensor, pass: &Pass<'_>) -> Tensor;
 
-    /// Adds the layer's operators to a graph, `input` being the name of the layer's input. Returns the name of
-    /// the layer's output, which is [`Export::name`] unless the layer adds nothing.
+    /// Adds the layer's operators to a graph, `input` being the name of the layer's input. Returns
+    /// the name of the layer's output, which is [`Export::name`] unless the layer adds nothing.
     fn export(&self, input: String, export: &mut Export<'_>) -> Result<String>;
 
-    /// The layer in the model card's description of the network; `None` if it does nothing in inference.
+    /// The layer in the model card's description of the network; `None` if it does nothing in
+    /// inference.
     fn describe(&self) -> Option<String>;
 
     /// A copy with another number of outputs, for the kinds of layers that can compute logits.
@@ -62,7 +64,8 @@ pub trait Module: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Computes those of the layer's weights that follow from samples instead of being trained, by name.
+    /// Computes those of the layer's weights that follow from samples instead of being trained, by
+    /// name.
     fn fit(&self, _samples: &Tensor) -> Vec<(&'static str, Tensor)> {
         Vec::new()
     }
@@ -248,8 +251,8 @@ impl<'a> Export<'a> {
         }
     }
 
-    /// Adds layers one after another. The last one's output gets the name `output`, if there is one. Returns the
-    /// name of the output.
+    /// Adds layers one after another. The last one's output gets the name `output`, if there is
+    /// one. Returns the name of the output.
     pub(super) fn sequence(
         &mut self,
         layers: &[Layer],
@@ -296,7 +299,8 @@ impl<'a> Export<'a> {
         self.output.map_or_else(|| self.inner(step), str::to_owned)
     }
 
-    /// The name of the value that `activation` is applied to, which is the layer's output if it is the identity.
+    /// The name of the value that `activation` is applied to, which is the layer's output if it is
+    /// the identity.
     fn name_before(&self, activation: Activation, step: &str) -> String {
         match activation {
             Activation::Identity => self.name(step),

@@ -1,14 +1,16 @@
 //! Loss and accuracy over the epochs.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use plotters::{
     chart::{ChartBuilder, LabelAreaPosition, SeriesLabelPosition},
     element::{Circle, PathElement},
     series::{DashedLineSeries, LineSeries},
-    style::{Color as _, RGBColor, ShapeStyle, WHITE},
+    style::{Color as _, RGBColor, ShapeStyle},
 };
 
-use super::{Area, BLUE, GRID, INK, ORANGE, PALE, document, drawing, font};
+use super::{Area, Axes, BLUE, Chart, INK, ORANGE, PALE, axes, document, drawing, font, legend};
 use crate::training::Epoch;
 
 const WIDTH: u32 = 960;
@@ -29,7 +31,7 @@ pub(super) fn svg(history: &[Epoch], best: Option<u32>) -> Result<String> {
     })
 }
 
-/// One figure of every epoch, on the training and on the validation samples.
+/// Draws one figure of every epoch, for the training and for the validation samples.
 fn panel(
     area: &Area<'_>,
     title: &str,
@@ -57,44 +59,26 @@ fn panel(
     if low > high {
         bail!("{title}: expected finite figures, found none");
     }
+    let places = decimals(high - low);
     let margin = ((high - low) * 0.06).max(high.abs() * 1e-3).max(1e-6);
-    let first = history.first().map_or(1.0, |epoch| f64::from(epoch.epoch));
-    // A run of one epoch still needs an axis.
-    let last = history
-        .last()
-        .map_or(first, |epoch| f64::from(epoch.epoch))
-        .max(first + 1.0);
-
+    let (low, high) = (low - margin, high + margin);
     let mut chart = ChartBuilder::on(area)
         .margin(14)
         .caption(title, font(20, INK))
         .set_label_area_size(LabelAreaPosition::Left, 56)
         .set_label_area_size(LabelAreaPosition::Bottom, 44)
-        .build_cartesian_2d(first..last, low - margin..high + margin)
+        .build_cartesian_2d(epochs(history), low..high)
         .map_err(drawing)?;
-    let places = decimals(high - low);
-    chart
-        .configure_mesh()
-        .x_desc("epoch")
-        .x_labels(10)
-        .y_labels(8)
-        .x_label_formatter(&|x| {
-            if x.fract().abs() < 1e-9 {
-                format!("{x:.0}")
-            } else {
-                String::new()
-            }
-        })
-        .y_label_formatter(&move |y| format!("{y:.places$}"))
-        .label_style(font(14, INK))
-        .axis_desc_style(font(15, INK))
-        .bold_line_style(GRID)
-        .light_line_style(WHITE.mix(0.0))
-        .axis_style(PALE)
-        .draw()
-        .map_err(drawing)?;
+    axes(
+        &mut chart,
+        &Axes {
+            titles: ["epoch", ""],
+            labels: [10, 8],
+            format: [&whole_number, &move |y| format!("{y:.places$}")],
+        },
+    )?;
     if let Some(best) = best {
-        let line = [(f64::from(best), low - margin), (f64::from(best), high + margin)];
+        let line = [(f64::from(best), low), (f64::from(best), high)];
         chart
             .draw_series(DashedLineSeries::new(line, 5, 4, PALE.stroke_width(1)))
             .map_err(drawing)?
@@ -104,32 +88,33 @@ fn panel(
     for (name, color, points) in lines {
         draw_line(&mut chart, name, color, points)?;
     }
-    chart
-        .configure_series_labels()
-        .position(if title == "Loss" {
-            SeriesLabelPosition::UpperRight
-        } else {
-            SeriesLabelPosition::LowerRight
-        })
-        .label_font(font(14, INK))
-        .background_style(WHITE.mix(0.85))
-        .draw()
-        .map_err(drawing)?;
-    Ok(())
+    let position = if title == "Loss" {
+        SeriesLabelPosition::UpperRight
+    } else {
+        SeriesLabelPosition::LowerRight
+    };
+    legend(&mut chart, position, 14)
 }
 
-type Chart<'a, 'b> = plotters::chart::ChartContext<
-    'a,
-    plotters::backend::SVGBackend<'b>,
-    plotters::coord::cartesian::Cartesian2d<
-        plotters::coord::types::RangedCoordf64,
-        plotters::coord::types::RangedCoordf64,
-    >,
->;
+/// The range of the x axis. It is not empty even for a run of one epoch.
+fn epochs(history: &[Epoch]) -> Range<f64> {
+    let first = history.first().map_or(1.0, |epoch| f64::from(epoch.epoch));
+    let last = history.last().map_or(first, |epoch| f64::from(epoch.epoch));
+    first..last.max(first + 1.0)
+}
+
+/// Labels only whole epochs.
+fn whole_number(x: f64) -> String {
+    if x.fract().abs() < 1e-9 {
+        format!("{x:.0}")
+    } else {
+        String::new()
+    }
+}
 
 fn draw_line(chart: &mut Chart<'_, '_>, name: &str, color: RGBColor, points: Vec<(f64, f64)>) -> Result<()> {
     let style: ShapeStyle = color.stroke_width(2);
-    // Dots show where an epoch ended, unless there are so many that they would be a thick line.
+    // Dots mark the epochs, unless there are so many that they would look like a thick line.
     if points.len() <= 60 {
         chart
             .draw_series(points.iter().map(|&point| Circle::new(point, 2, color.filled())))
@@ -143,7 +128,7 @@ fn draw_line(chart: &mut Chart<'_, '_>, name: &str, color: RGBColor, points: Vec
     Ok(())
 }
 
-/// Decimals that tell apart the labels of an axis of this length.
+/// The number of decimals that distinguish the labels of an axis of this length.
 fn decimals(length: f64) -> usize {
     match length {
         _ if length >= 8.0 => 0,

@@ -4,7 +4,6 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     path::Path,
-    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     data::imdb::{CLASSES, Review, TestReviews},
-    evaluate::{Evaluation, evaluate},
+    evaluate::{Evaluation, evaluate, median_time},
     export::{AGREEMENT, GOLDEN_TOLERANCE, create, labels_json, publish, write, write_json},
     network::{Layer, Network, words::rounded as rounded_vectors},
     report,
@@ -144,14 +143,7 @@ fn time<'a>(classifier: &mut Classifier, rows: impl Iterator<Item = &'a Vec<i64>
     if rows.is_empty() {
         return Ok(None);
     }
-    let mut times = Vec::with_capacity(TIMED_RUNS);
-    for row in rows.chunks(1).cycle().take(TIMED_RUNS) {
-        let begun = Instant::now();
-        classifier.run(row)?;
-        times.push(begun.elapsed().as_secs_f64() * 1e6);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(Some(times[TIMED_RUNS / 2]))
+    median_time(classifier, &rows, TIMED_RUNS).map(Some)
 }
 
 fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {

@@ -4,13 +4,14 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::{Result, anyhow};
 use classifier::text::{Side, TOKENIZER, TOKENIZER_CONFIG, TokenName, TokenizerConfig};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::{
     NormalizedString, Normalizer as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
     Tokenizer,
 };
 
-use crate::{export::write_json, parallel::in_parallel, sentiment::ngrams::WORD_LIMIT};
+use crate::{export::write_json, sentiment::ngrams::WORD_LIMIT};
 
 /// What padding is called; words cannot contain brackets.
 pub const PADDING: &str = "[PAD]";
@@ -51,16 +52,13 @@ fn json(vocabulary: &HashMap<String, i64>) -> Value {
 pub fn vocabulary(texts: &[&str]) -> Result<HashMap<String, i64>> {
     let mut words = HashMap::from([(PADDING.to_owned(), 0), (UNKNOWN.to_owned(), 1)]);
     let splitter = Splitter::new()?;
-    let split = in_parallel(
-        texts.len(),
-        || Ok(()),
-        |(), at| {
-            let mut words = splitter.words(texts[at])?;
-            words.sort();
-            words.dedup();
-            Ok(words)
-        },
-    )?;
+    let distinct = |text: &&str| {
+        let mut words = splitter.words(text)?;
+        words.sort();
+        words.dedup();
+        Ok(words)
+    };
+    let split = texts.par_iter().map(distinct).collect::<Result<Vec<_>>>()?;
     let mut counts: HashMap<String, usize> = HashMap::new();
     for word in split.into_iter().flatten() {
         *counts.entry(word).or_default() += 1;

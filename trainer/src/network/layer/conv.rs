@@ -8,8 +8,8 @@ use super::{Activation, Export, Init, Module, Pass, full, pool};
 const NORM_MOMENTUM: f64 = 0.1;
 const NORM_EPSILON: f64 = 1e-5;
 
-/// A convolution without bias, optional max pooling, batch normalisation and an activation. Exporting folds the
-/// batch normalisation into the kernels and a bias.
+/// A convolution without bias, optional max pooling, batch normalisation and an activation.
+/// Exporting folds the batch normalisation into the kernels and a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv {
     inputs: i64,
@@ -52,9 +52,9 @@ impl Conv {
         Self { activation, ..self }
     }
 
-    /// Adds max pooling over squares of this side, between the convolution and its normalisation. The
-    /// normalisation gets no factors: folding a negative one into the kernels would turn the maximum into a
-    /// minimum.
+    /// Adds max pooling over squares of this side, between the convolution and its normalisation.
+    /// The normalisation gets no factors: folding a negative one into the kernels would turn the
+    /// maximum into a minimum.
     #[must_use]
     pub fn pool(self, pool: i64) -> Self {
         Self {
@@ -64,7 +64,8 @@ impl Conv {
         }
     }
 
-    /// Begins as the identity on the channels that inputs and outputs share, and normalises without factors.
+    /// Begins as the identity on the channels that inputs and outputs share, and normalises without
+    /// factors.
     #[must_use]
     pub fn dirac(self) -> Self {
         Self {
@@ -95,7 +96,8 @@ impl Module for Conv {
         let fan_in = self.inputs * self.kernel * self.kernel;
         let mut kernels = init.he_normal(&shape, fan_in);
         if self.dirac {
-            // As small as most frameworks draw them by default, so that the copied channels dominate.
+            // As small as most frameworks draw them by default, so that the copied channels
+            // dominate.
             kernels *= 1.0 / 6f64.sqrt();
             let copied = self.inputs.min(self.outputs);
             let _ = kernels.narrow(0, 0, copied).zero_();

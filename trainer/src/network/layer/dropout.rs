@@ -3,8 +3,8 @@ use tch::Tensor;
 
 use super::{Export, Module, Pass};
 
-/// Zeroes values at random in training and scales the others up to compensate. The probability is the setting
-/// `dropout` of the training run.
+/// Zeroes values at random in training and scales the others up to compensate. The probability is
+/// the setting `dropout` of the training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dropout;
 

@@ -54,8 +54,8 @@ impl Module for MirrorMean {
         let path = export.path.clone();
         let name = export.name("logits");
         let graph = &mut *export.graph;
-        // In `Reshape`, 0 copies the length of the axis at the same index. To copy the number of classes, the
-        // `[2 * batch, classes]` rows are transposed first.
+        // In `Reshape`, 0 copies the length of the axis at the same index. To copy the number of
+        // classes, the `[2 * batch, classes]` rows are transposed first.
         let shape = graph.ints(&format!("shape_{path}"), &[3], &[0, 2, -1]);
         let transposition = || vec![Attribute::ints("perm", &[1, 0])];
         let turned = graph.node("Transpose", &[&input], &format!("turned_{path}"), transposition());

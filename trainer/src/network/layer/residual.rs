@@ -3,7 +3,8 @@ use tch::Tensor;
 
 use super::{Activation, Export, Init, Layer, Module, Pass, describe};
 
-/// The sum of two branches with the same input, then an activation. A branch without layers passes its input on.
+/// The sum of two branches with the same input, then an activation. A branch without layers passes
+/// its input on.
 #[derive(Debug, Clone)]
 pub struct Residual {
     pub body: Vec<Layer>,

@@ -6,8 +6,9 @@ use super::{Activation, Export, Init, Module, Pass, conv, full};
 /// Keeps directions in which images hardly vary from being amplified without bound.
 const EPSILON: f64 = 5e-4;
 
-/// A convolution whose kernels are computed from training images, so that its outputs are uncorrelated and have
-/// variance 1. Each kernel occurs twice, with both signs. Only the biases are trained.
+/// A convolution whose kernels are computed from training images, so that its outputs are
+/// uncorrelated and have variance 1. Each kernel occurs twice, with both signs. Only the biases are
+/// trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whiten {
     pub inputs: i64,

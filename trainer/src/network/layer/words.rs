@@ -20,16 +20,16 @@ const DEVIATION: f32 = 0.1;
 /// ONNX's code for 32-bit floats.
 const FLOAT: i64 = 1;
 
-/// Looks up word vectors, convolves each with its neighbours and pools over the text: rows of token ids,
-/// `[batch, words]`, become rows of features. [`PADDING`] is masked out.
+/// Looks up word vectors, convolves each with its neighbours and pools over the text: rows of token
+/// ids, `[batch, words]`, become rows of features. [`PADDING`] is masked out.
 #[derive(Clone, PartialEq)]
 pub struct Words {
     /// The number of words with a vector. Every id from here on is read as [`UNKNOWN`].
     pub vocabulary: i64,
     /// The length of a vector.
     pub dimensions: i64,
-    /// The number of kernels. The features are the maximum and the mean of each kernel's outputs; with 0 kernels,
-    /// they are the mean of the vectors.
+    /// The number of kernels. The features are the maximum and the mean of each kernel's outputs;
+    /// with 0 kernels, they are the mean of the vectors.
     pub filters: i64,
     /// Whether the vectors are trained.
     pub trained: bool,
@@ -83,8 +83,8 @@ impl Words {
         Ok(vectors.view([self.vocabulary, self.dimensions]))
     }
 
-    /// Adds the lookup of the vectors. The graph stores them as bytes with a factor for each word, which takes a
-    /// quarter of the space.
+    /// Adds the lookup of the vectors. The graph stores them as bytes with a factor for each word,
+    /// which takes a quarter of the space.
     fn export_lookup(&self, ids: &str, export: &mut Export<'_>) -> Result<Lookup> {
         let mask = export
             .mask
