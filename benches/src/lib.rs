@@ -1,25 +1,32 @@
-//! What `make bench` needs: the two servers that classifyd is compared with, and the comparison.
+//! What `make bench` and the other measurements share.
 //!
-//! * `floor0` answers a fixed text: what HTTP alone costs with axum.
-//! * `floor1` is the server that an engineer writes by hand in an afternoon: what batching, limits and metrics must not
-//!   cost more than.
-//! * `compare` runs them, classifyd and the peers ([`server`]) under the same loads ([`setting`]), and ONNX Runtime alone
-//!   ([`raw`]), and writes `docs/performance.md` ([`page`]).
-//! * `attack` sends what is made to hurt ([`evil`]).
-
-pub mod evil;
-pub mod floor;
-pub mod page;
-pub mod raw;
-pub mod server;
-pub mod setting;
+//! * `floor0` sends a fixed text for every request: the cost of HTTP with axum.
+//! * `floor1` is the server that an engineer writes by hand in an afternoon. Batching, limits and metrics
+//!   must not cost more than they save.
+//! * `compare` runs them, classifyd and the peers ([`server`]) under the same loads ([`setting`]), and
+//!   ONNX Runtime alone ([`raw`]). [`results`] turns the samples into [`figures`].
+//! * `attack` sends files ([`evil`]) and requests that are made to hurt.
+//! * `figures` renders the measured figures into the pages that show them.
 
 use std::fmt::Display;
 
 use load::Target;
 
+mod cpu;
+pub mod evil;
+pub mod figures;
+pub mod floor;
+pub mod page;
+pub mod process;
+pub mod raw;
+pub mod results;
+pub mod server;
+pub mod setting;
+
+pub use cpu::CpuMeter;
+
 /// A target that posts to `/v1/classify` of the server at `address`.
-pub fn classify_target(address: impl Display, model: Option<&str>) -> anyhow::Result<Target> {
+pub fn classify_target(address: impl Display, model: Option<&str>) -> Result<Target, load::Error> {
     let target = Target::parse(&address.to_string())?.with_default_path("/v1/classify");
     Ok(match model {
         Some(model) => target.with_query("model", model),
@@ -27,7 +34,7 @@ pub fn classify_target(address: impl Display, model: Option<&str>) -> anyhow::Re
     })
 }
 
-/// The middle one of the values, or the mean of the two in the middle; none of none.
+/// The middle one of the values, or the mean of the two in the middle. `None` if there are no values.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use classifier::{Bundle, Limits, Row, Session, SessionOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Batch sizes that are measured.
 pub const BATCHES: [usize; 2] = [1, 32];
@@ -23,7 +23,7 @@ pub struct Raw {
 }
 
 /// One kind of run.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Run {
     /// Threads of the session.
     pub threads: usize,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::server::Launch;
+use crate::server::{Launch, serve_command};
 
 /// A model, an input, and numbers of connections.
 #[derive(Debug, Clone)]
@@ -131,14 +131,7 @@ impl Subject {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let program = |name: &str| self.programs.join(name).display().to_string();
         let mut command: Vec<String> = match self.name.as_str() {
-            "classifyd" => vec![
-                program("classifyd"),
-                "serve".into(),
-                "--models".into(),
-                load.root.display().to_string(),
-                "--listen".into(),
-                address.to_string(),
-            ],
+            "classifyd" => serve_command(&self.programs.join("classifyd"), &load.root, address),
             "floor0" => vec![program("floor0"), "--listen".into(), address.to_string()],
             "floor1" => vec![
                 program("floor1"),

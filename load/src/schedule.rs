@@ -1,7 +1,12 @@
-//! When the requests of an open loop are due: fixed before the first one is sent, so that a slow server cannot slow
-//! down its own measurement.
+//! When the requests of an open loop are due. The times are fixed before the first request is sent, so
+//! a slow server cannot slow down its own measurement.
 
+use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::run::TICK;
 
 /// Evenly spaced arrivals.
 #[derive(Debug, Clone, Copy)]
@@ -22,9 +27,36 @@ impl Schedule {
         }
     }
 
-    /// When request `index` is due. Computed from the start, so that no rounding adds up.
+    /// When request `index` is due. Computed from the start, so that rounding errors do not add up.
     pub(crate) fn at(&self, index: u64) -> Option<Instant> {
         (index < self.count).then(|| self.start + Duration::from_secs_f64(index as f64 / self.rate))
+    }
+}
+
+/// Hands out arrivals when they are due, to the threads in turn.
+///
+/// Runs on a thread of its own, because tokio's timers have a resolution of a millisecond.
+pub(crate) fn pace(
+    schedule: Schedule,
+    feeds: &[mpsc::UnboundedSender<Instant>],
+    stopped: &watch::Receiver<bool>,
+) {
+    let mut index = 0;
+    while let Some(due) = schedule.at(index) {
+        let now = Instant::now();
+        if due > now {
+            // Sleeps no longer than a tick, so that an interruption is noticed at a low rate as well.
+            thread::sleep((due - now).min(TICK));
+            if *stopped.borrow() {
+                return;
+            }
+            continue;
+        }
+        let feed = &feeds[index as usize % feeds.len()];
+        if feed.send(due).is_err() {
+            return;
+        }
+        index += 1;
     }
 }
 
@@ -33,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrivals_are_even_and_end_with_the_window() {
+    fn arrivals_are_evenly_spaced_and_end_with_the_window() {
         let start = Instant::now();
         let schedule = Schedule::new(start, 4.0, Duration::from_secs(2));
         let offsets: Vec<_> = (0..)
@@ -44,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_does_not_add_up() {
+    fn rounding_errors_do_not_add_up() {
         let start = Instant::now();
         let schedule = Schedule::new(start, 3333.0, Duration::from_hours(1));
         let hour = schedule.at(3333 * 3599).unwrap() - start;
@@ -55,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn less_than_one_request_in_the_window_is_still_one() {
+    fn a_window_shorter_than_the_interval_still_has_one_request() {
         let schedule = Schedule::new(Instant::now(), 0.1, Duration::from_secs(1));
         assert!(schedule.at(0).is_some());
         assert!(schedule.at(1).is_none());

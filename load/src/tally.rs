@@ -1,4 +1,4 @@
-//! What is counted while a load runs.
+//! Counts and latencies of a load.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,39 +7,39 @@ use hdrhistogram::Histogram;
 
 use crate::response::Response;
 
-/// The time that is measured: after the warm-up, before the end.
+/// The time that is measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Window {
+pub(crate) struct Window {
     /// End of the warm-up.
-    pub start: Instant,
-    /// From here on nothing is sent.
-    pub end: Instant,
+    pub(crate) start: Instant,
+    /// From here on nothing more is sent.
+    pub(crate) end: Instant,
 }
 
 impl Window {
-    /// Whether `moment` is measured.
-    pub fn contains(&self, moment: Instant) -> bool {
+    /// Whether `moment` is in the window. Its end is not.
+    pub(crate) fn contains(&self, moment: Instant) -> bool {
         (self.start..self.end).contains(&moment)
     }
 }
 
-/// Why a request got no answer.
+/// Why a request got no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
-    /// No connection.
+    /// The server accepted no connection.
     Connect,
-    /// No complete answer in time.
+    /// The response was not complete within [`LoadSpec::timeout`](crate::LoadSpec::timeout).
     Timeout,
-    /// The server closed the connection in place of a complete answer.
+    /// The server closed the connection before the response was complete.
     Closed,
-    /// The connection broke.
+    /// Reading from the connection failed, for example because it was reset.
     Broken,
-    /// What came is no HTTP/1.1.
+    /// The server sent something other than one HTTP/1.1 response.
     Malformed,
 }
 
 impl Failure {
-    /// As it is shown.
+    /// The name in reports: `connect`, `timeout`, `closed`, `broken` or `malformed`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -51,7 +51,7 @@ impl Failure {
     }
 }
 
-/// Latencies in nanoseconds, three significant digits.
+/// A histogram of latencies with three significant digits, from 100 ns to 1,000 s.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
@@ -64,38 +64,38 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Adds one.
+    /// Adds a latency. One outside of the range counts as the nearest end of it.
     pub fn record(&mut self, latency: Duration) {
         let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(nanoseconds);
     }
 
     fn add(&mut self, other: &Self) {
-        // Cannot fail: both have the same bounds.
+        // Fails only if the bounds differ, and all histograms have the same.
         let _ = self.0.add(&other.0);
     }
 
-    /// How many were recorded.
+    /// Number of latencies.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// Microseconds that `percent` of the requests did not exceed.
+    /// The latency in microseconds that `percent` (0 to 100) of the requests did not exceed.
     pub fn percentile(&self, percent: f64) -> f64 {
         self.0.value_at_percentile(percent) as f64 / 1e3
     }
 
-    /// Microseconds.
+    /// The mean in microseconds.
     pub fn mean(&self) -> f64 {
         self.0.mean() / 1e3
     }
 
-    /// Microseconds.
+    /// The longest latency in microseconds.
     pub fn max(&self) -> f64 {
         self.0.max() as f64 / 1e3
     }
 
-    /// How many took longer than `limit`, to three digits.
+    /// Number of latencies longer than `limit`, which is rounded to three significant digits.
     pub fn longer_than(&self, limit: Duration) -> u64 {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let bucket = self.0.highest_equivalent(limit);
@@ -107,72 +107,71 @@ impl Latencies {
     }
 }
 
-/// The answers with one status.
+/// Latencies of the responses with one status.
 #[derive(Debug, Clone, Default)]
-pub struct Answers {
-    /// From when the request was due to its answer. In a closed loop a request is due when it is sent.
+pub struct StatusTally {
+    /// From the time the request was due to its response. In a closed loop a request is due when it
+    /// is sent.
     pub latency: Latencies,
-    /// From when the request was sent to its answer. Kept in an open loop alone.
+    /// From the time the request was sent to its response. Only kept in an open loop.
     pub service: Option<Latencies>,
 }
 
-/// All that was counted.
+/// Counts and latencies of a load.
+///
+/// A request counts if it was *due* in the window, whenever it ended: that is what latencies and
+/// errors are about. Throughput counts the responses that *came* in the window.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// Requests due in the window, by the status of their answer.
-    pub statuses: BTreeMap<u16, Answers>,
-    /// Requests due in the window that got no answer.
+    /// Requests due in the window, by the HTTP status of the response.
+    pub statuses: BTreeMap<u16, StatusTally>,
+    /// Requests due in the window that got no response.
     pub failures: BTreeMap<Failure, u64>,
-    /// Requests due in the window that were never sent, for every connection was busy.
+    /// Requests due in the window that were never sent, because every connection was busy.
     pub unsent: u64,
-    /// Answers of status 2xx that came within the window, whenever their request was due. Throughput comes from this.
+    /// Responses with status 2xx that came within the window, whenever the request was due.
     pub good_in_window: u64,
-    /// Answers of any status that came within the window.
-    pub answers_in_window: u64,
+    /// Responses with any status that came within the window.
+    pub responses_in_window: u64,
     /// Bytes sent for requests due in the window.
     pub bytes_sent: u64,
-    /// Bytes of their answers.
+    /// Bytes of their responses.
     pub bytes_received: u64,
-    /// Everything that ended, the warm-up included: for the progress line.
+    /// Requests that have ended, those of the warm-up included.
     pub ended: u64,
 }
 
 /// One request that ended.
 #[derive(Debug)]
-pub struct Ended {
-    /// When it was to be sent.
-    pub due: Instant,
-    /// When it was sent.
-    pub sent: Instant,
-    /// When its answer, or its failure, was there.
-    pub end: Instant,
-    /// Its length.
-    pub bytes: u64,
-    /// How it ended.
-    pub outcome: Result<Response, Failure>,
+pub(crate) struct Ended {
+    pub(crate) due: Instant,
+    pub(crate) sent: Instant,
+    pub(crate) end: Instant,
+    /// Length of the request.
+    pub(crate) bytes: u64,
+    pub(crate) outcome: Result<Response, Failure>,
 }
 
 impl Tally {
-    /// Counts one request.
-    pub fn record(&mut self, ended: &Ended, window: &Window, open_loop: bool) {
+    pub(crate) fn record(&mut self, ended: &Ended, window: &Window, open_loop: bool) {
         self.ended += 1;
-        if let Ok(answer) = &ended.outcome
+        if let Ok(response) = &ended.outcome
             && window.contains(ended.end)
         {
-            self.answers_in_window += 1;
-            self.good_in_window += u64::from((200..300).contains(&answer.status));
+            self.responses_in_window += 1;
+            self.good_in_window += u64::from((200..300).contains(&response.status));
         }
         if !window.contains(ended.due) {
             return;
         }
         self.bytes_sent += ended.bytes;
         match &ended.outcome {
-            Ok(answer) => {
-                self.bytes_received += answer.bytes;
-                let answers = self.statuses.entry(answer.status).or_default();
-                answers.latency.record(ended.end - ended.due);
+            Ok(response) => {
+                self.bytes_received += response.bytes;
+                let responses = self.statuses.entry(response.status).or_default();
+                responses.latency.record(ended.end - ended.due);
                 if open_loop {
-                    answers
+                    responses
                         .service
                         .get_or_insert_default()
                         .record(ended.end - ended.sent);
@@ -182,12 +181,12 @@ impl Tally {
         }
     }
 
-    /// Adds what another thread counted.
+    /// Adds the counts of another load, or of another thread.
     pub fn add(&mut self, other: &Self) {
-        for (status, answers) in &other.statuses {
+        for (status, responses) in &other.statuses {
             let sum = self.statuses.entry(*status).or_default();
-            sum.latency.add(&answers.latency);
-            if let Some(service) = &answers.service {
+            sum.latency.add(&responses.latency);
+            if let Some(service) = &responses.service {
                 sum.service.get_or_insert_default().add(service);
             }
         }
@@ -196,35 +195,35 @@ impl Tally {
         }
         self.unsent += other.unsent;
         self.good_in_window += other.good_in_window;
-        self.answers_in_window += other.answers_in_window;
+        self.responses_in_window += other.responses_in_window;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.ended += other.ended;
     }
 
-    /// The answers of status 2xx.
-    pub fn good(&self) -> Answers {
-        let mut good = Answers::default();
-        for answers in self.statuses.range(200..300).map(|(_, answers)| answers) {
-            good.latency.add(&answers.latency);
-            if let Some(service) = &answers.service {
+    /// The latencies of the responses with status 2xx.
+    pub fn good(&self) -> StatusTally {
+        let mut good = StatusTally::default();
+        for responses in self.statuses.range(200..300).map(|(_, responses)| responses) {
+            good.latency.add(&responses.latency);
+            if let Some(service) = &responses.service {
                 good.service.get_or_insert_default().add(service);
             }
         }
         good
     }
 
-    /// Requests due in the window.
+    /// Number of requests due in the window.
     pub fn requests(&self) -> u64 {
         let answered: u64 = self
             .statuses
             .values()
-            .map(|answers| answers.latency.count())
+            .map(|responses| responses.latency.count())
             .sum();
         answered + self.failures.values().sum::<u64>() + self.unsent
     }
 
-    /// Requests due in the window that ended otherwise than with status 2xx.
+    /// Number of requests due in the window that did not get a response with status 2xx.
     pub fn errors(&self) -> u64 {
         self.requests() - self.good().latency.count()
     }
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn answer(status: u16) -> Response {
+    fn response(status: u16) -> Response {
         Response {
             status,
             bytes: 10,
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_counts_where_it_was_due_and_an_answer_where_it_came() {
+    fn a_request_counts_when_it_was_due_and_throughput_when_the_response_came() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let window = Window {
@@ -254,10 +253,10 @@ mod tests {
         };
         let mut tally = Tally::default();
         for (due, end, outcome) in [
-            (90, 110, Ok(answer(200))),
-            (110, 130, Ok(answer(200))),
-            (150, 155, Ok(answer(503))),
-            (190, 290, Ok(answer(200))),
+            (90, 110, Ok(response(200))),
+            (110, 130, Ok(response(200))),
+            (150, 155, Ok(response(503))),
+            (190, 290, Ok(response(200))),
             (199, 400, Err(Failure::Timeout)),
         ] {
             let (due, end) = (at(due), at(end));
@@ -274,7 +273,7 @@ mod tests {
                 true,
             );
         }
-        assert_eq!((tally.good_in_window, tally.answers_in_window), (2, 3));
+        assert_eq!((tally.good_in_window, tally.responses_in_window), (2, 3));
         assert_eq!((tally.requests(), tally.errors()), (4, 2));
         let good = tally.good();
         assert!(
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_have_three_digits_from_microseconds_to_minutes() {
+    fn percentiles_have_three_significant_digits_from_microseconds_to_minutes() {
         for scale in [1_u64, 1_000, 1_000_000] {
             let mut latencies = Latencies::default();
             for step in 1..=100 {
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn adding_up_threads_loses_nothing() {
+    fn the_tallies_of_threads_add_up() {
         let start = Instant::now();
         let window = Window {
             start,
@@ -322,7 +321,7 @@ mod tests {
                 sent: start,
                 end: start,
                 bytes: 1,
-                outcome: Ok(answer(204)),
+                outcome: Ok(response(204)),
             },
             &window,
             false,
@@ -333,9 +332,6 @@ mod tests {
             (sum.requests(), sum.errors(), sum.ended, sum.good_in_window),
             (2, 0, 2, 2)
         );
-        assert!(
-            sum.good().service.is_none(),
-            "a closed loop has no schedule to be late for"
-        );
+        assert!(sum.good().service.is_none(), "only an open loop can send late");
     }
 }

@@ -1,44 +1,62 @@
-//! Where requests go, and the requests themselves: built once, before anything is measured.
+//! The server, and requests to it.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::net::{SocketAddr, ToSocketAddrs};
 
-use anyhow::{Context, Result, bail, ensure};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use url::{Position, Url};
 
-use crate::response::{Response, ResponseReader};
+use crate::error::Error;
 
-/// A server and the path to post to.
+/// A server, the URL to post to, and the headers of every request.
+///
+/// Requests are built once, before a load starts, so that building them costs no CPU time during it.
+///
+/// ```
+/// use load::Target;
+///
+/// let mut target = Target::parse("localhost:8080")?
+///     .with_default_path("/v1/classify")
+///     .with_query("model", "digits");
+/// target.add_header("Authorization", "Bearer secret")?;
+/// let request = target.post("image/png", b"...");
+/// assert!(request.starts_with(b"POST /v1/classify?model=digits HTTP/1.1\r\nHost: localhost:8080\r\n"));
+/// # Ok::<(), load::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The URL that requests are posted to.
-    pub url: Url,
+    url: Url,
     /// Header lines of every request, each with its line break.
     headers: String,
 }
 
 impl Target {
-    /// Parses the URL to post to. The scheme may be left out (`localhost:8080/path`).
-    pub fn parse(text: &str) -> Result<Self> {
+    /// Parses the URL to post to. The scheme may be left out, as in `localhost:8080/path`.
+    ///
+    /// # Errors
+    ///
+    /// If the text is not a URL, has a scheme other than `http` (TLS is not supported), no host, or
+    /// a user or password.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let rejected = |expected| Error::Url {
+            expected,
+            found: text.to_owned(),
+        };
         let with_scheme = if text.contains("://") {
             text.to_owned()
         } else {
             format!("http://{text}")
         };
-        let url = Url::parse(&with_scheme).with_context(|| format!("expected a URL, found {text:?}"))?;
-        ensure!(
-            url.scheme() == "http",
-            "expected an http:// URL, found {text:?}: TLS is not measured here, so name the server behind it"
-        );
-        ensure!(url.has_host(), "expected a URL with a host, found {text:?}");
-        ensure!(
-            url.username().is_empty() && url.password().is_none(),
-            "expected a URL without a user and a password: use --header for credentials"
-        );
+        let url = Url::parse(&with_scheme).map_err(|_| rejected("a URL"))?;
+        if url.scheme() != "http" {
+            return Err(rejected("an http:// URL (TLS is not supported)"));
+        }
+        if !url.has_host() {
+            return Err(rejected("a URL with a host"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::Credentials);
+        }
         Ok(Self {
             url,
             headers: String::new(),
@@ -61,42 +79,61 @@ impl Target {
         self
     }
 
-    /// Adds a header to every request.
-    pub fn add_header(&mut self, name: &str, value: &str) -> Result<()> {
+    /// Adds a header to every request that is built from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the name or the value cannot be sent, or if it is a header that [`post`](Self::post) sets.
+    pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        let rejected = |reason| Error::Header {
+            name: name.to_owned(),
+            reason,
+        };
         let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        ensure!(
-            !name.is_empty() && name.bytes().all(is_token),
-            "expected the name of a header, found {name:?}"
-        );
-        ensure!(
-            !value.chars().any(|c| c.is_control() && c != '\t'),
-            "expected a value without control characters for the header {name}"
-        );
-        for ours in ["host", "content-length", "content-type", "transfer-encoding"] {
-            ensure!(
-                !name.eq_ignore_ascii_case(ours),
-                "the header {name} is set by the load generator"
-            );
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(rejected("expected a header name"));
+        }
+        if value.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(rejected("expected a value without control characters"));
+        }
+        let own = ["host", "content-length", "content-type", "transfer-encoding"];
+        if own.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+            return Err(rejected("is set by the load generator"));
         }
         let _ = write!(self.headers, "{name}: {value}\r\n");
         Ok(())
     }
 
-    /// Addresses of the host, in the order in which they are to be tried.
-    pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
+    /// The URL that [`post`](Self::post) posts to.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Resolves the host. The addresses are in the order in which they should be tried, see
+    /// [`reachable`](crate::reachable).
+    ///
+    /// # Errors
+    ///
+    /// If the host cannot be resolved. The list is never empty.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         let authority = &self.url[Position::BeforeHost..Position::AfterHost];
         let port = self.url.port_or_known_default().unwrap_or(80);
-        // Brackets belong to the URL, not to the address.
+        // The brackets of an IPv6 address belong to the URL, not to the address.
         let host = authority.trim_start_matches('[').trim_end_matches(']');
         let addresses: Vec<SocketAddr> = (host, port)
             .to_socket_addrs()
-            .with_context(|| format!("the host {authority} was not found"))?
+            .map_err(|source| Error::Resolve {
+                host: authority.to_owned(),
+                source,
+            })?
             .collect();
-        ensure!(!addresses.is_empty(), "the host {authority} has no address");
+        if addresses.is_empty() {
+            return Err(Error::NoAddress);
+        }
         Ok(addresses)
     }
 
-    /// A POST of `body`.
+    /// Builds a POST request with a body.
     pub fn post(&self, content_type: &str, body: &[u8]) -> Bytes {
         let path = &self.url[Position::BeforePath..Position::AfterQuery];
         let head = format!(
@@ -108,7 +145,8 @@ impl Target {
         [head.as_bytes(), body].concat().into()
     }
 
-    /// A GET of another path of the same server.
+    /// Builds a GET request for another path of the same server. The server closes the connection
+    /// after it.
     pub fn get(&self, path: &str) -> Bytes {
         format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
@@ -121,95 +159,6 @@ impl Target {
     fn host(&self) -> &str {
         &self.url[Position::BeforeHost..Position::AfterPort]
     }
-}
-
-/// Sends one request on a connection of its own and waits for the answer.
-pub fn exchange(address: SocketAddr, request: &[u8], timeout: Duration) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)
-        .with_context(|| format!("no connection to {address}"))?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    // A server may refuse before it has read all; what counts is whether it answers.
-    let sent = stream.write_all(request);
-    let mut reader = ResponseReader::keeping_bodies();
-    let mut buffer = BytesMut::new();
-    let mut piece = [0; 16 * 1024];
-    loop {
-        let length = stream
-            .read(&mut piece)
-            .with_context(|| format!("no answer from {address}"))?;
-        if length == 0 {
-            sent.with_context(|| format!("{address} did not take the request"))?;
-            return reader
-                .closed()
-                .with_context(|| format!("{address} closed the connection without an answer"));
-        }
-        buffer.extend_from_slice(&piece[..length]);
-        if let Some(answer) = reader.advance(&mut buffer)? {
-            return Ok(answer);
-        }
-    }
-}
-
-/// Content type of a file that can be classified, by its name.
-fn content_type(file: &Path) -> Option<&'static str> {
-    let extension = file.extension()?.to_str()?.to_ascii_lowercase();
-    Some(match extension.as_str() {
-        "png" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        "webp" => "image/webp",
-        "gif" => "image/gif",
-        "bmp" => "image/bmp",
-        "txt" => "text/plain; charset=utf-8",
-        _ => return None,
-    })
-}
-
-/// An input, ready to be posted.
-#[derive(Debug, Clone)]
-pub struct RequestBody {
-    /// Value of the `Content-Type` header.
-    pub content_type: &'static str,
-    /// The file's bytes.
-    pub body: Vec<u8>,
-}
-
-/// Reads files, and the files of directories (not of those below), in the order of their names.
-pub fn read_files(paths: &[PathBuf]) -> Result<Vec<RequestBody>> {
-    let mut inputs = Vec::new();
-    let mut add = |path: &Path, content_type| -> Result<()> {
-        let body = std::fs::read(path).with_context(|| path.display().to_string())?;
-        inputs.push(RequestBody { content_type, body });
-        Ok(())
-    };
-    for path in paths {
-        if path.is_dir() {
-            let mut files: Vec<(PathBuf, &str)> = std::fs::read_dir(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .with_context(|| path.display().to_string())?
-                .into_iter()
-                .map(|entry| entry.path())
-                .filter(|file| file.is_file())
-                .filter_map(|file| content_type(&file).map(|content_type| (file, content_type)))
-                .collect();
-            if files.is_empty() {
-                bail!("{}: expected pictures or .txt files, found none", path.display());
-            }
-            files.sort();
-            for (file, content_type) in &files {
-                add(file, content_type)?;
-            }
-        } else {
-            let content_type = content_type(path).with_context(|| {
-                format!(
-                    "{}: expected a name that ends in .png, .jpg, .webp, .gif, .bmp or .txt",
-                    path.display()
-                )
-            })?;
-            add(path, content_type)?;
-        }
-    }
-    Ok(inputs)
 }
 
 #[cfg(test)]
@@ -226,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_gets_the_endpoint_and_the_model() {
+    fn a_base_url_gets_the_default_path_and_the_query() {
         assert_eq!(
             post("http://localhost:8080", Some("a b&c")),
             "POST /v1/classify?model=a+b%26c HTTP/1.1\r\nHost: localhost:8080\r\n\
@@ -236,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_url_stays_as_it_is() {
+    fn a_full_url_keeps_its_path_and_query() {
         let request = post("http://h/predict?top_k=3", Some("m"));
         assert!(
             request.starts_with("POST /predict?top_k=3&model=m HTTP/1.1\r\nHost: h\r\n"),
@@ -245,19 +194,19 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_either_family() {
+    fn an_address_of_either_ip_family_is_resolved() {
         let of = |url: &str| Target::parse(url).unwrap().addresses().unwrap()[0].to_string();
         assert_eq!(of("127.0.0.1:81"), "127.0.0.1:81");
         assert_eq!(of("http://[::1]"), "[::1]:80");
     }
 
     #[test]
-    fn urls_that_cannot_be_measured_say_why() {
+    fn an_unusable_url_is_rejected_with_the_reason() {
         for (url, reason) in [
-            ("https://localhost", "TLS is not measured"),
+            ("https://localhost", "TLS is not supported"),
             ("ftp://localhost", "expected an http:// URL"),
             ("http://", "expected a URL"),
-            ("http://me:secret@host", "use --header"),
+            ("http://me:secret@host", "send credentials in a header"),
         ] {
             let error = format!("{:#}", Target::parse(url).unwrap_err());
             assert!(error.contains(reason), "{url}: {error}");
@@ -265,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_cannot_break_out_of_their_line() {
+    fn a_header_cannot_contain_a_line_break() {
         let mut target = Target::parse("h").unwrap();
         target.add_header("X-Tenant", "blue").unwrap();
         assert!(target.add_header("X", "a\r\nY: b").is_err());
@@ -273,28 +222,5 @@ mod tests {
         assert!(target.add_header("content-length", "5").is_err());
         let request = String::from_utf8(target.post("text/plain", b"").to_vec()).unwrap();
         assert!(request.ends_with("X-Tenant: blue\r\n\r\n"), "{request}");
-    }
-
-    #[test]
-    fn a_directory_gives_its_pictures_and_texts_in_order() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["b.txt", "a.PNG", "c.jpeg", "notes.md"] {
-            std::fs::write(folder.path().join(name), name).unwrap();
-        }
-        let inputs = read_files(&[folder.path().to_path_buf()]).unwrap();
-        let found: Vec<_> = inputs
-            .iter()
-            .map(|input| (input.body.as_slice(), input.content_type))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                (&b"a.PNG"[..], "image/png"),
-                (b"b.txt", "text/plain; charset=utf-8"),
-                (b"c.jpeg", "image/jpeg")
-            ]
-        );
-        assert!(read_files(&[folder.path().join("notes.md")]).is_err());
-        assert!(read_files(&[folder.path().join("missing.png")]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The load generator against a small server that answers as it is told.
+//! The load generator against a small server that follows a script.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{Arrivals, Failure, LoadSpec, Observer, Outcome, Target, reachable, run};
 
-/// What the server does with its n-th request.
+/// What the server does with its request number n.
 type Script = fn(usize) -> Reaction;
 
 #[derive(Clone, Copy)]
 enum Reaction {
-    Answer(&'static str),
-    /// Half of an answer, then the end of the connection.
+    Respond(&'static str),
+    /// Sends half of a response, then closes the connection.
     Close,
     Slow(Duration),
-    /// An answer while the request is still being sent.
+    /// Responds while the request is still being sent.
     Early,
 }
 
@@ -78,7 +78,7 @@ async fn converse(mut stream: TcpStream, script: Script, count: Arc<AtomicUsize>
         }
         received.drain(..head + body);
         match reaction {
-            Reaction::Answer(answer) => stream.write_all(answer.as_bytes()).await?,
+            Reaction::Respond(response) => stream.write_all(response.as_bytes()).await?,
             Reaction::Slow(delay) => {
                 tokio::time::sleep(delay).await;
                 stream.write_all(OK.as_bytes()).await?;
@@ -94,13 +94,12 @@ async fn converse(mut stream: TcpStream, script: Script, count: Arc<AtomicUsize>
 fn spec(address: SocketAddr, arrivals: Arrivals, body: usize) -> LoadSpec {
     let target = Target::parse(&address.to_string()).unwrap();
     LoadSpec {
-        address,
-        requests: [target.post("image/png", &vec![0; body])].into(),
         arrivals,
         warmup: Duration::from_millis(20),
         duration: Duration::from_millis(300),
         timeout: Duration::from_millis(200),
         threads: 2,
+        ..LoadSpec::new(address, [target.post("image/png", &vec![0; body])])
     }
 }
 
@@ -110,9 +109,9 @@ fn run_closed(script: Script, connections: usize) -> Outcome {
 }
 
 #[test]
-fn a_closed_loop_counts_every_answer() {
+fn a_closed_loop_counts_every_response() {
     let outcome = run_closed(
-        |n| Reaction::Answer(if n.is_multiple_of(2) { OK } else { CHUNKED }),
+        |n| Reaction::Respond(if n.is_multiple_of(2) { OK } else { CHUNKED }),
         3,
     );
     let tally = &outcome.tally;
@@ -122,8 +121,8 @@ fn a_closed_loop_counts_every_answer() {
 }
 
 #[test]
-fn refusals_are_counted_by_status_and_apart_from_good_answers() {
-    let outcome = run_closed(|n| Reaction::Answer(if n % 3 == 2 { FULL } else { OK }), 1);
+fn refusals_are_counted_by_status_and_apart_from_successes() {
+    let outcome = run_closed(|n| Reaction::Respond(if n % 3 == 2 { FULL } else { OK }), 1);
     let tally = &outcome.tally;
     let refused = tally.statuses[&503].latency.count();
     let good = tally.good().latency.count();
@@ -135,13 +134,13 @@ fn refusals_are_counted_by_status_and_apart_from_good_answers() {
 }
 
 #[test]
-fn connections_that_the_server_drops_are_opened_again() {
+fn a_connection_that_the_server_closes_is_opened_again() {
     let outcome = run_closed(
         |n| {
             if n % 4 == 3 {
                 Reaction::Close
             } else {
-                Reaction::Answer(OK)
+                Reaction::Respond(OK)
             }
         },
         2,
@@ -154,7 +153,7 @@ fn connections_that_the_server_drops_are_opened_again() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_in_time_is_a_timeout() {
+fn a_response_that_comes_too_late_is_a_timeout() {
     let outcome = run_closed(|_| Reaction::Slow(Duration::from_secs(5)), 2);
     let tally = &outcome.tally;
     assert_eq!(tally.failures.keys().collect::<Vec<_>>(), [&Failure::Timeout]);
@@ -162,7 +161,7 @@ fn an_answer_that_does_not_come_in_time_is_a_timeout() {
 }
 
 #[test]
-fn an_answer_before_the_end_of_the_request_is_an_answer() {
+fn a_response_before_the_end_of_the_request_counts() {
     let address = serve(|_| Reaction::Early);
     let spec = spec(address, Arrivals::Closed { connections: 1 }, 32 << 20);
     let tally = run(&spec, &mut ()).unwrap().tally;
@@ -170,7 +169,7 @@ fn an_answer_before_the_end_of_the_request_is_an_answer() {
 }
 
 #[test]
-fn nobody_there_is_a_failure_to_connect() {
+fn a_server_that_is_not_there_is_a_failure_to_connect() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -186,8 +185,8 @@ fn nobody_there_is_a_failure_to_connect() {
 }
 
 #[test]
-fn an_open_loop_keeps_its_rate_and_counts_the_wait() {
-    // One connection and 20 ms an answer: 50 a second are possible, 200 are due.
+fn an_open_loop_keeps_its_rate_and_its_latency_includes_the_wait() {
+    // One connection and 20 ms for each response: 50 a second are possible, 200 are due.
     let arrivals = Arrivals::Open {
         rate: 200.0,
         max_connections: 1,
@@ -203,7 +202,7 @@ fn an_open_loop_keeps_its_rate_and_counts_the_wait() {
     assert_eq!(
         tally.requests(),
         60,
-        "all that were due are accounted for: {tally:?}"
+        "every request that was due is counted: {tally:?}"
     );
     assert!(tally.unsent > 20, "{}", tally.unsent);
     let good = tally.good();
@@ -215,7 +214,7 @@ fn an_open_loop_keeps_its_rate_and_counts_the_wait() {
 }
 
 #[test]
-fn an_open_loop_opens_connections_as_it_needs_them() {
+fn an_open_loop_opens_as_many_connections_as_it_needs() {
     let arrivals = Arrivals::Open {
         rate: 200.0,
         max_connections: 64,
@@ -225,7 +224,7 @@ fn an_open_loop_opens_connections_as_it_needs_them() {
         arrivals,
         100,
     );
-    // A machine that is busy with other tests may take its time.
+    // Long enough for a machine that is busy with other tests.
     spec.timeout = Duration::from_secs(5);
     let tally = run(&spec, &mut ()).unwrap().tally;
     assert_eq!((tally.requests(), tally.errors()), (60, 0), "{tally:?}");
@@ -248,7 +247,7 @@ fn the_observer_sees_both_ends_of_the_window() {
     }
     let mut seen = Seen::default();
     let spec = spec(
-        serve(|_| Reaction::Answer(OK)),
+        serve(|_| Reaction::Respond(OK)),
         Arrivals::Closed { connections: 1 },
         1,
     );

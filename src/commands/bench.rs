@@ -1,49 +1,44 @@
-//! `classifyd bench`: a load generator for anyone who wants to know what their machine serves.
+//! `classifyd bench`: sends load to a server and measures its responses.
 //!
-//! [`target`] builds requests once, [`load`] sends them over plain connections and reads the answers ([`response`]) on
-//! one thread, in a closed loop or by a [`schedule`]; [`tally`] counts, [`scrape`] reads what the server itself says
-//! about the same time, [`report`] shows it all. It costs a fraction of the server's CPU time, so that both can share a
-//! machine.
+//! The load itself is sent by the crate [`load`]. This file turns arguments into loads, and
+//! `progress` shows how far they are and reads the server's own metrics.
 
-mod scrape;
-
-#[cfg(test)]
-mod tests;
-
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use bytes::Bytes;
+use load::{Arrivals, LoadSpec, Report, Target};
 
-use load::{Arrivals, LoadSpec, Observer, Outcome, Report, Step, Target};
+use progress::Progress;
 
-use scrape::Snapshot;
+mod progress;
+mod scrape;
+#[cfg(test)]
+mod tests;
 
-/// Path of the requests, where the URL has none.
+/// Path of the requests if the URL has none.
 const CLASSIFY: &str = "/v1/classify";
-/// Longest wait for the server's metrics: they must not hold up a measurement.
-const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Send requests to a server and measure its answers.
+/// Send requests to a server and measure its responses.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Server, as in `http://localhost:8080`, or the full URL to post to.
     #[arg(value_name = "URL")]
     pub url: String,
 
-    /// Model to ask for.
+    /// Model to request.
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
 
-    /// Picture or .txt file to send, or a directory of them. May be given several times; files are sent in turn.
+    /// Image or .txt file to send, or a directory of them. May be given several times; files are sent in turn.
     #[arg(long = "file", value_name = "PATH", required = true)]
     pub files: Vec<PathBuf>,
 
-    /// Connections, each of which sends its next request when it has the answer to the last. Several numbers are
+    /// Connections, each of which sends its next request when it has the response to the last. Several numbers are
     /// measured one after the other.
     #[arg(
         long,
@@ -54,11 +49,11 @@ pub struct Args {
     )]
     pub concurrency: Vec<usize>,
 
-    /// Send so many requests per second, whatever the server does. Latency counts from when a request was due.
+    /// Send this many requests per second, whatever the server does. Latency counts from when a request was due.
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
 
-    /// Most connections with --rate. Requests that find all of them busy wait, and that counts.
+    /// Most connections with --rate. Requests that find all of them busy wait, and their latency includes the wait.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_connections: usize,
 
@@ -70,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub warmup: Duration,
 
-    /// How long to wait for an answer.
+    /// How long to wait for a response.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 
@@ -82,7 +77,7 @@ pub struct Args {
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
 
-    /// Write the results as JSON to this file, or to the standard output for `-`.
+    /// Write the results as JSON to this file, or to standard output for `-`.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
@@ -91,53 +86,42 @@ pub struct Args {
     pub threads: usize,
 }
 
-/// Measures, shows progress on the standard error and the table on the standard output.
+/// Measures until all loads are done or Ctrl-C is pressed. Progress goes to standard error, the table
+/// to standard output.
 ///
-/// Blocks until all is measured, or until Ctrl-C; must not be called on a thread that runs async code.
+/// Blocks, and must not be called on a thread that runs async code.
 pub fn run(args: &Args) -> Result<()> {
     check(args)?;
     let target = target(args)?;
-    let inputs = load::read_files(&args.files)?;
-    let requests: Arc<[_]> = inputs
+    let bodies = load::read_files(&args.files)?;
+    let requests: Arc<[Bytes]> = bodies
         .iter()
-        .map(|input| target.post(input.content_type, &input.body))
+        .map(|body| target.post(body.content_type, &body.body))
         .collect();
     let address = load::reachable(&target.addresses()?, args.timeout)?;
     try_one(address, &requests[0], args)?;
 
     let mut report = Report {
-        url: target.url.to_string(),
-        inputs: inputs.len(),
+        url: target.url().to_string(),
+        inputs: bodies.len(),
         warmup_s: args.warmup.as_secs_f64(),
         timeout_s: args.timeout.as_secs_f64(),
         threads: args.threads,
         interrupted: false,
         steps: Vec::new(),
     };
-    let loads: Vec<Arrivals> = match args.rate {
-        Some(rate) => vec![Arrivals::Open {
-            rate,
-            max_connections: args.max_connections,
-        }],
-        None => args
-            .concurrency
-            .iter()
-            .map(|&connections| Arrivals::Closed { connections })
-            .collect(),
-    };
-    for arrivals in loads {
+    for arrivals in all_arrivals(args) {
         let spec = LoadSpec {
-            address,
-            requests: Arc::clone(&requests),
             arrivals,
             warmup: args.warmup,
             duration: args.duration,
             timeout: args.timeout,
             threads: args.threads,
+            ..LoadSpec::new(address, Arc::clone(&requests))
         };
-        let mut progress = Progress::new(&spec, &target, args.model.as_deref());
+        let mut progress = Progress::new(&spec, target.get("/metrics"), args.model.as_deref());
         let outcome = load::run(&spec, &mut progress)?;
-        progress.bar.finish_and_clear();
+        progress.clear();
         if !outcome.measured.is_zero() {
             report.steps.push(progress.step(arrivals, &outcome));
         }
@@ -149,7 +133,7 @@ pub fn run(args: &Args) -> Result<()> {
     show(&report, args)?;
     ensure!(
         report.interrupted || report.steps.iter().any(|step| step.latency.is_some()),
-        "no request was answered with status 2xx"
+        "no response had status 2xx"
     );
     Ok(())
 }
@@ -182,28 +166,43 @@ fn target(args: &Args) -> Result<Target> {
         target = target.with_query("model", model);
     }
     if let Some(key) = &args.api_key {
-        target.add_header("Authorization", &format!("Bearer {key}"))?;
+        target
+            .add_header("Authorization", &format!("Bearer {key}"))
+            .context("--api-key")?;
     }
     for header in &args.headers {
         let (name, value) = header
             .split_once(':')
             .with_context(|| format!("--header: expected \"Name: value\", found {header:?}"))?;
-        target.add_header(name.trim(), value.trim())?;
+        target.add_header(name.trim(), value.trim()).context("--header")?;
     }
     Ok(target)
 }
 
-/// One request before the load: a wrong model or key is told at once, in the server's words.
+fn all_arrivals(args: &Args) -> Vec<Arrivals> {
+    if let Some(rate) = args.rate {
+        return vec![Arrivals::Open {
+            rate,
+            max_connections: args.max_connections,
+        }];
+    }
+    let closed = |&connections: &usize| Arrivals::Closed { connections };
+    args.concurrency.iter().map(closed).collect()
+}
+
+/// Sends one request before the load, so that a wrong model or API key is reported at once, in the
+/// server's words.
 fn try_one(address: SocketAddr, request: &[u8], args: &Args) -> Result<()> {
-    let answer = load::exchange(address, request, args.timeout)?;
-    // Too busy now is what a load test may be about; all else that is the request's fault will not get better.
-    if (300..500).contains(&answer.status) && answer.status != 429 {
-        let body = String::from_utf8_lossy(&answer.body);
-        let words = match body.trim() {
+    let response = load::exchange(address, request, args.timeout)?;
+    // Overload (429, 5xx) may be what the test is about. The other errors are the request's fault and
+    // would hit every request.
+    if (300..500).contains(&response.status) && response.status != 429 {
+        let body = String::from_utf8_lossy(&response.body);
+        let reason = match body.trim() {
             "" => "no reason given",
-            words => words,
+            reason => reason,
         };
-        bail!("the server answered with status {}: {words}", answer.status);
+        bail!("the server responded with status {}: {reason}", response.status);
     }
     Ok(())
 }
@@ -223,89 +222,4 @@ fn show(report: &Report, args: &Args) -> Result<()> {
         std::fs::write(file, text).with_context(|| file.display().to_string())?;
     }
     Ok(())
-}
-
-/// Shows how far a measurement is, and reads what is to be compared at the ends of its window.
-struct Progress<'a> {
-    bar: ProgressBar,
-    whole: Duration,
-    address: SocketAddr,
-    metrics: bytes::Bytes,
-    model: Option<&'a str>,
-    edges: Edges,
-}
-
-/// What was read at the two ends of the window.
-#[derive(Debug, Default)]
-struct Edges {
-    metrics: [Option<Snapshot>; 2],
-    cpu: [Option<Duration>; 2],
-}
-
-impl<'a> Progress<'a> {
-    fn new(spec: &LoadSpec, target: &Target, model: Option<&'a str>) -> Self {
-        let whole = spec.warmup + spec.duration;
-        let name = match spec.arrivals {
-            Arrivals::Closed { connections } => format!("{connections} connections"),
-            Arrivals::Open { rate, .. } => format!("{rate} requests per second"),
-        };
-        let bar = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new(whole.as_millis() as u64);
-            if let Ok(style) = ProgressStyle::with_template("{prefix:24} {bar:30} {msg}") {
-                bar.set_style(style);
-            }
-            bar.with_prefix(name)
-        } else {
-            eprintln!("{name}: {}", humantime::format_duration(whole));
-            ProgressBar::hidden()
-        };
-        Self {
-            bar,
-            whole,
-            address: spec.address,
-            metrics: target.get("/metrics"),
-            model,
-            edges: Edges::default(),
-        }
-    }
-
-    fn step(&self, arrivals: Arrivals, outcome: &Outcome) -> Step {
-        let cpu = match self.edges.cpu {
-            [Some(before), Some(after)] => Some(after.saturating_sub(before)),
-            _ => None,
-        };
-        let mut step = Step::new(arrivals, outcome, cpu);
-        if let [Some(before), Some(after)] = &self.edges.metrics {
-            step.mean_batch_size = after.batch_size_since(before);
-            step.mean_queue_us = after.queue_seconds_since(before).map(|seconds| seconds * 1e6);
-        }
-        step
-    }
-
-    fn snapshot(&self) -> Option<Snapshot> {
-        let answer = load::exchange(self.address, &self.metrics, METRICS_TIMEOUT).ok()?;
-        let page = std::str::from_utf8(&answer.body).ok()?;
-        (answer.status == 200).then(|| Snapshot::parse(page, self.model))
-    }
-}
-
-impl Observer for Progress<'_> {
-    fn begin(&mut self) {
-        self.edges.cpu[0] = load::own_cpu();
-        self.edges.metrics[0] = self.snapshot();
-    }
-
-    fn tick(&mut self, elapsed: Duration, ended: u64) {
-        self.bar.set_position(elapsed.min(self.whole).as_millis() as u64);
-        let seconds = elapsed.as_secs_f64();
-        if seconds > 0.0 {
-            self.bar
-                .set_message(format!("{:.0} requests/s", ended as f64 / seconds));
-        }
-    }
-
-    fn end(&mut self) {
-        self.edges.cpu[1] = load::own_cpu();
-        self.edges.metrics[1] = self.snapshot();
-    }
 }

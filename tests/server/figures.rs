@@ -1,4 +1,4 @@
-//! What pages say of each other and of the code: figures that two of them share, tests that they name.
+//! The tests that pages name.
 
 use std::path::Path;
 
@@ -6,38 +6,6 @@ use crate::harness::root;
 
 fn page(name: &str) -> String {
     std::fs::read_to_string(root().join("docs").join(name)).unwrap()
-}
-
-/// The cells of a line of a table, without marks.
-fn cells(line: &str) -> Vec<String> {
-    let cells = line.trim_matches('|').split('|');
-    cells.map(|cell| cell.trim().replace([',', '`'], "")).collect()
-}
-
-#[test]
-fn the_sizing_guide_has_the_measured_figures() {
-    let (operations, performance) = (page("operations.md"), page("performance.md"));
-    // Of each load at the number of connections that its row in the guide is from: answers per second and CPU time in microseconds.
-    let measured: Vec<(String, f64)> = performance
-        .lines()
-        .map(cells)
-        .filter(|cells| cells.len() > 7 && cells[1] == "classifyd")
-        .filter_map(|cells| Some((cells[2].clone(), cells[7].parse().ok()?)))
-        .collect();
-    for model in ["small MLP", "digits", "ResNet-18 224 x 224"] {
-        let row = operations.lines().map(cells).find(|cells| cells[0] == model);
-        let row = row.unwrap_or_else(|| panic!("no row of {model} in operations.md"));
-        let (time, unit) = row[1].split_once(' ').unwrap();
-        let time = time.parse::<f64>().unwrap() * if unit == "ms" { 1000.0 } else { 1.0 };
-        let answers = &row[2];
-        let same = |(found, microseconds): &(String, f64)| {
-            found == answers && (microseconds / time - 1.0).abs() < 0.01
-        };
-        assert!(
-            measured.iter().any(same),
-            "{model}: expected a measurement in performance.md of {answers} answers/s at {time} us, found {measured:?}"
-        );
-    }
 }
 
 /// The tests that a page names, as links: [`name`](../tests/server/file.rs).

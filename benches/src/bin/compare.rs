@@ -1,4 +1,5 @@
-//! Runs classifyd, the floors and the peers under the same loads on this machine, and shows medians and ratios.
+//! Runs classifyd, the floors and the peers under the same loads on this machine, and shows medians and
+//! ratios.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,10 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use benches::page::{Machine, Overload, RawSample, Results, Sample};
+use benches::figures::Figures;
+use benches::figures::comparison::{Machine, Overload};
+use benches::results::{RawSample, Results, Sample};
 use benches::server::{Launch, Server};
 use benches::setting::{LOADS, Load, PEERS, Subject};
-use benches::{classify_target, page, raw};
+use benches::{CpuMeter, classify_target, raw};
 use bytes::Bytes;
 use clap::Parser;
 use load::{Arrivals, LoadSpec, Observer, Outcome, exchange, read_files};
@@ -40,22 +43,23 @@ struct Args {
     /// Seconds of load before each measurement.
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
-    /// Loads to run at three times classifyd's capacity; none for none.
+    /// Loads to run at three times classifyd's capacity, or `none`.
     #[arg(long, value_delimiter = ',', default_value = "digits,resnet18")]
     overload: Vec<String>,
     /// Seconds of each overload.
     #[arg(long, default_value_t = 30.0)]
     overload_duration: f64,
-    /// Most connections of an overload. Fewer than a server queues, and its queue never fills.
+    /// Most connections of an overload. With fewer than a server queues, its queue never fills.
     #[arg(long, default_value_t = 2048)]
     overload_connections: usize,
     /// First port to use.
     #[arg(long, default_value_t = 8200)]
     port: u16,
-    /// Folder with the programs. Default: the one that this program is in.
+    /// Directory with the programs. Default: the one that this program is in.
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// Put the results into docs/performance.md; those with peers into a section of their own.
+    /// Keeps the figures in benches/figures, as `compare` or, with peers, as `peers`, and updates the pages
+    /// that show them.
     #[arg(long)]
     write: bool,
 }
@@ -66,10 +70,10 @@ fn main() -> Result<()> {
     let repository = repository()?;
     let programs = match &args.programs {
         Some(programs) => programs.clone(),
-        None => own_folder()?,
+        None => own_directory()?,
     };
-    let results_folder = repository.join("benches/results");
-    let work = results_folder.join("models");
+    let results_directory = repository.join("benches/results");
+    let work = results_directory.join("models");
     fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
 
     let loads = args
@@ -84,7 +88,7 @@ fn main() -> Result<()> {
     let bench = Bench {
         args: &args,
         cores: thread::available_parallelism()?.get(),
-        logs: results_folder.clone(),
+        logs: results_directory.clone(),
     };
     let mut results = Results {
         machine: machine(bench.cores)?,
@@ -97,7 +101,7 @@ fn main() -> Result<()> {
         warmup_s: args.warmup,
         samples: Vec::new(),
         raw: Vec::new(),
-        overload: Vec::new(),
+        overloads: Vec::new(),
     };
     for load in &loads {
         bench.run_load(load, &subjects, &mut results)?;
@@ -107,38 +111,34 @@ fn main() -> Result<()> {
             .iter()
             .filter(|load| args.overload.iter().any(|name| name == load.name))
         {
-            results.overload.push(bench.overload(load, classifyd)?);
+            results.overloads.push(bench.overload(load, classifyd)?);
         }
     }
-    let file = results_folder.join("latest.json");
+    let file = results_directory.join("latest.json");
     fs::write(&file, serde_json::to_string_pretty(&results)?).with_context(|| file.display().to_string())?;
-    let text = results.markdown();
-    println!("{text}");
+    let figures = results.figures();
+    println!("{}", figures.markdown());
     if args.write {
-        let section = if args.peers.is_empty() {
-            "compare"
-        } else {
-            "compare-peers"
-        };
-        page::write(&repository.join("docs/performance.md"), section, &text)?;
+        let name = if args.peers.is_empty() { "compare" } else { "peers" };
+        figures.write(&repository, name)?;
     }
     Ok(())
 }
 
-/// The folder above that holds this package, so that the programs can be run from anywhere in the repository.
+/// The directory above that holds this package, so that `compare` runs anywhere in the repository.
 fn repository() -> Result<PathBuf> {
     let current = std::env::current_dir()?;
     current
         .ancestors()
-        .find(|folder| folder.join("benches/make_models.py").is_file())
+        .find(|directory| directory.join("benches/make_models.py").is_file())
         .map(Path::to_path_buf)
         .context("compare must be started within the repository")
 }
 
-fn own_folder() -> Result<PathBuf> {
+fn own_directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
-    let folder = program.parent().context("this program is in no folder")?;
-    Ok(folder.to_path_buf())
+    let directory = program.parent().context("this program is in no directory")?;
+    Ok(directory.to_path_buf())
 }
 
 fn subjects(args: &Args, repository: &Path, programs: &Path) -> Result<Vec<Subject>> {
@@ -186,7 +186,7 @@ struct Bench<'a> {
     logs: PathBuf,
 }
 
-/// A server with what is sent to it.
+/// A server, and how it was started.
 struct Running {
     server: Server,
     launch: Launch,
@@ -204,7 +204,7 @@ impl Bench<'_> {
                 load: load.name,
                 raw,
             });
-            // Each round begins with another server, so that none is always behind the same one.
+            // Each round begins with another server, so that no server always follows the same one.
             for index in 0..subjects.len() {
                 let subject = &subjects[(round + index) % subjects.len()];
                 if subject.is_peer() && !load.peers {
@@ -216,7 +216,7 @@ impl Bench<'_> {
                     let current = match running.take() {
                         Some(current) if current.launch == launch => current,
                         other => {
-                            // It has the port.
+                            // The old server has the port.
                             drop(other);
                             self.start(subject, load, launch)?
                         }
@@ -245,15 +245,14 @@ impl Bench<'_> {
         Ok(Running { server, launch })
     }
 
-    fn plan(&self, load: &Load, running: &Running, arrivals: Arrivals) -> Result<LoadSpec> {
+    fn spec(&self, load: &Load, running: &Running, arrivals: Arrivals) -> Result<LoadSpec> {
+        let address = running.launch.address;
         Ok(LoadSpec {
-            address: running.launch.address,
-            requests: [request(load, running.launch.address, None)?].into(),
             arrivals,
             warmup: Duration::from_secs_f64(self.args.warmup),
             duration: Duration::from_secs_f64(self.args.duration),
             timeout: TIMEOUT,
-            threads: 1,
+            ..LoadSpec::new(address, [request(load, address, None)?])
         })
     }
 
@@ -265,9 +264,9 @@ impl Bench<'_> {
         round: usize,
         running: &Running,
     ) -> Result<Sample> {
-        let plan = self.plan(load, running, Arrivals::Closed { connections })?;
-        let mut cpu = CpuOf::new(|| running.server.cpu());
-        let outcome = run(&plan, &mut cpu)?;
+        let spec = self.spec(load, running, Arrivals::Closed { connections })?;
+        let mut cpu = CpuMeter::new(|| running.server.cpu());
+        let outcome = run(&spec, &mut cpu)?;
         let tally = &outcome.tally;
         let good = tally.good().latency;
         let sample = Sample {
@@ -278,13 +277,13 @@ impl Bench<'_> {
             throughput: tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
             p50: good.percentile(50.0),
             p99: good.percentile(99.0),
-            cpu_us: cpu.used().as_secs_f64() * 1e6 / (tally.answers_in_window.max(1)) as f64,
+            cpu_us: cpu.used().as_secs_f64() * 1e6 / (tally.responses_in_window.max(1)) as f64,
             errors: tally.errors(),
             resident: running.server.resident(),
             ready_ms: running.server.ready_after.as_secs_f64() * 1e3,
         };
         eprintln!(
-            "  {:10} {:3} connections: {:9.0} answers/s, p50 {:9.3} ms, {:8.1} us CPU, {} errors",
+            "  {:10} {:3} connections: {:9.0} responses/s, p50 {:9.3} ms, {:8.1} us CPU, {} errors",
             sample.server,
             connections,
             sample.throughput,
@@ -299,10 +298,10 @@ impl Bench<'_> {
         eprintln!("{}: overload", load.name);
         let connections = load.connections.iter().copied().max().unwrap_or(1);
         let running = self.start(subject, load, subject.launch(load, connections, self.cores))?;
-        let closed = self.plan(load, &running, Arrivals::Closed { connections })?;
+        let closed = self.spec(load, &running, Arrivals::Closed { connections })?;
         let before = run(&closed, &mut ())?;
         let capacity = before.tally.good_in_window as f64 / before.measured.as_secs_f64();
-        ensure!(capacity > 0.0, "{}: no good answer", load.name);
+        ensure!(capacity > 0.0, "{}: no successful response", load.name);
         let rate = 3.0 * capacity;
         let open = LoadSpec {
             requests: [request(load, running.launch.address, Some(DEADLINE))?].into(),
@@ -313,14 +312,14 @@ impl Bench<'_> {
             },
             ..closed.clone()
         };
-        let mut own = CpuOf::new(|| load::own_cpu().unwrap_or_default());
+        let mut own = CpuMeter::new(|| load::own_cpu().unwrap_or_default());
         let outcome = run(&open, &mut own)?;
         thread::sleep(Duration::from_secs(1));
-        let after_plan = LoadSpec {
+        let after_spec = LoadSpec {
             warmup: Duration::ZERO,
             ..closed
         };
-        let after = run(&after_plan, &mut ())?;
+        let after = run(&after_spec, &mut ())?;
         let tally = &outcome.tally;
         let good = tally.good();
         let service = good.service.unwrap_or_default();
@@ -329,7 +328,7 @@ impl Bench<'_> {
             .statuses
             .iter()
             .filter(|(status, _)| !(200..300).contains(*status) && **status != 503)
-            .map(|(status, answers)| format!("{status}: {}", answers.latency.count()))
+            .map(|(status, responses)| format!("{status}: {}", responses.latency.count()))
             .collect();
         others.extend(
             tally
@@ -340,18 +339,17 @@ impl Bench<'_> {
         let p50 = |outcome: &Outcome| outcome.tally.good().latency.percentile(50.0);
         let seconds = outcome.measured.as_secs_f64();
         Ok(Overload {
-            load: load.name,
+            load: load.name.to_owned(),
             capacity,
             rate,
             duration_s: seconds,
             goodput: tally.good_in_window as f64 / seconds,
-            good: service.count(),
             late: service.longer_than(DEADLINE),
             slowest_ms: service.max() / 1e3,
             deadline_ms: DEADLINE.as_secs_f64() * 1e3,
-            refused: refused.map_or(0, |answers| answers.latency.count()),
+            refused: refused.map_or(0, |responses| responses.latency.count()),
             refusal_p99_ms: refused
-                .and_then(|answers| answers.service.as_ref())
+                .and_then(|responses| responses.service.as_ref())
                 .map(|service| service.percentile(99.0) / 1e3),
             unsent: tally.unsent,
             others: if others.is_empty() {
@@ -367,69 +365,36 @@ impl Bench<'_> {
 }
 
 /// Runs a load; Ctrl-C ends the comparison.
-fn run(plan: &LoadSpec, observer: &mut dyn Observer) -> Result<Outcome> {
-    let outcome = load::run(plan, observer)?;
+fn run(spec: &LoadSpec, observer: &mut dyn Observer) -> Result<Outcome> {
+    let outcome = load::run(spec, observer)?;
     if outcome.interrupted {
         bail!("interrupted");
     }
     Ok(outcome)
 }
 
-/// CPU time at both ends of the window.
-struct CpuOf<F> {
-    read: F,
-    ends: [Duration; 2],
-}
-
-impl<F: Fn() -> Duration> CpuOf<F> {
-    fn new(read: F) -> Self {
-        Self {
-            read,
-            ends: [Duration::ZERO; 2],
-        }
-    }
-
-    fn used(&self) -> Duration {
-        self.ends[1].saturating_sub(self.ends[0])
-    }
-}
-
-impl<F: Fn() -> Duration> Observer for CpuOf<F> {
-    fn begin(&mut self) {
-        self.ends[0] = (self.read)();
-    }
-
-    fn end(&mut self) {
-        self.ends[1] = (self.read)();
-    }
-}
-
 /// The request of a load.
 fn request(load: &Load, address: std::net::SocketAddr, deadline: Option<Duration>) -> Result<Bytes> {
     let mut target = classify_target(address, None)?;
     if let Some(deadline) = deadline {
-        let milliseconds = deadline.as_millis().to_string();
-        target
-            .url
-            .query_pairs_mut()
-            .append_pair("timeout_ms", &milliseconds);
+        target = target.with_query("timeout_ms", &deadline.as_millis().to_string());
     }
     let inputs = read_files(std::slice::from_ref(&load.input))?;
     let input = inputs.first().context("no input")?;
     Ok(target.post(input.content_type, &input.body))
 }
 
-/// A server that answers something else than the classifier has won nothing. F0 does not look at its input.
+/// Checks that a server gives the label that the classifier gives. `floor0` does not look at its input.
 fn check(subject: &Subject, load: &Load, address: std::net::SocketAddr, expected: &str) -> Result<()> {
     if subject.name == "floor0" {
         return Ok(());
     }
-    let answer = exchange(address, &request(load, address, None)?, TIMEOUT)?;
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let response = exchange(address, &request(load, address, None)?, TIMEOUT)?;
+    let text = String::from_utf8_lossy(&response.body).into_owned();
     let json: serde_json::Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     let found = json["results"][0]["label"].as_str();
     ensure!(
-        answer.status == 200 && found == Some(expected),
+        response.status == 200 && found == Some(expected),
         "{} on {}: expected the label {expected:?}, found {text}",
         subject.name,
         load.name

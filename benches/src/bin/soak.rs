@@ -1,37 +1,39 @@
-//! Runs classifyd for a long time under load with bad requests mixed in, and shows whether it stays as it was: memory, file
-//! descriptors, threads, answers, and how fast `/livez` answers beside it.
+//! Runs classifyd under load for ten minutes, with bad requests mixed in, and fails if a response is not
+//! as expected, or if memory, file descriptors or threads grow.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{collections::BTreeMap, io::Write};
 
 use anyhow::{Context, Result, ensure};
-use benches::classify_target;
-use benches::server::{Launch, Server};
+use benches::process::{Usage, descriptors};
+use benches::server::{Launch, Server, serve_command};
+use benches::{classify_target, page};
 use bytes::Bytes;
 use clap::Parser;
-use load::{Arrivals, Latencies, LoadSpec, Target, exchange, read_files};
+use load::{Arrivals, Latencies, LoadSpec, Outcome, Target, exchange, read_files};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between two bad requests, and between two probes.
+/// Time between two bad requests, two probes and two readings of the process.
 const BAD_EVERY: Duration = Duration::from_millis(50);
 const PROBE_EVERY: Duration = Duration::from_millis(100);
-
-/// By then requests that were under way and connections that linger have ended.
+const READ_EVERY: Duration = Duration::from_secs(5);
+/// Requests that were under way, and connections that linger, have ended by then.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Runs classifyd for a long time under load, with bad requests mixed in.
 #[derive(Parser)]
 struct Args {
-    /// Folder with the models to serve.
+    /// Directory with the models to serve.
     #[arg(long, default_value = "models")]
     models: PathBuf,
-    /// Model to ask.
+    /// Model to request.
     #[arg(long, default_value = "digits")]
     model: String,
     /// File to send.
@@ -40,8 +42,8 @@ struct Args {
     /// Minutes of load.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// Part of what 64 connections reach in the first ten seconds, in large batches that an open loop does not have; 1 or more keeps
-    /// them going all the time instead.
+    /// Rate of the open loop, as a share of what 64 connections reach in the first ten seconds. With 1
+    /// or more the 64 connections go on in a closed loop instead.
     #[arg(long, default_value_t = 0.6)]
     load: f64,
     /// Port to listen on.
@@ -50,15 +52,35 @@ struct Args {
     /// Port for probes and metrics.
     #[arg(long, default_value_t = 8298)]
     admin_port: u16,
+    /// Writes the results into docs/performance.md, between the markers.
+    #[arg(long)]
+    write: bool,
+}
+
+/// A bad request, with the status that it must get.
+struct Bad {
+    name: &'static str,
+    status: u16,
+    request: Bytes,
 }
 
 /// The process at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     minute: f64,
-    resident_mb: f64,
+    usage: Usage,
     descriptors: usize,
-    threads: usize,
+}
+
+/// What happened beside the load.
+#[derive(Default)]
+struct Seen {
+    readings: Vec<Reading>,
+    /// Latencies of `/livez`.
+    probes: Latencies,
+    bad_sent: usize,
+    /// Responses that were not as expected.
+    wrong: BTreeMap<String, u64>,
 }
 
 fn main() -> Result<()> {
@@ -66,183 +88,203 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, args.admin_port));
-    let mut program = std::env::current_exe()?;
-    program.set_file_name("classifyd");
+    let program = std::env::current_exe()?.with_file_name("classifyd");
+    let mut command = serve_command(&program, &args.models, address);
+    command.extend(["--admin-listen".to_owned(), admin.to_string()]);
     let launch = Launch {
-        command: [&program.display().to_string(), "serve", "--models"]
-            .into_iter()
-            .chain([
-                args.models.display().to_string().as_str(),
-                "--listen",
-                &address.to_string(),
-                "--admin-listen",
-                &admin.to_string(),
-            ])
-            .map(str::to_owned)
-            .collect(),
+        command,
         address: admin,
     };
     let target = classify_target(address, Some(&args.model))?;
-    let probe = target.get("/readyz");
-    let livez = target.get("/livez");
-    // With access lines, as in production, but millions of them belong on no disk.
-    let server = Server::start(&launch, &probe, Path::new("/dev/null"))?;
+    // With access lines, as in production. Millions of them do not belong on the disk.
+    let server = Server::start(&launch, &target.get("/readyz"), Path::new("/dev/null"))?;
 
     let inputs = read_files(std::slice::from_ref(&args.file))?;
-    let input = inputs.first().context("--file: expected a picture or a text")?;
-    let good = target.post(input.content_type, &input.body);
-    let bad = bad_requests(&target, input.content_type, &input.body);
-    for (name, expected, request) in &bad {
-        let answer = exchange(address, request, TIMEOUT).with_context(|| (*name).to_owned())?;
-        ensure!(
-            answer.status == *expected,
-            "{name}: expected {expected}, found {}",
-            answer.status
-        );
+    let input = inputs.first().context("--file: expected an image or a text")?;
+    let bad = bad_requests(&target, input.content_type, &input.body)?;
+    for bad in &bad {
+        let response = exchange(address, &bad.request, TIMEOUT).context(bad.name)?;
+        let (name, expected, found) = (bad.name, bad.status, response.status);
+        ensure!(found == expected, "{name}: expected {expected}, found {found}");
     }
 
     let closed = LoadSpec {
-        address,
-        requests: [good].into(),
         arrivals: Arrivals::Closed { connections: 64 },
         warmup: Duration::from_secs(2),
-        duration: Duration::from_secs(10),
-        timeout: TIMEOUT,
-        threads: 1,
+        ..LoadSpec::new(address, [target.post(input.content_type, &input.body)])
     };
     let before = load::run(&closed, &mut ())?;
     let capacity = before.tally.good_in_window as f64 / before.measured.as_secs_f64();
-    let arrivals = if args.load < 1.0 {
-        Arrivals::Open {
+    let spec = long_load(&closed, capacity, &args);
+    let mut text = format!(
+        "{capacity:.0} responses/s with 64 connections; then {} for {} minutes\n\n",
+        describe(spec.arrivals),
+        args.minutes
+    );
+    eprint!("{text}");
+
+    thread::sleep(SETTLE);
+    let process = server.id();
+    let begun = Instant::now();
+    let idle = read(process, begun).context("the server has ended")?;
+    let (outcome, seen) = run_beside(&spec, &bad, process, (admin, &target.get("/livez")))?;
+    thread::sleep(SETTLE);
+    let last = read(process, begun).context("the server has ended")?;
+
+    text.push_str(&report(&outcome, &seen, last));
+    println!("{text}");
+    if args.write {
+        page::write(Path::new("docs/performance.md"), "soak", &text)?;
+    }
+    let errors = outcome.tally.errors() - outcome.tally.unsent;
+    ensure!(seen.wrong.is_empty(), "unexpected responses: {:?}", seen.wrong);
+    ensure!(errors == 0, "{errors} errors");
+    is_flat(idle, &seen.readings, last)
+}
+
+fn long_load(closed: &LoadSpec, capacity: f64, args: &Args) -> LoadSpec {
+    let mut spec = LoadSpec {
+        warmup: Duration::ZERO,
+        duration: Duration::from_secs_f64(args.minutes * 60.0),
+        ..closed.clone()
+    };
+    if args.load < 1.0 {
+        spec.arrivals = Arrivals::Open {
             rate: capacity * args.load,
             max_connections: 1024,
-        }
-    } else {
-        Arrivals::Closed { connections: 64 }
-    };
-    let duration = Duration::from_secs_f64(args.minutes * 60.0);
-    eprintln!("{capacity:.0} answers/s with 64 connections; now {arrivals:?} for {duration:?}");
+        };
+    }
+    spec
+}
 
-    thread::sleep(SETTLE);
-    let idle = read(server.id(), Instant::now())?;
+fn describe(arrivals: Arrivals) -> String {
+    match arrivals {
+        Arrivals::Closed { connections } => format!("{connections} connections"),
+        Arrivals::Open {
+            rate,
+            max_connections,
+        } => format!("{rate:.0} requests/s on up to {max_connections} connections"),
+    }
+}
 
-    let over = AtomicBool::new(false);
-    let going_on = || !over.load(Ordering::Relaxed);
-    let probes = Mutex::new(Latencies::default());
-    let wrong = Mutex::new(BTreeMap::<String, u64>::new());
+/// Runs the load. Beside it sends bad requests and probes (`livez`), and reads the process.
+fn run_beside(
+    spec: &LoadSpec,
+    bad: &[Bad],
+    process: u32,
+    livez: (SocketAddr, &[u8]),
+) -> Result<(Outcome, Seen)> {
     let begun = Instant::now();
-    let (outcome, readings, bad_sent) = thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            let mut sent = 0_usize;
-            while going_on() {
-                let (name, expected, request) = &bad[sent % bad.len()];
-                let found = match exchange(address, request, TIMEOUT) {
-                    Ok(answer) if answer.status == *expected => None,
-                    Ok(answer) => Some(format!("{name}: {}", answer.status)),
-                    Err(error) => Some(format!("{name}: {error:#}")),
-                };
-                if let (Some(found), Ok(mut wrong)) = (found, wrong.lock()) {
-                    *wrong.entry(found).or_default() += 1;
+    let over = AtomicBool::new(false);
+    let seen = Mutex::new(Seen::default());
+    let repeat = |every: Duration, work: &mut dyn FnMut()| {
+        while !over.load(Ordering::Relaxed) {
+            work();
+            thread::sleep(every);
+        }
+    };
+    let outcome = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut bad = bad.iter().cycle();
+            repeat(BAD_EVERY, &mut || {
+                let wrong = bad.next().and_then(|bad| send_bad(spec.address, bad));
+                leave_in_the_middle(spec.address, &spec.requests[0]);
+                let mut seen = lock(&seen);
+                seen.bad_sent += 1;
+                if let Some(wrong) = wrong {
+                    *seen.wrong.entry(wrong).or_default() += 1;
                 }
-                leave_in_the_middle(address, &closed.requests[0]);
-                sent += 1;
-                thread::sleep(BAD_EVERY);
-            }
-            sent
+            });
         });
         scope.spawn(|| {
-            while going_on() {
-                let asked = Instant::now();
-                let answered = exchange(admin, &livez, TIMEOUT).is_ok_and(|answer| answer.status == 200);
-                if answered {
-                    if let Ok(mut probes) = probes.lock() {
-                        probes.record(asked.elapsed());
-                    }
-                } else if let Ok(mut wrong) = wrong.lock() {
-                    *wrong.entry("/livez".to_owned()).or_default() += 1;
+            repeat(PROBE_EVERY, &mut || {
+                let sent = Instant::now();
+                let response = exchange(livez.0, livez.1, TIMEOUT);
+                let latency = sent.elapsed();
+                let mut seen = lock(&seen);
+                if response.is_ok_and(|response| response.status == 200) {
+                    seen.probes.record(latency);
+                } else {
+                    *seen.wrong.entry("/livez".to_owned()).or_default() += 1;
                 }
-                thread::sleep(PROBE_EVERY);
-            }
+            });
         });
-        let reading = scope.spawn(|| {
-            let mut readings = Vec::new();
-            while going_on() {
-                if let Ok(reading) = read(server.id(), begun) {
-                    readings.push(reading);
-                }
-                thread::sleep(Duration::from_secs(5));
-            }
-            readings
+        scope.spawn(|| {
+            repeat(READ_EVERY, &mut || {
+                lock(&seen).readings.extend(read(process, begun))
+            })
         });
-        let plan = LoadSpec {
-            arrivals,
-            warmup: Duration::ZERO,
-            duration,
-            ..closed.clone()
-        };
-        let outcome = load::run(&plan, &mut ());
+        let outcome = load::run(spec, &mut ());
         over.store(true, Ordering::Relaxed);
-        (
-            outcome,
-            reading.join().unwrap_or_default(),
-            sending.join().unwrap_or_default(),
-        )
-    });
-    let outcome = outcome?;
-    thread::sleep(SETTLE);
-    let last = read(server.id(), begun)?;
+        outcome
+    })?;
+    Ok((outcome, seen.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
 
-    println!("| minute | resident MB | file descriptors | threads |\n|---|---|---|---|");
-    let every = (readings.len() / 12).max(1);
-    for reading in readings.iter().step_by(every).chain([&last]) {
-        println!(
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends a bad request. Returns what came if it is not the expected status.
+fn send_bad(address: SocketAddr, bad: &Bad) -> Option<String> {
+    match exchange(address, &bad.request, TIMEOUT) {
+        Ok(response) if response.status == bad.status => None,
+        Ok(response) => Some(format!("{}: {}", bad.name, response.status)),
+        Err(error) => Some(format!("{}: {error:#}", bad.name)),
+    }
+}
+
+fn report(outcome: &Outcome, seen: &Seen, last: Reading) -> String {
+    let mut text = "| minute | resident MB | file descriptors | threads |\n|--:|--:|--:|--:|\n".to_owned();
+    let every = (seen.readings.len() / 12).max(1);
+    for reading in seen.readings.iter().step_by(every).chain([&last]) {
+        let _ = writeln!(
+            text,
             "| {:.1} | {:.1} | {} | {} |",
-            reading.minute, reading.resident_mb, reading.descriptors, reading.threads
+            reading.minute,
+            megabytes(reading.usage),
+            reading.descriptors,
+            reading.usage.threads
         );
     }
     let tally = &outcome.tally;
-    // What a busy machine kept the load generator from sending is no error of the server.
-    let errors = tally.errors() - tally.unsent;
     let latency = tally.good().latency;
-    println!(
-        "\n{} good answers ({:.0} a second), p50 {:.2} ms, p99 {:.2} ms, {errors} errors, {} not sent; {bad_sent} bad requests and as many \
-         left in the middle",
+    let _ = writeln!(
+        text,
+        "\n{} successful responses ({:.0} a second), p50 {:.2} ms, p99 {:.2} ms, {} errors, {} not sent; \
+         {bad} bad requests and as many left in the middle\n\
+         `/livez` on `admin_listen`, on a new connection each time, {} times: p50 {:.2} ms, p99 {:.2} ms, \
+         max {:.2} ms",
         tally.good_in_window,
         tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
         latency.percentile(50.0) / 1e3,
         latency.percentile(99.0) / 1e3,
+        // Requests that a busy machine kept the load generator from sending are not the server's errors.
+        tally.errors() - tally.unsent,
         tally.unsent,
+        seen.probes.count(),
+        seen.probes.percentile(50.0) / 1e3,
+        seen.probes.percentile(99.0) / 1e3,
+        seen.probes.max() / 1e3,
+        bad = seen.bad_sent,
     );
-    if let Ok(probes) = probes.lock() {
-        println!(
-            "/livez on admin_listen, on a new connection each time, {} times: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
-            probes.count(),
-            probes.percentile(50.0) / 1e3,
-            probes.percentile(99.0) / 1e3,
-            probes.max() / 1e3
-        );
-    }
-    let wrong = wrong.into_inner().unwrap_or_default();
-    ensure!(wrong.is_empty(), "answers that were not as expected: {wrong:?}");
-    ensure!(errors == 0, "{errors} errors");
-    is_flat(idle, &readings, last)
+    text
 }
 
-/// Whether the process without load is as it was before it, and its memory as in the first quarter of it, when everything was warm.
+/// Checks that the process after the load has no more descriptors and threads than before it, and no
+/// more memory than in the first quarter of the load, when everything was warm.
 fn is_flat(idle: Reading, readings: &[Reading], last: Reading) -> Result<()> {
     let early = &readings[..readings.len().div_ceil(4)];
-    let resident_mb = early
-        .iter()
-        .map(|reading| reading.resident_mb)
-        .fold(0.0, f64::max);
+    let most = early.iter().map(|reading| megabytes(reading.usage));
+    let most = most.fold(0.0, f64::max);
+    let found = megabytes(last.usage);
     ensure!(
-        last.resident_mb <= resident_mb * 1.05 + 2.0,
-        "memory: expected at most 5 % and 2 MB more than the {resident_mb:.1} MB of the first quarter, found {:.1}",
-        last.resident_mb
+        found <= most * 1.05 + 2.0,
+        "memory: expected at most 5 % and 2 MB more than the {most:.1} MB of the first quarter, found {found:.1}"
     );
     for (what, before, after) in [
         ("file descriptors", idle.descriptors, last.descriptors),
-        ("threads", idle.threads, last.threads),
+        ("threads", idle.usage.threads, last.usage.threads),
     ] {
         ensure!(
             after <= before,
@@ -252,12 +294,12 @@ fn is_flat(idle: Reading, readings: &[Reading], last: Reading) -> Result<()> {
     Ok(())
 }
 
-/// What goes wrong in practice, with the status that it must get.
-fn bad_requests(target: &Target, content_type: &'static str, body: &[u8]) -> Vec<(&'static str, u16, Bytes)> {
-    let mut unknown = target.clone();
-    unknown.url.set_query(Some("model=nobody"));
+/// Requests that go wrong in practice.
+fn bad_requests(target: &Target, content_type: &'static str, body: &[u8]) -> Result<Vec<Bad>> {
+    let address = target.addresses()?[0];
+    let unknown = classify_target(address, Some("nobody"))?;
     let large = vec![0; 17 << 20];
-    vec![
+    let bad = [
         ("no body", 422, target.post(content_type, &[])),
         (
             "half a file",
@@ -270,7 +312,7 @@ fn bad_requests(target: &Target, content_type: &'static str, body: &[u8]) -> Vec
             target.post("image/jpeg", &[0xff, 0xd8, 0xff, 0xe0, 1, 2, 3]),
         ),
         (
-            "a type that nobody takes",
+            "an unsupported type",
             415,
             target.post("application/pdf", b"%PDF-1.7"),
         ),
@@ -281,8 +323,15 @@ fn bad_requests(target: &Target, content_type: &'static str, body: &[u8]) -> Vec
         ),
         ("an unknown model", 404, unknown.post(content_type, body)),
         ("a large file", 413, target.post(content_type, &large)),
-        ("no such page", 404, target.get("/v1/nothing")),
-    ]
+        ("an unknown path", 404, target.get("/v1/nothing")),
+    ];
+    Ok(bad
+        .map(|(name, status, request)| Bad {
+            name,
+            status,
+            request,
+        })
+        .into())
 }
 
 /// A client that hangs up while it sends.
@@ -293,19 +342,14 @@ fn leave_in_the_middle(address: SocketAddr, request: &[u8]) {
     }
 }
 
-fn read(process: u32, begun: Instant) -> Result<Reading> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let number = |key: &str| -> Result<f64> {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .context("no such line")?;
-        Ok(line.split_whitespace().next().context("no value")?.parse()?)
-    };
-    Ok(Reading {
+fn megabytes(usage: Usage) -> f64 {
+    usage.resident as f64 / f64::from(1 << 20)
+}
+
+fn read(process: u32, begun: Instant) -> Option<Reading> {
+    Some(Reading {
         minute: begun.elapsed().as_secs_f64() / 60.0,
-        resident_mb: number("VmRSS:")? / 1024.0,
-        descriptors: fs::read_dir(format!("/proc/{process}/fd"))?.count(),
-        threads: number("Threads:")? as usize,
+        usage: Usage::of(process)?,
+        descriptors: descriptors(process)?,
     })
 }

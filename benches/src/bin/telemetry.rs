@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use benches::server::{Launch, Server};
+use benches::server::{Launch, Server, serve_command};
 use benches::setting::Load;
-use benches::{classify_target, median};
+use benches::{CpuMeter, classify_target, median};
 use bytes::Bytes;
 use clap::Parser;
-use load::{Arrivals, LoadSpec, Observer, read_files};
+use load::{Arrivals, LoadSpec, read_files};
 
 /// The first is what the others are compared with.
 const VARIANTS: [(&str, &[&str]); 4] = [
@@ -97,16 +97,7 @@ impl Subject {
         work: &Path,
     ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port + index as u16));
-        let mut command: Vec<String> = [
-            &program.display().to_string(),
-            "serve",
-            "--models",
-            &load.root.display().to_string(),
-            "--listen",
-            &address.to_string(),
-        ]
-        .map(str::to_owned)
-        .into();
+        let mut command = serve_command(program, &load.root, address);
         command.extend(options.iter().map(|&option| option.to_owned()));
         let target = classify_target(address, None)?;
         let log = work.join(format!("telemetry-{index}.log"));
@@ -122,19 +113,6 @@ impl Subject {
     }
 }
 
-/// CPU time at both ends of the window.
-struct Cpu<'a>(&'a Server, [Duration; 2]);
-
-impl Observer for Cpu<'_> {
-    fn begin(&mut self) {
-        self.1[0] = self.0.cpu();
-    }
-
-    fn end(&mut self) {
-        self.1[1] = self.0.cpu();
-    }
-}
-
 /// One measurement of one server.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sample {
@@ -144,25 +122,21 @@ struct Sample {
 
 impl Subject {
     fn measure(&self, args: &Args, connections: usize) -> Result<Sample> {
-        let mut cpu = Cpu(&self.server, [Duration::ZERO; 2]);
-        let plan = LoadSpec {
-            address: self.address,
-            requests: [self.request.clone()].into(),
+        let mut cpu = CpuMeter::new(|| self.server.cpu());
+        let spec = LoadSpec {
             arrivals: Arrivals::Closed { connections },
             warmup: Duration::from_millis(300),
             duration: Duration::from_secs_f64(args.duration),
-            timeout: Duration::from_secs(30),
-            threads: 1,
+            ..LoadSpec::new(self.address, [self.request.clone()])
         };
-        let outcome = load::run(&plan, &mut cpu)?;
+        let outcome = load::run(&spec, &mut cpu)?;
         if outcome.interrupted {
             bail!("interrupted");
         }
         let tally = &outcome.tally;
         ensure!(tally.errors() == 0, "{}: {} errors", self.variant, tally.errors());
-        let used = cpu.1[1].saturating_sub(cpu.1[0]);
         Ok(Sample {
-            cpu_us: used.as_secs_f64() * 1e6 / tally.answers_in_window.max(1) as f64,
+            cpu_us: cpu.used().as_secs_f64() * 1e6 / tally.responses_in_window.max(1) as f64,
             throughput: tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
         })
     }

@@ -1,8 +1,12 @@
-//! What the server's own metrics say about a window: mean batch size and mean time in the queue.
+//! The mean batch size and the mean time in the queue, from the server's metrics at both ends of a
+//! measurement.
+//!
+//! The text format is parsed here because the crate prometheus-parse (0.2.5) splits labels at commas,
+//! `=` and `}` inside of quotes, and would bring chrono into the server's binary.
 
 use std::collections::HashMap;
 
-/// Sum and count of a histogram, at one moment.
+/// Sum and count of a histogram.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Total {
     sum: f64,
@@ -10,7 +14,8 @@ pub(super) struct Total {
 }
 
 impl Total {
-    /// Mean of what was observed since `earlier`; none if nothing was, or if the server was restarted in between.
+    /// Mean of the observations since `earlier`. `None` if there were none, or if the server was
+    /// restarted in between.
     fn mean_since(self, earlier: Self) -> Option<f64> {
         let count = self.count - earlier.count;
         let sum = self.sum - earlier.sum;
@@ -18,7 +23,7 @@ impl Total {
     }
 }
 
-/// The histograms of interest, at one moment. Without a model, all models are added up.
+/// The two histograms at one moment. Without a model, those of all models are added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Snapshot {
     batch_size: Total,
@@ -26,7 +31,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a page in Prometheus' text format. Lines that are not understood are other metrics' or other programs'.
+    /// Parses a page in the Prometheus text format. Other metrics, and lines that cannot be parsed, are
+    /// skipped.
     pub(super) fn parse(page: &str, model: Option<&str>) -> Self {
         let mut snapshot = Self::default();
         for (name, labels, value) in page.lines().filter_map(sample) {
@@ -47,18 +53,16 @@ impl Snapshot {
         snapshot
     }
 
-    /// Mean number of inputs in a batch since `earlier`.
     pub(super) fn batch_size_since(&self, earlier: &Self) -> Option<f64> {
         self.batch_size.mean_since(earlier.batch_size)
     }
 
-    /// Mean seconds that an input waited since `earlier`.
     pub(super) fn queue_seconds_since(&self, earlier: &Self) -> Option<f64> {
         self.queue.mean_since(earlier.queue)
     }
 }
 
-/// Name, labels and value of a line, or none if it is a comment or no sample.
+/// Name, labels and value of a line. `None` if it is a comment or cannot be parsed.
 fn sample(line: &str) -> Option<(&str, HashMap<&str, String>, f64)> {
     let line = line.trim();
     if line.starts_with('#') {
@@ -70,12 +74,12 @@ fn sample(line: &str) -> Option<(&str, HashMap<&str, String>, f64)> {
         Some(rest) => labels(rest)?,
         None => (HashMap::new(), rest),
     };
-    // A time stamp may follow the value.
+    // A timestamp may follow the value.
     let value = rest.split_whitespace().next()?.parse().ok()?;
     Some((name, labels, value))
 }
 
-/// The labels up to the closing brace, and what follows it.
+/// The labels up to the closing brace, and the rest of the line.
 fn labels(mut rest: &str) -> Option<(HashMap<&str, String>, &str)> {
     let mut labels = HashMap::new();
     loop {
@@ -131,7 +135,7 @@ process_cpu_seconds_total 3.5
     }
 
     #[test]
-    fn means_come_from_the_differences() {
+    fn means_are_taken_of_what_was_observed_in_between() {
         let before = Snapshot::parse(BEFORE, Some("digits"));
         let after = Snapshot::parse(&after(), Some("digits"));
         assert_eq!(after.batch_size_since(&before), Some(6.0));
@@ -139,13 +143,13 @@ process_cpu_seconds_total 3.5
     }
 
     #[test]
-    fn without_a_model_all_are_added_up() {
+    fn without_a_model_all_models_are_added_up() {
         let before = Snapshot::parse(BEFORE, None);
         assert_eq!(before.batch_size_since(&Snapshot::default()), Some(110.0 / 104.0));
     }
 
     #[test]
-    fn nothing_observed_is_no_mean() {
+    fn there_is_no_mean_without_observations() {
         let before = Snapshot::parse(BEFORE, Some("digits"));
         assert_eq!(before.batch_size_since(&before), None, "nothing between");
         assert_eq!(Snapshot::default().batch_size_since(&before), None, "restarted");

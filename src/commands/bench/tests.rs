@@ -51,7 +51,7 @@ fn arguments(url: &str, directory: &Path) -> Args {
 }
 
 #[test]
-fn a_whole_run_writes_its_results() {
+fn a_run_writes_its_results_as_json() {
     let directory = tempfile::tempdir().unwrap();
     let address = serve("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let mut args = arguments(&address.to_string(), directory.path());
@@ -62,23 +62,23 @@ fn a_whole_run_writes_its_results() {
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(report["steps"].as_array().unwrap().len(), 2);
     assert!(report["steps"][1]["throughput"].as_f64().unwrap() > 0.0);
-    // The server has no metrics that we know: nothing is said about batches.
+    // This server has no metrics, so the batch size is unknown.
     assert!(report["steps"][0].get("mean_batch_size").is_none());
 }
 
 #[test]
-fn a_wrong_request_is_told_in_the_words_of_the_server() {
+fn a_rejected_request_is_reported_in_the_words_of_the_server() {
     let directory = tempfile::tempdir().unwrap();
     let address = serve("HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\nno such model");
     let error = run(&arguments(&address.to_string(), directory.path())).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the server answered with status 404: no such model"
+        "the server responded with status 404: no such model"
     );
 }
 
 #[test]
-fn arguments_without_sense_are_refused() {
+fn invalid_arguments_are_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let good = arguments("localhost:1", directory.path());
     for (change, reason) in [
