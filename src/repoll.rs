@@ -1,8 +1,45 @@
-//! Keeps a task that wakes itself on its thread.
+//! Polls a connection's task again at once when the task has woken itself, so that the task stays on its thread.
 //!
-//! A connection of hyper wakes itself twice for each request: when the handler asks for the body, and when it gets it. To tokio
-//! that is a task that yields, for which it wakes another thread to look for work. That one takes the task, and its data have to
-//! follow from core to core. With few connections this took more time than the rest of a request, see docs/performance.md.
+//! # Why it exists
+//!
+//! A connection of hyper wakes its own task twice for each request, from within the task's poll: when the handler asks for
+//! the body, and when the body is there. The task has everything it needs to go on. For tokio, though, a task that is
+//! woken while it is polled is one that *yields*: when the poll ends, the task goes to the back of the worker thread's
+//! queue, and because there is a task in the queue now, tokio wakes another worker thread to help. That thread finds the
+//! task and steals it. Each request then costs the wake-up of a thread, and the connection's data follow the task from
+//! core to core. With few connections and a small model this took more time than the rest of the request;
+//! docs/performance.md has the figures.
+//!
+//! # What it does to a connection's task
+//!
+//! [`Repoll`] wraps the future that the task is spawned with. The inner future gets a waker of `Repoll`'s own, so that
+//! `Repoll` can tell two kinds of wake-ups apart:
+//!
+//! * *During the poll*: nothing is passed on to tokio. When the inner poll returns `Pending`, `Repoll` polls again at once.
+//! * *Between polls* (a socket became readable, a timer fired, a lane replied): the task is woken as usual.
+//!
+//! The waker is one atomic with three states:
+//!
+//! ```text
+//!              poll begins               woken during the poll
+//!   WAITING -----------------> POLLING -------------------------> WOKEN
+//!      ^  |                     |  ^                               |
+//!      |  | woken: wake the     |  |   poll again, at once: the    |
+//!      |  | task, go to WOKEN   |  +-------------------------------+
+//!      +--|---------------------+      poll begins
+//!         |   poll ended
+//!         +--> WOKEN: the task is scheduled, its next poll begins with POLLING
+//! ```
+//!
+//! A task that wakes itself for ever must not keep its thread from other tasks. After [`MAX_POLLS`] polls in a row the task
+//! yields to tokio as it would have done without `Repoll`.
+//!
+//! # Giving way on purpose
+//!
+//! There is one self-wake-up that must reach tokio: a caller that is about to run a batch first lets other tasks submit
+//! their requests, so that there is a batch (see [`batching::GiveWay`]). It calls [`yield_to_others`], which sets a flag
+//! for the `Repoll` on whose thread it runs. The flag is a thread-local because a future that is polled has only a
+//! `Context`, through which it cannot reach the `Repoll` around it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,32 +51,33 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
-/// Polls in a row, before other tasks have their turn.
+/// Polls in a row, before other tasks are polled.
 const MAX_POLLS: usize = 8;
 
 thread_local! {
-    /// Whether what is being polled here wants others to have their turn.
-    static YIELDS: Cell<bool> = const { Cell::new(false) };
+    /// Whether the future that is being polled on this thread gives way to other tasks.
+    static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has the task polled again after the others that are ready, in a [`Repoll`] as well. The caller returns `Pending`.
+/// Has the current task polled again after the other tasks that are ready, also inside a [`Repoll`]. The caller returns
+/// `Pending` right afterwards.
 pub fn yield_to_others(cx: &Context<'_>) {
-    YIELDS.set(true);
+    GIVES_WAY.set(true);
     cx.waker().wake_by_ref();
 }
 
 pin_project! {
-    /// A future that is polled again at once when it was woken during its poll.
+    /// A future that is polled again at once when it was woken during its poll; see the [module](self).
     pub struct Repoll<F> {
         #[pin]
         inner: F,
         state: Arc<State>,
+        // The waker of `state`, made once rather than for each poll.
         waker: Waker,
     }
 }
 
 impl<F> Repoll<F> {
-    /// Wraps what a task is spawned with.
     pub fn new(inner: F) -> Self {
         let state = Arc::new(State::default());
         Self {
@@ -50,11 +88,11 @@ impl<F> Repoll<F> {
     }
 }
 
-/// Nobody polls, and nobody has woken.
+/// The task is not being polled and nothing has woken it.
 const WAITING: u8 = 0;
-/// It is being polled, and was not woken since.
+/// The inner future is being polled and has not been woken since the poll began.
 const POLLING: u8 = 1;
-/// It will be polled.
+/// The inner future will be polled again.
 const WOKEN: u8 = 2;
 
 #[derive(Default)]
@@ -83,13 +121,14 @@ impl<F: Future> Future for Repoll<F> {
         this.state.task.register(cx.waker());
         let mut inner_cx = Context::from_waker(this.waker);
         for _ in 0..MAX_POLLS {
-            YIELDS.set(false);
-            // Not a mere store: it must see what those did who found it woken already.
+            GIVES_WAY.set(false);
+            // A swap and not a store, to acquire what was written before a wake-up that found the state at WOKEN and so
+            // woke nothing: this poll is the one that must see it.
             this.state.phase.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = this.inner.as_mut().poll(&mut inner_cx) {
                 return Poll::Ready(output);
             }
-            if YIELDS.get() {
+            if GIVES_WAY.get() {
                 break;
             }
             let was_woken = this
@@ -131,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_future_that_wakes_itself_without_end_lets_others_have_their_turn() {
+    fn a_future_that_wakes_itself_without_end_lets_other_tasks_run() {
         let mut repoll = task::spawn(Repoll::new(poll_fn(|cx| {
             cx.waker().wake_by_ref();
             Poll::<()>::Pending
