@@ -35,6 +35,8 @@ TRAINER = LIBTORCH="$$(scripts/setup-libtorch.sh | tail -n 1)"
 
 test: setup ## Run all tests that need no root; fetches libtorch and the data sets once
 	cargo test --workspace --exclude trainer
+	@# The caller-runs protocol of batching in every order of its steps; see batching/src/caller_runs.rs.
+	RUSTFLAGS="--cfg loom" CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=false cargo test -p batching --lib --target-dir $(or $(CARGO_TARGET_DIR),target)/loom loom_tests
 	cargo test -p classifyd --features otlp --test otlp
 	cargo build --quiet -p classifyd -p benches
 	CLASSIFYD_PROGRAMS=$(or $(CARGO_TARGET_DIR),target)/debug scripts/gpu_test.py

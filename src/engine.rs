@@ -83,15 +83,10 @@ impl Engine {
             } => Plan::configured(lanes, threads),
             settings => Plan::new(settings, measure(bundle, &warm_up)?, cpus),
         };
-        let limits = Limits {
-            fill_weight: if plan.batches_pay { limits.max_weight } else { 1 },
-            caller_weight: if limits.max_wait.is_zero() {
-                plan.caller_weight
-            } else {
-                0
-            },
-            ..limits
-        };
+        let callers_run = limits.max_wait.is_zero();
+        let limits = limits
+            .fill_weight(if plan.batches_pay { limits.max_weight } else { 1 })
+            .caller_weight(if callers_run { plan.caller_weight } else { 0 });
         if !plan.batches_pay {
             warm_up.batches.iter_mut().for_each(|batch| batch.rows = 1);
         }

@@ -367,6 +367,7 @@ impl From<batching::Error<LaneError>> for Error {
             ),
             batching::Error::Expired => Self::deadline(),
             batching::Error::Inner(error) => Self::internal(error),
+            other => Self::internal(other),
         }
     }
 }

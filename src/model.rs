@@ -20,11 +20,11 @@ use tower::Service;
 use crate::cpu::{self, Cost, Pool, PoolError, Workers};
 use crate::engine::{Engine, Job, JobService, LaneError, LaneSettings, Outputs, Placed, Plan, Weights};
 use crate::error::{Code, Error};
-use crate::fair::Turns;
+use crate::fair::Permits;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::telemetry::access::Stages;
 use crate::telemetry::spans::SpanRef;
-use batching::{Answer, Flow, Limits, Permit, Priority, Submission};
+use batching::{BatchReply, Flow, Limits, Priority, Reservation, Submission};
 
 /// So many small pictures of a request are decoded where the request is before others have a turn: 60 us each at most 96 x 96
 /// pixels, and 130 us on another thread.
@@ -37,9 +37,9 @@ const INLINE_TEXT: usize = 4096;
 /// Bytes of memory for each byte of a text that is looked at, while it is tokenised.
 const TEXT_MEMORY: u64 = 100;
 
-/// Requests that are prepared at a time where clients meet, at least. Few, so that a client with one connection has its turn soon; enough for
-/// batches.
-const LEAST_TURNS: u32 = 16;
+/// At least this many requests are prepared at a time while clients share the model. Few, so that a client with one
+/// connection does not wait long; enough for batches.
+const MIN_PERMITS: u32 = 16;
 
 /// Golden samples that are kept as examples: so many, and none that is longer.
 const MAX_EXAMPLES: usize = 32;
@@ -89,7 +89,7 @@ pub struct Model {
     /// Its own, so that large pictures for one model do not hold up another.
     pool: Pool,
     /// Who prepares inputs, and who runs what waits.
-    turns: Turns,
+    permits: Permits,
     /// Whether requests run batches on their own tasks.
     callers_run: bool,
     /// Whether [`Self::abort`] was called.
@@ -231,8 +231,8 @@ impl Model {
             max_request_pixels,
             weights,
             pool: workers.pool(limits.capacity as usize),
-            turns: Turns::new(
-                u32::try_from(2 * cpu::available()).map_or(LEAST_TURNS, |turns| turns.max(LEAST_TURNS)),
+            permits: Permits::new(
+                u32::try_from(2 * cpu::available()).map_or(MIN_PERMITS, |permits| permits.max(MIN_PERMITS)),
             ),
             callers_run: engine.plan().caller_weight > 0 && limits.max_wait.is_zero(),
             is_aborted: watch::Sender::default(),
@@ -309,18 +309,18 @@ impl Model {
         } = terms;
         // Before any work is done for a request that will not be taken. Long texts will weigh more than this.
         let weight = inputs.len() as u32;
-        let permit = self
+        let reservation = self
             .engine
             .queue()
-            .admit(weight, flow, priority, deadline)
+            .reserve(weight, flow, priority, deadline)
             .map_err(|refusal| Error::from(batching::Error::Refused(refusal)))?;
         let preparing = async {
-            let turn = self.turns.wait(flow, weight).await;
+            let permit = self.permits.acquire(flow, weight).await;
             let started = Instant::now();
-            let prepared = self.prepare(inputs, field, charge, permit, deadline).await?;
-            Ok::<_, Error>((turn, started, started.elapsed(), prepared))
+            let prepared = self.prepare(inputs, field, charge, reservation, deadline).await?;
+            Ok::<_, Error>((permit, started, started.elapsed(), prepared))
         };
-        let (turn, started, decode, prepared) = tokio::time::timeout_at(deadline, preparing)
+        let (permit, started, decode, prepared) = tokio::time::timeout_at(deadline, preparing)
             .await
             .map_err(|_| Error::deadline())??;
         self.metrics.decode.observe(decode.as_secs_f64());
@@ -328,8 +328,9 @@ impl Model {
         let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
         let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
         let parts = self.parts(rows, terms);
-        // What waits for a lane has its turn in the queue; where callers run what waits, the turn lasts until that has run.
-        let turn = self.callers_run.then_some(turn);
+        // A request that waits for a lane needs no permit: the queue is fair by itself. Where requests run their own batches
+        // they keep it until then.
+        let permit = self.callers_run.then_some(permit);
         let Ran {
             outputs,
             queue,
@@ -337,7 +338,7 @@ impl Model {
             batch_size,
             batch,
         } = self.run(parts).await?;
-        drop(turn);
+        drop(permit);
         self.metrics.queue.observe(queue.as_secs_f64());
         self.metrics.inference.observe(inference.as_secs_f64());
         let stages = Stages {
@@ -373,7 +374,7 @@ impl Model {
             let answer = self.service.clone().call(part.submission);
             async move { Ok::<_, batching::Error<LaneError>>((part.places, answer.await?)) }
         };
-        let answers: Vec<(Vec<usize>, Answer<Outputs>)> = match parts.pop() {
+        let answers: Vec<(Vec<usize>, BatchReply<Outputs>)> = match parts.pop() {
             Some(only) if parts.is_empty() => vec![submit(only).await?],
             last => try_join_all(parts.into_iter().chain(last).map(submit)).await?,
         };
@@ -426,32 +427,31 @@ impl Model {
             span,
         } = terms;
         let weight = self.weights.of(bucket) * rows.len() as u32;
+        let job = Job {
+            rows,
+            span: span.clone(),
+        };
         Part {
             places,
-            submission: Submission {
-                weight: weight.min(self.weights.max_weight()),
-                input: Job {
-                    rows,
-                    span: span.clone(),
-                },
-                bucket: bucket as u32,
-                priority,
-                flow,
-                deadline,
-            },
+            submission: Submission::new(job)
+                .weight(weight.min(self.weights.max_weight()))
+                .bucket(bucket as u32)
+                .priority(priority)
+                .flow(flow)
+                .deadline(deadline),
         }
     }
 
     /// Turns inputs into rows: what is small in place, the rest in the pool.
     ///
-    /// `permit` keeps a place in the queue meanwhile, but not while an input waits for the pool: large pictures would take the
+    /// `reservation` keeps room in the queue meanwhile, but not while an input waits for the pool: large pictures would take the
     /// places of requests that could run.
     async fn prepare(
         &self,
         inputs: Vec<Input>,
         field: impl Fn(usize) -> String,
         charge: impl Fn(u64) -> Result<(), Error>,
-        permit: Permit<Job, Outputs, LaneError>,
+        reservation: Reservation<Job, Outputs, LaneError>,
         deadline: tokio::time::Instant,
     ) -> Result<Vec<Prepared>, Error> {
         let text_bytes: usize = inputs
@@ -501,7 +501,7 @@ impl Model {
             });
             return Ok(done.collect());
         }
-        drop(permit);
+        drop(reservation);
         let pixels: u64 = costs.iter().map(|cost| cost.work).sum();
         if self.kind() == Kind::Image {
             if pixels > self.max_request_pixels {

@@ -1,36 +1,38 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Why a request was not queued.
+/// Why a request was not queued, or was taken out of the queue without being run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refusal {
-    /// It weighs more than any batch may.
+    /// The request weighs more than a batch may, so it could never run.
     TooLarge {
         /// Weight of the request.
         weight: u32,
         /// Largest weight of a batch.
         max_weight: u32,
     },
-    /// The queue holds as much as it may.
+    /// The queue is full, or a request of higher priority or of another flow took this one's room.
     Full {
         /// Largest weight that the queue holds.
         capacity: u32,
     },
-    /// What waits takes longer than the request may: it would expire before it is run.
+    /// The requests ahead of it are expected to take until after its deadline.
     TooLate {
-        /// How long the queue is expected to need.
+        /// How long the request would take, queue included.
         wait: Duration,
     },
-    /// The queue was closed: no more work is taken.
+    /// The queue was closed.
     Closed,
-    /// No worker is there to take the request.
+    /// No worker is running, or the worker that had the request was dropped before it replied.
     Unavailable,
 }
 
-/// Why a request got no answer from the inner service.
+/// Why a request has no output.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Error<E> {
-    /// It was never queued.
+    /// It was never run.
     Refused(Refusal),
     /// Its deadline passed.
     Expired,
@@ -50,11 +52,16 @@ impl fmt::Display for Refusal {
             Self::TooLarge { weight, max_weight } => {
                 write!(
                     f,
-                    "a request of weight {weight} fits no batch of at most {max_weight}"
+                    "the request weighs {weight}, but a batch holds at most {max_weight}"
                 )
             }
             Self::Full { capacity } => write!(f, "the queue is full (capacity {capacity})"),
-            Self::TooLate { wait } => write!(f, "the queue needs about {wait:?}, which is past the deadline"),
+            Self::TooLate { wait } => {
+                write!(
+                    f,
+                    "the request would take about {wait:?}, longer than its deadline allows"
+                )
+            }
             Self::Closed => f.write_str("the queue is closed"),
             Self::Unavailable => f.write_str("no worker is running"),
         }
@@ -72,4 +79,5 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
 }
 
 impl std::error::Error for Refusal {}
+
 impl<E: fmt::Debug + fmt::Display> std::error::Error for Error<E> {}

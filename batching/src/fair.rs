@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_take_turns_whoever_has_more_waiting() {
+    fn flows_share_equally_however_much_each_has_waiting() {
         let mut queue = FairQueue::default();
         for name in ["a1", "a2", "a3", "a4"] {
             queue.push(A, 1, name);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_counted_in_weight() {
+    fn shares_are_counted_in_weight() {
         let mut queue = FairQueue::default();
         queue.push(A, 4, "a1");
         queue.push(A, 4, "a2");
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_asks_one_by_one_neither_waits_behind_a_backlog_nor_stops_it() {
+    fn a_flow_with_one_entry_at_a_time_neither_waits_behind_a_backlog_nor_stops_it() {
         let mut queue = FairQueue::default();
         for _ in 0..100 {
             queue.push(A, 1, "a");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gains_turns_by_taking_entries_back() {
+    fn removing_entries_gains_a_flow_nothing() {
         let mut queue = FairQueue::default();
         for _ in 0..100 {
             queue.push(A, 1, "a");
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_yields_is_the_end_of_the_largest_backlog() {
+    fn the_end_of_the_largest_backlog_yields() {
         let mut queue = FairQueue::default();
         for name in ["a1", "a2", "a3", "a4"] {
             queue.push(A, 1, name);

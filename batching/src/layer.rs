@@ -1,16 +1,38 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use tower::{Layer, Service};
+use tower::Layer;
 
-use super::{Batch, BatchService, Limits, Queue};
+use crate::inner::InnerService;
+use crate::{Batch, BatchService, Limits};
 
-/// Puts a batch queue in front of a service that takes [`Batch`]es, with one worker on the current tokio runtime.
+/// A [`Layer`] that puts a [`BatchService`] in front of a service that takes [`Batch`]es, and spawns its worker on the
+/// current tokio runtime.
 ///
-/// For a service that blocks while it runs, make a [`Queue`] and drive its workers on threads of their own.
+/// It is for inner services that do not block. For one that does, drive the worker of [`BatchService::pair`], or the
+/// workers of a [`Queue`](crate::Queue), on threads of their own.
+///
+/// # Panics
+///
+/// [`layer`](Layer::layer) panics outside of a tokio runtime, as `tower::buffer::BufferLayer` does.
+///
+/// ```
+/// use batching::{Batch, BatchLayer, Limits, Submission};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let service = ServiceBuilder::new()
+///     .layer(BatchLayer::new(Limits::new(8, 64)))
+///     .service_fn(|batch: Batch<u32>| async move {
+///         Ok::<_, String>(batch.inputs.into_iter().map(|n| Ok(n * n)).collect::<Vec<_>>())
+///     });
+/// assert_eq!(service.oneshot(Submission::new(7)).await.unwrap().output, 49);
+/// # }
+/// ```
 pub struct BatchLayer<I> {
     limits: Limits,
-    input: PhantomData<fn(I)>,
+    batch: PhantomData<fn(Batch<I>)>,
 }
 
 impl<I> BatchLayer<I> {
@@ -18,25 +40,25 @@ impl<I> BatchLayer<I> {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            input: PhantomData,
+            batch: PhantomData,
         }
     }
 }
 
-impl<S, I, O, E> Layer<S> for BatchLayer<I>
+impl<S, I> Layer<S> for BatchLayer<I>
 where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Send + Unpin + 'static,
+    S: InnerService<I> + Send + Unpin + 'static,
     S::Future: Send,
+    S::Output: Send + 'static,
+    S::Error: Send + 'static,
     I: Send + 'static,
-    O: Send + 'static,
-    E: Clone + Send + 'static,
 {
-    type Service = BatchService<I, O, E>;
+    type Service = BatchService<I, S::Output, S::Error>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let queue = Queue::new(self.limits);
-        tokio::spawn(queue.worker(inner));
-        queue.service()
+        let (service, worker) = BatchService::pair(inner, self.limits);
+        tokio::spawn(worker);
+        service
     }
 }
 

@@ -11,7 +11,7 @@ use tower_test::mock;
 
 use super::*;
 
-type Output = Vec<Result<u32, String>>;
+pub(crate) type Output = Vec<Result<u32, String>>;
 type Mock = mock::Mock<Batch<u32>, Output>;
 type Handle = mock::Handle<Batch<u32>, Output>;
 
@@ -37,17 +37,11 @@ impl Service<Batch<u32>> for Inner {
     }
 }
 
-const LIMITS: Limits = Limits {
-    max_weight: 4,
-    fill_weight: 4,
-    capacity: 8,
-    max_wait: Duration::ZERO,
-    caller_weight: 0,
-};
+pub(crate) const LIMITS: Limits = Limits::new(4, 8);
 
 struct Bench {
     queue: Queue<u32, u32, String>,
-    worker: task::Spawn<Worker<Inner, u32, u32, String>>,
+    worker: task::Spawn<Worker<Inner, u32>>,
     handle: Handle,
 }
 
@@ -64,29 +58,25 @@ fn bench(limits: Limits) -> Bench {
     }
 }
 
-fn submit(queue: &Queue<u32, u32, String>, input: u32) -> task::Spawn<ResponseFuture<u32, u32, String>> {
+pub(crate) fn submit(
+    queue: &Queue<u32, u32, String>,
+    input: u32,
+) -> task::Spawn<ResponseFuture<u32, u32, String>> {
     submit_with(queue, input, 1, Duration::from_secs(10))
 }
 
-fn submit_with(
+pub(crate) fn submit_with(
     queue: &Queue<u32, u32, String>,
     input: u32,
     weight: u32,
     timeout: Duration,
 ) -> task::Spawn<ResponseFuture<u32, u32, String>> {
-    let deadline = Instant::now() + timeout;
-    task::spawn(queue.service().call(Submission {
-        input,
-        weight,
-        bucket: 0,
-        priority: Priority::Normal,
-        flow: Flow::default(),
-        deadline,
-    }))
+    let submission = Submission::new(input).weight(weight).timeout(timeout);
+    task::spawn(queue.service().call(submission))
 }
 
 impl Bench {
-    /// The batch that the inner service was given, with the means to answer it.
+    /// The batch that the inner service was given, with the means to respond to it.
     fn take_batch(&mut self) -> (Batch<u32>, mock::SendResponse<Output>) {
         assert_pending!(self.worker.poll());
         let mut request = task::spawn(self.handle.next_request());
@@ -110,9 +100,9 @@ async fn a_lone_request_runs_at_once() {
     bench.handle.allow(1);
     let mut response = submit(&bench.queue, 7);
     assert_pending!(response.poll());
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     assert_eq!((batch.inputs, batch.weight), (vec![7], 1));
-    answer.send_response(ok(&[70]));
+    respond.send_response(ok(&[70]));
     assert_pending!(bench.worker.poll());
     let got = assert_ready_ok!(response.poll());
     assert_eq!(
@@ -122,22 +112,22 @@ async fn a_lone_request_runs_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_while_the_lane_is_busy_runs_together_when_it_is_free() {
+async fn requests_that_come_during_a_run_are_the_next_batch() {
     let mut bench = bench(LIMITS);
     let mut responses: Vec<_> = (0..6).map(|input| submit(&bench.queue, input)).collect();
     bench.nothing_was_run();
     advance(Duration::from_millis(3)).await;
 
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     assert_eq!(batch.inputs, [0, 1, 2, 3], "as many as fit, in their order");
     assert_eq!(bench.queue.depth(), 2);
     advance(Duration::from_millis(5)).await;
-    answer.send_response(ok(&[0, 10, 20, 30]));
+    respond.send_response(ok(&[0, 10, 20, 30]));
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     assert_eq!(batch.inputs, [4, 5]);
-    answer.send_response(ok(&[40, 50]));
+    respond.send_response(ok(&[40, 50]));
     assert_pending!(bench.worker.poll());
 
     for (input, response) in responses.iter_mut().enumerate() {
@@ -156,10 +146,10 @@ async fn several_batches_run_if_the_inner_service_is_ready_for_them() {
     let mut bench = bench(LIMITS);
     bench.handle.allow(2);
     let mut first = submit(&bench.queue, 1);
-    let (_, answer_first) = bench.take_batch();
+    let (_, respond_first) = bench.take_batch();
     let mut second = submit(&bench.queue, 2);
-    let (_, answer_second) = bench.take_batch();
-    answer_second.send_response(ok(&[20]));
+    let (_, respond_second) = bench.take_batch();
+    respond_second.send_response(ok(&[20]));
     assert_pending!(bench.worker.poll());
     assert_eq!(
         assert_ready_ok!(second.poll()).output,
@@ -167,7 +157,7 @@ async fn several_batches_run_if_the_inner_service_is_ready_for_them() {
         "it need not wait for the first"
     );
     assert_pending!(first.poll());
-    answer_first.send_response(ok(&[10]));
+    respond_first.send_response(ok(&[10]));
     assert_pending!(bench.worker.poll());
     assert_eq!(assert_ready_ok!(first.poll()).output, 10);
 }
@@ -187,14 +177,14 @@ async fn two_workers_share_one_queue() {
     let mut response = submit(&first.queue, 1);
     assert!(second.worker.is_woken(), "the worker whose lane is free");
     assert!(!first.worker.is_woken());
-    let (_, answer) = second.take_batch();
-    answer.send_response(ok(&[10]));
+    let (_, respond) = second.take_batch();
+    respond.send_response(ok(&[10]));
     assert_pending!(second.worker.poll());
     assert_eq!(assert_ready_ok!(response.poll()).output, 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() {
+async fn a_full_queue_refuses_at_once_and_takes_requests_again_when_there_is_room() {
     let mut bench = bench(LIMITS);
     let mut waiting: Vec<_> = (0..8).map(|input| submit(&bench.queue, input)).collect();
     let refused = assert_ready_err!(submit(&bench.queue, 8).poll());
@@ -203,18 +193,18 @@ async fn a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() {
         assert_pending!(response.poll(), "those that were taken are not touched");
     }
     bench.handle.allow(1);
-    let (_, answer) = bench.take_batch();
+    let (_, respond) = bench.take_batch();
     let mut taken = submit(&bench.queue, 9);
     assert_pending!(taken.poll());
-    answer.send_response(ok(&[0, 1, 2, 3]));
+    respond.send_response(ok(&[0, 1, 2, 3]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_admitted_keeps_its_place_while_it_is_prepared() {
+async fn a_reservation_keeps_its_room_until_it_is_dropped() {
     let bench = bench(LIMITS);
     let admit = |weight, priority| {
         let deadline = Instant::now() + Duration::from_secs(10);
-        bench.queue.admit(weight, Flow::default(), priority, deadline)
+        bench.queue.reserve(weight, Flow::default(), priority, deadline)
     };
     let full = Refusal::Full { capacity: 8 };
     let mut queued: Vec<_> = (0..5).map(|input| submit(&bench.queue, input)).collect();
@@ -240,14 +230,8 @@ async fn what_is_admitted_keeps_its_place_while_it_is_prepared() {
 async fn in_a_full_queue_a_low_request_is_refused_for_a_high_one() {
     let mut bench = bench(LIMITS);
     let ask = |input, priority| {
-        task::spawn(bench.queue.service().call(Submission {
-            input,
-            weight: 4,
-            bucket: 0,
-            priority,
-            flow: Flow::default(),
-            deadline: Instant::now() + Duration::from_secs(10),
-        }))
+        let submission = Submission::new(input).weight(4).priority(priority);
+        task::spawn(bench.queue.service().call(submission))
     };
     let mut low = ask(1, Priority::Low);
     let normal = ask(2, Priority::Normal);
@@ -259,13 +243,13 @@ async fn in_a_full_queue_a_low_request_is_refused_for_a_high_one() {
         Error::Refused(Refusal::Full { capacity: 8 })
     );
     bench.handle.allow(1);
-    let (batch, _answer) = bench.take_batch();
+    let (batch, _respond) = bench.take_batch();
     assert_eq!(batch.inputs, [3], "before the normal one");
     drop((normal, high));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fits_no_batch_is_refused() {
+async fn a_request_too_heavy_for_any_batch_is_refused() {
     let bench = bench(LIMITS);
     let refused = assert_ready_err!(submit_with(&bench.queue, 1, 5, Duration::from_secs(1)).poll());
     let expected = Refusal::TooLarge {
@@ -287,9 +271,9 @@ async fn an_expired_request_is_answered_while_the_lane_is_busy_and_never_run() {
     assert_eq!(assert_ready_err!(late.poll()), Error::Expired);
     drop(late);
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     assert_eq!(batch.inputs, [2]);
-    answer.send_response(ok(&[20]));
+    respond.send_response(ok(&[20]));
     assert_pending!(bench.worker.poll());
     assert_ready_ok!(patient.poll());
 }
@@ -303,7 +287,7 @@ async fn a_request_whose_caller_has_gone_is_never_run_and_gives_its_room_back() 
     let mut taken = submit(&bench.queue, 8);
     assert_pending!(taken.poll());
     bench.handle.allow(1);
-    let (batch, _answer) = bench.take_batch();
+    let (batch, _respond) = bench.take_batch();
     assert_eq!(batch.inputs, [1, 2, 3, 4]);
 }
 
@@ -313,7 +297,7 @@ async fn a_run_is_interrupted_when_its_last_caller_has_gone() {
     let first = submit(&bench.queue, 1);
     let second = submit(&bench.queue, 2);
     bench.handle.allow(1);
-    let (batch, _answer) = bench.take_batch();
+    let (batch, _respond) = bench.take_batch();
     let interrupts = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&interrupts);
     batch.on_abandoned(move || {
@@ -326,11 +310,11 @@ async fn a_run_is_interrupted_when_its_last_caller_has_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_nobody_waits_for_any_more_is_interrupted_as_soon_as_it_can_be() {
+async fn an_interrupt_that_is_set_after_the_last_caller_has_gone_is_called_at_once() {
     let mut bench = bench(LIMITS);
     let response = submit(&bench.queue, 1);
     bench.handle.allow(1);
-    let (batch, _answer) = bench.take_batch();
+    let (batch, _respond) = bench.take_batch();
     drop(response);
     let interrupts = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&interrupts);
@@ -345,13 +329,13 @@ async fn an_answered_batch_is_not_interrupted() {
     let mut bench = bench(LIMITS);
     let mut response = submit(&bench.queue, 1);
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     let interrupts = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&interrupts);
     batch.on_abandoned(move || {
         counter.fetch_add(1, Ordering::Relaxed);
     });
-    answer.send_response(ok(&[10]));
+    respond.send_response(ok(&[10]));
     assert_pending!(bench.worker.poll());
     // Answered, but the caller has not looked yet when it goes.
     drop(response);
@@ -366,8 +350,8 @@ async fn a_bad_member_fails_alone() {
     let mut good = submit(&bench.queue, 1);
     let mut bad = submit(&bench.queue, 2);
     bench.handle.allow(1);
-    let (_, answer) = bench.take_batch();
-    answer.send_response(vec![Ok(10), Err("not finite".into())]);
+    let (_, respond) = bench.take_batch();
+    respond.send_response(vec![Ok(10), Err("not finite".into())]);
     assert_pending!(bench.worker.poll());
     assert_eq!(assert_ready_ok!(good.poll()).output, 10);
     assert_eq!(assert_ready_err!(bad.poll()), Error::Inner("not finite".into()));
@@ -379,12 +363,12 @@ async fn a_failed_run_fails_its_own_members_only() {
     let mut failed: Vec<_> = (0..4).map(|input| submit(&bench.queue, input)).collect();
     let mut next = submit(&bench.queue, 4);
     bench.handle.allow(1);
-    let (_, answer) = bench.take_batch();
-    answer.send_error("boom");
+    let (_, respond) = bench.take_batch();
+    respond.send_error("boom");
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     assert_eq!(batch.inputs, [4]);
-    answer.send_response(ok(&[40]));
+    respond.send_response(ok(&[40]));
     assert_pending!(bench.worker.poll());
     for response in &mut failed {
         assert_eq!(assert_ready_err!(response.poll()), Error::Inner("boom".into()));
@@ -393,13 +377,13 @@ async fn a_failed_run_fails_its_own_members_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_few_outputs_never_give_somebody_elses() {
+async fn a_request_without_an_output_never_gets_that_of_another() {
     let mut bench = bench(LIMITS);
     let mut first = submit(&bench.queue, 1);
     let mut second = submit(&bench.queue, 2);
     bench.handle.allow(1);
-    let (_, answer) = bench.take_batch();
-    answer.send_response(ok(&[10]));
+    let (_, respond) = bench.take_batch();
+    respond.send_response(ok(&[10]));
     assert_pending!(bench.worker.poll());
     assert_eq!(assert_ready_ok!(first.poll()).output, 10);
     assert_eq!(
@@ -409,7 +393,7 @@ async fn too_few_outputs_never_give_somebody_elses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closed_queue_finishes_what_it_has_and_refuses_what_comes() {
+async fn a_closed_queue_runs_the_requests_that_wait_and_refuses_new_ones() {
     let mut bench = bench(LIMITS);
     let mut queued = submit(&bench.queue, 1);
     bench.queue.close();
@@ -418,8 +402,8 @@ async fn a_closed_queue_finishes_what_it_has_and_refuses_what_comes() {
         Error::Refused(Refusal::Closed)
     );
     bench.handle.allow(1);
-    let (_, answer) = bench.take_batch();
-    answer.send_response(ok(&[10]));
+    let (_, respond) = bench.take_batch();
+    respond.send_response(ok(&[10]));
     bench.handle.allow(1);
     assert_ready_ok!(bench.worker.poll(), "all is answered");
     assert_eq!(assert_ready_ok!(queued.poll()).output, 10);
@@ -436,11 +420,11 @@ async fn closing_wakes_an_idle_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_aborted_queue_refuses_what_waits_and_interrupts_what_runs() {
+async fn an_aborted_queue_refuses_waiting_requests_and_interrupts_running_batches() {
     let mut bench = bench(LIMITS);
     let mut running = submit(&bench.queue, 1);
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     let mut waiting = submit(&bench.queue, 2);
     let interrupts = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&interrupts);
@@ -450,7 +434,7 @@ async fn an_aborted_queue_refuses_what_waits_and_interrupts_what_runs() {
     bench.queue.abort();
     assert_eq!(interrupts.load(Ordering::Relaxed), 1);
     assert_eq!(assert_ready_err!(waiting.poll()), Error::Refused(Refusal::Closed));
-    answer.send_error("interrupted");
+    respond.send_error("interrupted");
     bench.handle.allow(1);
     assert_ready_ok!(bench.worker.poll());
     assert_eq!(
@@ -476,7 +460,7 @@ async fn a_worker_that_is_dropped_in_the_middle_of_a_batch_fails_its_callers() {
     let mut bench = bench(LIMITS);
     let mut response = submit(&bench.queue, 1);
     bench.handle.allow(1);
-    let (_, _answer) = bench.take_batch();
+    let (_, _respond) = bench.take_batch();
     drop(bench.worker);
     assert_eq!(
         assert_ready_err!(response.poll()),
@@ -486,10 +470,7 @@ async fn a_worker_that_is_dropped_in_the_middle_of_a_batch_fails_its_callers() {
 
 #[tokio::test(start_paused = true)]
 async fn max_wait_fills_a_batch() {
-    let limits = Limits {
-        max_wait: Duration::from_millis(5),
-        ..LIMITS
-    };
+    let limits = LIMITS.max_wait(Duration::from_millis(5));
     let mut bench = bench(limits);
     bench.handle.allow(2);
     let first = submit(&bench.queue, 1);
@@ -499,7 +480,7 @@ async fn max_wait_fills_a_batch() {
     bench.nothing_was_run();
     advance(Duration::from_millis(2)).await;
     assert!(bench.worker.is_woken());
-    let (batch, _answer) = bench.take_batch();
+    let (batch, _respond) = bench.take_batch();
     assert_eq!(batch.inputs, [1, 2], "5 ms after the first");
     let full: Vec<_> = (3..7).map(|input| submit(&bench.queue, input)).collect();
     let (batch, _other) = bench.take_batch();
@@ -508,35 +489,24 @@ async fn max_wait_fills_a_batch() {
 }
 
 #[tokio::test]
-async fn as_a_layer_it_answers_every_one_of_many_callers() {
-    let service = BatchLayer::new(Limits {
-        capacity: 1000,
-        ..LIMITS
-    })
-    .layer(tower::service_fn(|batch: Batch<u32>| async move {
-        assert!(!batch.inputs.is_empty() && batch.inputs.len() <= 4);
-        tokio::task::yield_now().await;
-        Ok::<_, String>(
-            batch
-                .inputs
-                .iter()
-                .map(|input| Ok(input * 10))
-                .collect::<Vec<_>>(),
-        )
-    }));
+async fn as_a_layer_it_replies_to_each_of_many_callers() {
+    let service =
+        BatchLayer::new(Limits::new(4, 1000)).layer(tower::service_fn(|batch: Batch<u32>| async move {
+            assert!(!batch.inputs.is_empty() && batch.inputs.len() <= 4);
+            tokio::task::yield_now().await;
+            Ok::<_, String>(
+                batch
+                    .inputs
+                    .iter()
+                    .map(|input| Ok(input * 10))
+                    .collect::<Vec<_>>(),
+            )
+        }));
     let callers = (0..1000).map(|input| {
         let mut service = service.clone();
         tokio::spawn(async move {
-            let deadline = Instant::now() + Duration::from_secs(10);
-            let answer = service.call(Submission {
-                input,
-                weight: 1,
-                bucket: 0,
-                priority: Priority::Normal,
-                flow: Flow::default(),
-                deadline,
-            });
-            assert_eq!(answer.await.unwrap().output, input * 10);
+            let response = service.call(Submission::new(input).timeout(Duration::from_secs(10)));
+            assert_eq!(response.await.unwrap().output, input * 10);
         })
     });
     for caller in callers.collect::<Vec<_>>() {
@@ -544,235 +514,12 @@ async fn as_a_layer_it_answers_every_one_of_many_callers() {
     }
 }
 
-/// Runs batches where it is called: multiplies by ten, fails on 13.
-#[derive(Debug)]
-struct Blocking {
-    batches: std::sync::mpsc::Sender<Vec<u32>>,
-}
-
-impl Service<Batch<u32>> for Blocking {
-    type Response = Output;
-    type Error = String;
-    type Future = std::future::Ready<Result<Output, String>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), String>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, batch: Batch<u32>) -> Self::Future {
-        let outputs = batch.inputs.iter().map(|input| Ok(input * 10)).collect();
-        let failed = batch.inputs.contains(&13);
-        // A test that does not look has dropped its end.
-        let _ = self.batches.send(batch.inputs);
-        std::future::ready(if failed {
-            Err("unlucky".into())
-        } else {
-            Ok(outputs)
-        })
-    }
-}
-
-struct LentBench {
-    queue: Queue<u32, u32, String>,
-    worker: task::Spawn<LentWorker<Blocking, u32, u32, String>>,
-    batches: std::sync::mpsc::Receiver<Vec<u32>>,
-}
-
-/// A queue whose one worker is idle, and lent for batches of up to 2.
-fn lent_bench() -> LentBench {
-    let (sender, batches) = std::sync::mpsc::channel();
-    let limits = Limits {
-        caller_weight: 2,
-        ..LIMITS
-    };
-    let queue = Queue::<u32, u32, String>::builder(limits)
-        .give_way_with(|cx| cx.waker().wake_by_ref())
-        .build();
-    let mut worker = task::spawn(queue.lent_worker(Blocking { batches: sender }));
-    assert_pending!(worker.poll());
-    LentBench {
-        queue,
-        worker,
-        batches,
-    }
-}
-
-impl LentBench {
-    fn batches(&self) -> Vec<Vec<u32>> {
-        self.batches.try_iter().collect()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_runs_its_request_in_an_idle_worker() {
-    let mut bench = lent_bench();
-    for input in [1, 2] {
-        let mut response = submit(&bench.queue, input);
-        assert_pending!(response.poll());
-        assert!(response.is_woken(), "it goes on after those that are ready now");
-        let answer = assert_ready_ok!(response.poll());
-        assert_eq!((answer.output, answer.batch_weight), (input * 10, 1));
-    }
-    assert!(!bench.worker.is_woken());
-    bench.queue.close();
-    assert!(bench.worker.is_woken());
-    assert_ready_ok!(bench.worker.poll());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_that_finds_itself_alone_again_and_again_lets_nobody_come_first_but_now_and_then() {
-    let bench = lent_bench();
-    let yields = |count: u32| -> Vec<u32> {
-        let yields = |_: &u32| {
-            let mut response = submit(&bench.queue, 1);
-            let yields = response.poll().is_pending();
-            if yields {
-                assert_ready_ok!(response.poll());
-            }
-            yields
-        };
-        (0..count).filter(yields).collect()
-    };
-    assert_eq!(yields(34), [0, 1, 2, 3, 16, 32]);
-
-    // One that is let come first changes that: there are others again.
-    assert!(yields(14).is_empty());
-    let mut both = [0, 1].map(|input| submit(&bench.queue, input));
-    for response in &mut both {
-        assert_pending!(response.poll());
-    }
-    for response in &mut both {
-        assert_eq!(assert_ready_ok!(response.poll()).batch_weight, 2);
-    }
-    assert_eq!(yields(5), [0, 1, 2, 3]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_runs_what_others_have_queued_as_well() {
-    let bench = lent_bench();
-    let mut responses: Vec<_> = (0..3).map(|input| submit(&bench.queue, input)).collect();
-    for response in &mut responses {
-        assert_pending!(response.poll());
-    }
-    // The last one to be polled first: it runs those before it, and then itself.
-    assert_pending!(responses[2].poll());
-    assert!(responses[2].is_woken());
-    assert_eq!(assert_ready_ok!(responses[2].poll()).output, 20);
-    assert_eq!(assert_ready_ok!(responses[0].poll()).output, 0);
-    assert_eq!(assert_ready_ok!(responses[1].poll()).output, 10);
-    assert_eq!(bench.batches(), [vec![0, 1], vec![2]]);
-    assert!(!bench.worker.is_woken());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_too_heavy_for_a_caller_is_left_to_the_worker_and_not_overtaken() {
-    let mut bench = lent_bench();
-    let mut heavy = submit_with(&bench.queue, 5, 3, Duration::from_secs(1));
-    assert!(bench.worker.is_woken());
-    let mut light = submit(&bench.queue, 6);
-    assert_pending!(heavy.poll());
-    assert_pending!(light.poll());
-    assert_pending!(light.poll());
-    assert_pending!(bench.worker.poll());
-    assert_eq!(assert_ready_ok!(heavy.poll()).batch_weight, 4);
-    assert_eq!(assert_ready_ok!(light.poll()).output, 60);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_fails_at_a_caller_fails_its_requests_and_wakes_the_worker() {
-    let mut bench = lent_bench();
-    let mut bad = submit(&bench.queue, 13);
-    assert_pending!(bad.poll());
-    let error = assert_ready_err!(bad.poll());
-    assert!(matches!(error, Error::Inner(message) if message == "unlucky"));
-    assert!(
-        bench.worker.is_woken(),
-        "the worker must see to its inner service"
-    );
-
-    let mut next = submit(&bench.queue, 1);
-    assert_pending!(next.poll());
-    assert_pending!(next.poll());
-    assert!(
-        bench.batches.try_iter().eq([vec![13]]),
-        "until then nobody else uses it"
-    );
-    assert_pending!(bench.worker.poll());
-    assert_eq!(assert_ready_ok!(next.poll()).output, 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_expired_request_is_not_run_by_a_caller() {
-    let bench = lent_bench();
-    let mut late = submit_with(&bench.queue, 1, 1, Duration::from_millis(5));
-    assert_pending!(late.poll());
-    advance(Duration::from_millis(6)).await;
-    let error = assert_ready_err!(late.poll());
-    assert!(matches!(error, Error::Expired));
-    assert!(bench.batches().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn with_lent_workers_on_threads_of_their_own_every_one_of_many_callers_is_answered() {
-    let queue = Queue::new(Limits {
-        caller_weight: 2,
-        capacity: 64,
-        ..LIMITS
-    });
-    let runtime = tokio::runtime::Handle::current();
-    let threads = [(); 2].map(|()| {
-        let (batches, _) = std::sync::mpsc::channel();
-        let worker = queue.lent_worker(Blocking { batches });
-        let runtime = runtime.clone();
-        std::thread::spawn(move || runtime.block_on(worker))
-    });
-    let callers = (0..16_u32).map(|caller| {
-        let queue = queue.clone();
-        tokio::spawn(async move {
-            for round in 0..300_u32 {
-                let input = 1000 * caller + 100 + round;
-                let response = queue.service().call(Submission {
-                    input,
-                    // Some only for the workers, and some that go away.
-                    weight: 1 + u32::from(round % 7 == 0) * 2,
-                    bucket: 0,
-                    priority: Priority::Normal,
-                    flow: Flow::default(),
-                    deadline: Instant::now() + Duration::from_mins(1),
-                });
-                if round % 11 == 0 {
-                    let _ = tokio::time::timeout(Duration::ZERO, response).await;
-                } else {
-                    assert_eq!(response.await.unwrap().output, input * 10);
-                }
-            }
-        })
-    });
-    for caller in callers.collect::<Vec<_>>() {
-        tokio::time::timeout(Duration::from_secs(50), caller)
-            .await
-            .expect("no request is forgotten")
-            .unwrap();
-    }
-    queue.close();
-    for thread in threads {
-        thread.join().unwrap().unwrap();
-    }
-}
-
-fn submit_of(
+pub(crate) fn submit_of(
     queue: &Queue<u32, u32, String>,
     flow: u64,
     input: u32,
 ) -> task::Spawn<ResponseFuture<u32, u32, String>> {
-    task::spawn(queue.service().call(Submission {
-        input,
-        weight: 1,
-        bucket: 0,
-        priority: Priority::Normal,
-        flow: Flow(flow),
-        deadline: Instant::now() + Duration::from_secs(10),
-    }))
+    task::spawn(queue.service().call(Submission::new(input).flow(Flow(flow))))
 }
 
 #[tokio::test(start_paused = true)]
@@ -780,7 +527,7 @@ async fn one_request_beside_a_full_queue_of_another_flow_is_in_the_next_batch() 
     let mut bench = bench(LIMITS);
     let mut many: Vec<_> = (0..8).map(|input| submit_of(&bench.queue, 1, input)).collect();
     let deadline = Instant::now() + Duration::from_secs(10);
-    let admit = |flow| bench.queue.admit(1, Flow(flow), Priority::Normal, deadline);
+    let admit = |flow| bench.queue.reserve(1, Flow(flow), Priority::Normal, deadline);
     let full = Refusal::Full { capacity: 8 };
     assert_eq!(admit(1).err(), Some(full));
     drop(admit(2).unwrap());
@@ -797,48 +544,21 @@ async fn one_request_beside_a_full_queue_of_another_flow_is_in_the_next_batch() 
         "{refused}"
     );
     bench.handle.allow(1);
-    let (batch, answer) = bench.take_batch();
+    let (batch, respond) = bench.take_batch();
     assert_eq!(batch.inputs, [0, 100, 1, 2]);
-    answer.send_response(ok(&[0, 1000, 10, 20]));
+    respond.send_response(ok(&[0, 1000, 10, 20]));
     assert_pending!(bench.worker.poll());
     assert_eq!(assert_ready_ok!(one.poll()).output, 1000);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flow_has_no_more_than_its_share_of_what_is_prepared_beside_a_full_queue() {
+async fn a_flow_reserves_no_more_than_its_share_beside_a_full_queue() {
     let bench = bench(LIMITS);
     let _many: Vec<_> = (0..8).map(|input| submit_of(&bench.queue, 1, input)).collect();
     let deadline = Instant::now() + Duration::from_secs(10);
-    let admit = |flow| bench.queue.admit(1, Flow(flow), Priority::Normal, deadline);
+    let admit = |flow| bench.queue.reserve(1, Flow(flow), Priority::Normal, deadline);
     let permits: Vec<_> = (0..4).map(|_| admit(2).unwrap()).collect();
     assert!(admit(2).is_err(), "half of the queue");
     drop(permits);
     assert!(admit(2).is_ok());
-}
-
-#[tokio::test]
-async fn callers_run_the_batches_that_are_fair() {
-    let limits = Limits {
-        caller_weight: 2,
-        ..LIMITS
-    };
-    let queue = Queue::<u32, u32, String>::new(limits);
-    let (seen, batches) = std::sync::mpsc::channel();
-    let inner = tower::service_fn(move |batch: Batch<u32>| {
-        let outputs = batch.inputs.iter().copied().map(Ok).collect();
-        let _ = seen.send(batch.inputs);
-        std::future::ready(Ok::<Output, String>(outputs))
-    });
-    let _worker = {
-        let mut worker = task::spawn(queue.lent_worker(inner));
-        assert_pending!(worker.poll());
-        worker
-    };
-    let mut many: Vec<_> = (0..4).map(|input| submit_of(&queue, 1, input)).collect();
-    let one = submit_of(&queue, 2, 100);
-    // The first gives way once, and then runs what is first in the queue.
-    assert_pending!(many[0].poll());
-    assert_ready_ok!(many[0].poll());
-    assert_eq!(batches.try_iter().collect::<Vec<_>>(), [vec![0, 100]]);
-    drop(one);
 }

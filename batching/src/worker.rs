@@ -1,36 +1,40 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::sync::Weak;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower::Service;
 
-use super::service::{Caller, Formed, Idle, Next, Queue};
-use super::{Answer, Batch, Error};
+use crate::caller_runs::RunForCaller;
+use crate::inner::InnerService;
+use crate::queue::{Formed, Idle, Next, Queue, Recipient};
+use crate::{BatchReply, Error};
 
-/// Takes batches from a queue and runs them in an inner service, whose `poll_ready` says that a batch could run now.
+/// Takes batches from a [`Queue`] and runs them in an inner service whenever that is ready.
 ///
-/// A future that must be driven for requests to be answered. It resolves when the queue was closed and all is answered,
-/// or with the error of an inner service that cannot become ready. More than one batch runs at a time if the inner
-/// service is ready for more than one.
-pub struct Worker<S, I, O, E>
+/// A future that must be driven for requests to be run. It resolves with `Ok` when the queue was closed and everything in
+/// it has run, and with the error of an inner service that cannot become ready. If the inner service is ready for more
+/// than one batch at a time, that many run.
+///
+/// Dropping a worker fails the requests that it was running. When the last worker of a queue ends, the queue refuses what
+/// waits and what comes.
+pub struct Worker<S, I>
 where
-    S: Service<Batch<I>>,
+    S: InnerService<I>,
 {
     inner: S,
-    queue: Registered<I, O, E>,
-    running: FuturesUnordered<Run<S::Future, I, O, E>>,
-    /// Set while a batch is held back for `max_wait`.
+    queue: Registered<I, S::Output, S::Error>,
+    running: FuturesUnordered<Run<S::Future, I, S::Output, S::Error>>,
+    /// Set while a batch is held back for [`Limits::max_wait`](crate::Limits::max_wait).
     held: Option<Pin<Box<Sleep>>>,
-    stopping: bool,
-    /// Itself, if callers may run batches in it.
-    lent: Option<Weak<dyn Lent<I, O, E>>>,
+    is_stopping: bool,
+    /// The worker itself, if callers may run batches in it.
+    for_callers: Option<Weak<dyn RunForCaller<I, S::Output, S::Error>>>,
 }
 
 /// Takes the worker out of its queue when it ends, in whatever way.
@@ -46,32 +50,11 @@ impl<I, O, E> Drop for Registered<I, O, E> {
 }
 
 pin_project! {
-    /// A batch that the inner service has.
+    /// The run of one batch.
     struct Run<F, I, O, E> {
         #[pin]
         future: F,
         batch: Option<InFlight<I, O, E>>,
-    }
-}
-
-struct InFlight<I, O, E> {
-    listing: Listing<I, O, E>,
-    callers: Vec<Caller<O, E>>,
-    weight: u32,
-    started: Instant,
-}
-
-/// Takes the batch off the queue's list of running ones, after which nobody can abandon it.
-struct Listing<I, O, E> {
-    batch: u64,
-    queue: Queue<I, O, E>,
-    /// Time and weight, once it is answered.
-    ran: Option<(Duration, u32)>,
-}
-
-impl<I, O, E> Drop for Listing<I, O, E> {
-    fn drop(&mut self) {
-        self.queue.finished(self.batch, self.ran);
     }
 }
 
@@ -84,113 +67,141 @@ impl<F: Future, I, O, E> Future for Run<F, I, O, E> {
     }
 }
 
-impl<S, I, O, E> Worker<S, I, O, E>
-where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E>,
-{
-    pub(super) fn new(id: u64, inner: S, queue: Queue<I, O, E>) -> Self {
-        Self {
-            inner,
-            queue: Registered { id, queue },
-            running: FuturesUnordered::new(),
-            held: None,
-            stopping: false,
-            lent: None,
-        }
-    }
+/// What is kept of a batch while the inner service has it.
+struct InFlight<I, O, E> {
+    listing: Listing<I, O, E>,
+    recipients: Vec<Recipient<O, E>>,
+    weight: u32,
+    started: Instant,
+}
 
-    fn start(&mut self, formed: Formed<I, O, E>) {
-        let Formed {
-            id,
-            inputs,
-            callers,
-            weight,
-            abandonment,
-        } = formed;
-        let started = Instant::now();
-        let future = self.inner.call(Batch {
-            inputs,
-            weight,
-            abandonment,
-        });
-        self.running.push(Run {
-            future,
-            batch: Some(InFlight {
-                listing: Listing {
-                    batch: id,
-                    queue: self.queue.queue.clone(),
-                    ran: None,
-                },
-                callers,
-                weight,
-                started,
-            }),
-        });
+/// Takes the batch off the queue's list of running ones, after which it cannot be abandoned any more.
+struct Listing<I, O, E> {
+    batch: u64,
+    queue: Queue<I, O, E>,
+    /// Time and weight of the run, if it succeeded. A run that failed or was interrupted says nothing about how long one
+    /// takes.
+    ran: Option<(Duration, u32)>,
+}
+
+impl<I, O, E> Drop for Listing<I, O, E> {
+    fn drop(&mut self) {
+        self.queue.batch_ended(self.batch, self.ran);
     }
 }
 
-impl<S, I, O, E> Worker<S, I, O, E>
-where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E>,
-    E: Clone,
-{
-    /// Answers the batches that have run. True unless one of them failed.
-    fn finish(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut all_ran = true;
-        while let Poll::Ready(Some((result, batch))) = Pin::new(&mut self.running).poll_next(cx) {
-            all_ran &= result.is_ok();
-            if let Some(batch) = batch {
-                batch.answer(result);
-            }
-        }
-        all_ran
-    }
-}
-
-impl<I, O, E: Clone> InFlight<I, O, E> {
-    fn answer(mut self, result: Result<Vec<Result<O, E>>, E>) {
+impl<I, O, E> InFlight<I, O, E> {
+    fn reply(mut self, result: Result<Vec<Result<O, E>>, E>, clone_error: fn(&E) -> E) {
         let ran = self.started.elapsed();
-        // A run that failed or was interrupted says nothing about how long one takes.
         self.listing.ran = result.is_ok().then_some((ran, self.weight));
         drop(self.listing);
         let (mut outputs, failure) = match result {
             Ok(outputs) => (outputs.into_iter(), None),
             Err(error) => (Vec::new().into_iter(), Some(error)),
         };
-        for caller in self.callers {
+        for recipient in self.recipients {
             let output = match (outputs.next(), &failure) {
                 (Some(output), _) => output,
-                (None, Some(error)) => Err(error.clone()),
-                // An inner service that breaks its promise of one output an input: the caller's receiver sees its sender
-                // dropped, which is an error, not an answer of somebody else's.
+                (None, Some(error)) => Err(clone_error(error)),
+                // The inner service returned too few results. Dropping the sender fails the request: it must not get the
+                // result of another one.
                 (None, None) => continue,
             };
-            let answer = output
-                .map(|output| Answer {
+            let reply = output
+                .map(|output| BatchReply {
                     output,
-                    queued: self.started.saturating_duration_since(caller.queued),
+                    queued: self.started.saturating_duration_since(recipient.queued),
                     ran,
                     batch_weight: self.weight,
                 })
                 .map_err(Error::Inner);
-            // The caller may have gone in the meantime.
-            let _ = caller.answer.send(answer);
+            // Fails if the caller has gone in the meantime.
+            let _ = recipient.reply.send(reply);
         }
     }
 }
 
-impl<S, I, O, E> Future for Worker<S, I, O, E>
+impl<S, I> Worker<S, I>
 where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Unpin,
-    E: Clone,
+    S: InnerService<I>,
 {
-    type Output = Result<(), E>;
+    pub(crate) fn new(id: u64, inner: S, queue: Queue<I, S::Output, S::Error>) -> Self {
+        Self {
+            inner,
+            queue: Registered { id, queue },
+            running: FuturesUnordered::new(),
+            held: None,
+            is_stopping: false,
+            for_callers: None,
+        }
+    }
+
+    /// The same worker, which registers `for_callers` when it has nothing to do.
+    pub(crate) fn open_to_callers(self, for_callers: Weak<dyn RunForCaller<I, S::Output, S::Error>>) -> Self {
+        Self {
+            for_callers: Some(for_callers),
+            ..self
+        }
+    }
+
+    fn start(&mut self, formed: Formed<I, S::Output, S::Error>) {
+        let Formed {
+            id,
+            batch,
+            recipients,
+        } = formed;
+        let started = Instant::now();
+        let weight = batch.weight;
+        let listing = Listing {
+            batch: id,
+            queue: self.queue.queue.clone(),
+            ran: None,
+        };
+        self.running.push(Run {
+            future: self.inner.call(batch),
+            batch: Some(InFlight {
+                listing,
+                recipients,
+                weight,
+                started,
+            }),
+        });
+    }
+
+    /// Replies to the batches that have run. Returns whether all of them succeeded.
+    fn finish(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut all_succeeded = true;
+        while let Poll::Ready(Some((result, batch))) = Pin::new(&mut self.running).poll_next(cx) {
+            all_succeeded &= result.is_ok();
+            if let Some(batch) = batch {
+                batch.reply(result, S::clone_error);
+            }
+        }
+        all_succeeded
+    }
+
+    /// Runs a batch to its end on the thread of a caller. Returns whether the worker could run another one now; if not,
+    /// whoever drives the worker must look after it.
+    pub(crate) fn run_for_caller(&mut self, formed: Formed<I, S::Output, S::Error>) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.start(formed);
+        self.finish(&mut cx)
+            && self.running.is_empty()
+            && matches!(self.inner.poll_ready(&mut cx), Poll::Ready(Ok(())))
+    }
+}
+
+impl<S, I> Future for Worker<S, I>
+where
+    S: InnerService<I> + Unpin,
+{
+    type Output = Result<(), S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         loop {
             this.finish(cx);
-            if this.stopping {
+            if this.is_stopping {
                 return if this.running.is_empty() {
                     Poll::Ready(Ok(()))
                 } else {
@@ -202,21 +213,21 @@ where
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     // This worker may have been woken for a request that another one could run now.
-                    this.queue.queue.pass_on();
+                    this.queue.queue.wake_for_waiting();
                     return Poll::Pending;
                 }
             }
             let idle = || Idle {
                 worker: this.queue.id,
                 waker: cx.waker().clone(),
-                lent: this.lent.clone(),
+                for_callers: this.for_callers.clone(),
             };
-            match this.queue.queue.next(idle) {
+            match this.queue.queue.next(this.queue.id, idle) {
                 Next::Run(formed) => {
                     this.held = None;
                     this.start(formed);
                 }
-                Next::Stop => this.stopping = true,
+                Next::Stop => this.is_stopping = true,
                 Next::Wait { until: None } => return Poll::Pending,
                 Next::Wait { until: Some(at) } => {
                     let held = this.held.insert(Box::pin(sleep_until(at)));
@@ -229,85 +240,9 @@ where
     }
 }
 
-/// A worker that callers may borrow while it has nothing to do.
-pub(super) trait Lent<I, O, E>: Send + Sync {
-    /// Runs a batch and answers it. True if the worker could run another one.
-    fn run(&self, formed: Formed<I, O, E>) -> bool;
-}
-
-/// A [`Worker`] whose inner service callers may use as well, for batches of up to
-/// [`Limits::caller_weight`](super::Limits::caller_weight): a request that finds it idle costs no hop to another thread.
-///
-/// Must be driven like a worker: it runs what callers may not, and what they leave. A [`ResponseFuture`] of its queue must
-/// be polled or dropped, for it may be its turn to run what others wait for.
-///
-/// [`ResponseFuture`]: super::ResponseFuture
-pub struct LentWorker<S, I, O, E>(Arc<Mutex<Worker<S, I, O, E>>>)
+impl<S, I> fmt::Debug for Worker<S, I>
 where
-    S: Service<Batch<I>>;
-
-impl<S, I, O, E> LentWorker<S, I, O, E>
-where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Send + Unpin + 'static,
-    S::Future: Send,
-    I: Send + 'static,
-    O: Send + 'static,
-    E: Clone + Send + 'static,
-{
-    pub(super) fn new(worker: Worker<S, I, O, E>) -> Self {
-        Self(Arc::new_cyclic(|this: &Weak<Mutex<Worker<S, I, O, E>>>| {
-            let lent: Weak<dyn Lent<I, O, E>> = this.clone();
-            Mutex::new(Worker {
-                lent: Some(lent),
-                ..worker
-            })
-        }))
-    }
-}
-
-impl<S, I, O, E> Lent<I, O, E> for Mutex<Worker<S, I, O, E>>
-where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Send + Unpin,
-    S::Future: Send,
-    I: Send,
-    O: Send,
-    E: Clone + Send,
-{
-    fn run(&self, formed: Formed<I, O, E>) -> bool {
-        let mut worker = self.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever drives the worker is woken if anything is left to do.
-        let mut cx = Context::from_waker(Waker::noop());
-        worker.start(formed);
-        worker.finish(&mut cx)
-            && worker.running.is_empty()
-            && matches!(worker.inner.poll_ready(&mut cx), Poll::Ready(Ok(())))
-    }
-}
-
-impl<S, I, O, E> Future for LentWorker<S, I, O, E>
-where
-    S: Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E> + Unpin,
-    E: Clone,
-{
-    type Output = Result<(), E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).poll(cx)
-    }
-}
-
-impl<S, I, O, E> fmt::Debug for LentWorker<S, I, O, E>
-where
-    S: Service<Batch<I>>,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LentWorker").finish_non_exhaustive()
-    }
-}
-
-impl<S, I, O, E> fmt::Debug for Worker<S, I, O, E>
-where
-    S: Service<Batch<I>>,
+    S: InnerService<I>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")

@@ -271,13 +271,7 @@ fn model_settings(
     };
     Ok(ModelSettings {
         lanes: lane_settings(config, name, bundle),
-        limits: Limits {
-            max_weight: weights.max_weight(),
-            fill_weight: weights.max_weight(),
-            capacity: queue_capacity,
-            max_wait,
-            caller_weight: 0,
-        },
+        limits: Limits::new(weights.max_weight(), queue_capacity).max_wait(max_wait),
         weights,
         image_limits: classifier::Limits {
             max_side: max_image_side,

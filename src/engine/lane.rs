@@ -229,7 +229,7 @@ where
         }))
     }
 
-    /// Blocks: a lane has its thread for itself, or that of a caller to whom it was lent.
+    /// Blocks the thread that runs it: the lane's own, or that of a caller which runs the batch itself.
     fn call(&mut self, batch: Batch<Job>) -> Self::Future {
         let rows = rows(&batch.inputs);
         self.metrics.batch_size.observe(rows as f64);
@@ -284,7 +284,7 @@ pub(super) fn drive<B, L>(
         // Registered before the lane is called ready: from then on the queue takes jobs.
         let worker = (!failed).then(|| {
             if callers_run {
-                Either::Left(queue.lent_worker(lane))
+                Either::Left(queue.caller_runs_worker(lane))
             } else {
                 Either::Right(queue.worker(lane))
             }

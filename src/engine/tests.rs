@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use classifier::Row;
 use classifier::golden::GoldenError;
-use tokio::time::Instant as TokioInstant;
 use tower::Service;
 
 use super::*;
 use crate::metrics::Metrics;
 use crate::telemetry::spans::SpanRef;
-use batching::{Error, Flow, Priority, Submission};
+use batching::{Error, Submission};
 
 /// One output a row: its first number. The first number also says what goes wrong. It has memory for so many rows.
 struct Faulty {
@@ -102,13 +101,7 @@ fn start_with(
     load: impl Fn() -> Result<Faulty, LoadError> + Clone + Send + 'static,
 ) -> Fixture {
     let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
-    let limits = Limits {
-        max_weight,
-        fill_weight: max_weight,
-        capacity: 100,
-        max_wait: Duration::ZERO,
-        caller_weight: 0,
-    };
+    let limits = Limits::new(max_weight, 100);
     let warm = |_: &mut Faulty| Ok(());
     let engine = Engine::start_with(lane(limits, &metrics), load, warm).unwrap();
     Fixture {
@@ -151,17 +144,11 @@ impl Fixture {
     }
 
     async fn ask_for(&self, first: f32, timeout: Duration) -> Result<Vec<f32>, Error<LaneError>> {
-        let submission = Submission {
-            input: Job {
-                rows: vec![vec![first].into()],
-                span: SpanRef::default(),
-            },
-            weight: 1,
-            bucket: 0,
-            priority: Priority::Normal,
-            flow: Flow::default(),
-            deadline: TokioInstant::now() + timeout,
+        let job = Job {
+            rows: vec![vec![first].into()],
+            span: SpanRef::default(),
         };
+        let submission = Submission::new(job).timeout(timeout);
         let answer = self.engine.service().call(submission).await?;
         Ok(answer.output.values)
     }
@@ -233,14 +220,7 @@ async fn jobs_of_several_rows_get_their_own_outputs() {
         rows: [1.0, 2.0, 3.0].map(|first| vec![first].into()).into(),
         span: SpanRef::default(),
     };
-    let submission = Submission {
-        input: job,
-        weight: 3,
-        bucket: 0,
-        priority: Priority::Normal,
-        flow: Flow::default(),
-        deadline: TokioInstant::now() + Duration::from_secs(10),
-    };
+    let submission = Submission::new(job).weight(3);
     let answer = fixture.engine.service().call(submission).await.unwrap();
     assert_eq!(answer.output.values, [1.0, 2.0, 3.0]);
     assert_eq!(answer.output.batch_rows, 3);
@@ -289,13 +269,7 @@ async fn a_session_that_is_made_again_and_does_not_prove_itself_takes_no_request
 #[tokio::test]
 async fn a_lane_that_cannot_load_is_an_error_of_the_start() {
     let metrics = Metrics::new().unwrap().model("faulty", &["only".to_owned()]);
-    let limits = Limits {
-        max_weight: 1,
-        fill_weight: 1,
-        capacity: 1,
-        max_wait: Duration::ZERO,
-        caller_weight: 0,
-    };
+    let limits = Limits::new(1, 1);
     let load = || -> Result<Faulty, LoadError> { Err(thread_failed("faulty", "no such file".into()).into()) };
     let warm = |_: &mut Faulty| Ok(());
     let error = Engine::start_with(lane(limits, &metrics), load, warm).unwrap_err();
