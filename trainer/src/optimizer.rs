@@ -1,4 +1,4 @@
-//! SGD, Adam and AdamW. They are written in tensor operations because `tch`'s optimisers cannot
+//! The optimisers. They are written in tensor operations because `tch`'s optimisers cannot
 //! save their state, which a resumed run needs.
 
 use anyhow::{Result, bail};
@@ -23,6 +23,17 @@ pub enum Rule {
     Adam,
     /// Adam (0.9, 0.999) with decoupled weight decay.
     Adamw,
+}
+
+impl Rule {
+    /// The name in model cards.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Sgd => "SGD",
+            Self::Adam => "Adam",
+            Self::Adamw => "AdamW",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

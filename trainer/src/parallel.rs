@@ -213,11 +213,8 @@ mod tests {
             assert!(states <= cpus(), "{states} states");
         }
         let failing = |(): &mut (), at: usize| {
-            if at == 7 {
-                anyhow::bail!("number {at}")
-            } else {
-                Ok(at)
-            }
+            anyhow::ensure!(at != 7, "number {at}");
+            Ok(at)
         };
         assert_eq!(
             in_parallel(100, || Ok(()), failing).unwrap_err().to_string(),

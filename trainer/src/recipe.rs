@@ -145,10 +145,10 @@ impl Recipe {
     pub fn only(&mut self, classes: &[String]) {
         self.labels = classes.to_vec();
         network::set_classes(&mut self.layers, classes.len() as i64);
-        self.summary = format!("Tells apart {}.", classes.join(", ")).into();
+        self.summary = format!("Distinguishes {}.", classes.join(", ")).into();
         self.limits = format!(
-            "Pictures of {}, like those of the data set. Whatever else a picture shows still gets one of these labels, often \
-             with a high score.",
+            "Images of {}, like those of the data set. Any other image still gets one of these labels, often with a high \
+             score.",
             classes.join(", ")
         )
         .into();

@@ -94,7 +94,7 @@ fn a_network_is_trained_exported_and_measured() {
         "digits in MNIST's format",
         "ONNX Runtime and libtorch agree",
         "| macro average |",
-        "first 330 training pictures; the last 30 chose",
+        "first 330 training images were trained on; the last 30 are the validation images",
     ] {
         assert!(card.contains(part), "{part:?} is not in\n{card}");
     }

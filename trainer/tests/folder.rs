@@ -183,10 +183,13 @@ fn a_folder_becomes_a_classifier() {
     );
     let card = work.read("runs/more-from-shapes/more/1/README.md");
     assert!(
-        card.contains("up to the 128 features before its last dense layer (Gemm"),
+        card.contains("computes the 128 features before its last dense layer (Gemm"),
         "{card}"
     );
-    assert!(card.contains("Each training picture counts 2 times"), "{card}");
+    assert!(
+        card.contains("Each training image is used in 2 versions"),
+        "{card}"
+    );
     assert!(!work.path("runs/more-from-shapes/features").exists());
     let config = work.read("runs/more-from-shapes/more/1/config.json");
     assert!(config.contains("dots") && !config.contains("disc"), "{config}");

@@ -62,12 +62,12 @@ fn a_network_is_trained_exported_and_measured() {
         "trainer train images --epochs 32",
         "images in CIFAR-10's format",
         "ONNX Runtime and libtorch agree",
-        "first 180 training pictures; the last 20 chose",
+        "first 180 training images were trained on; the last 20 are the validation images",
         "the image and its mirror image; whitening convolution 2 x 2 to 24 channels",
         "SGD with Nesterov momentum 0.85",
         "label smoothing 0.2",
-        "Every picture is mirrored in every second epoch. It is moved by up to 2 pixels each way. \
-         A square of 8 x 8 pixels of it is erased.",
+        "Every image is mirrored in every second epoch. It is shifted by up to 2 pixels each way. \
+         A square of 8 x 8 pixels is erased.",
     ] {
         assert!(card.contains(part), "{part:?} is not in\n{card}");
     }
@@ -108,9 +108,9 @@ fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
     let model = "runs/images-plain-cat-frog-truck/images/1";
     let card = fs::read_to_string(work.path(model).join("README.md")).unwrap();
     for part in [
-        "Tells apart cat, frog, truck.",
-        "6 test pictures of images in CIFAR-10's format (only cat, frog, truck)",
-        "first 27 training pictures; the last 3 chose",
+        "Distinguishes cat, frog, truck.",
+        "(6 images; images in CIFAR-10's format (only cat, frog, truck))",
+        "first 27 training images were trained on; the last 3 are the validation images",
         "fully connected to 3.",
     ] {
         assert!(card.contains(part), "{part:?} is not in\n{card}");

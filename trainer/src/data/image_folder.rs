@@ -68,7 +68,7 @@ impl ImageFolder {
             training,
             validation,
             test,
-        } = parts.check(&mut skipped)?;
+        } = parts.check(&mut skipped);
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
         let duplicates = duplicates(&training, [&validation, &test]);
         let sum = total_sum([Some(&training), validation.as_ref(), test.as_ref()]);
@@ -157,7 +157,7 @@ impl Parts {
         })
     }
 
-    fn check(self, skipped: &mut Vec<Skipped>) -> Result<Checked> {
+    fn check(self, skipped: &mut Vec<Skipped>) -> Checked {
         let parts = [Some(&self.training), self.validation.as_ref(), self.test.as_ref()];
         let total = parts.into_iter().flatten().map(ImageFiles::len).sum::<usize>();
         let bar = Bar::samples("read", total as u64, 0);
@@ -167,7 +167,7 @@ impl Parts {
             test: self.test.map(|files| files.check(&bar, skipped)),
         };
         bar.finish();
-        Ok(checked)
+        checked
     }
 }
 

@@ -1,4 +1,4 @@
-//! The model card.
+//! The model card of a classifier of a published data set.
 
 use std::fmt::{Result, Write as _};
 
@@ -11,8 +11,7 @@ use crate::{
     transform::Transform,
 };
 
-/// The text of `README.md`. All figures of quality and speed are those of `measured`, which were taken from the
-/// exported files.
+/// Writes the text of `README.md`. The figures come from measurements of the exported files.
 pub(super) fn text(trained: &Trained<'_>, measured: &Measurements) -> String {
     let mut card = String::new();
     // Writing to a string cannot fail.
@@ -34,13 +33,13 @@ fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Re
     writeln!(card, "# {}\n", recipe.title)?;
     writeln!(
         card,
-        "{} {} right on the {} test pictures of {}.\n",
+        "{} Test accuracy: {} ({} images; {}).\n",
         recipe.summary,
         percent(&measured.test),
         measured.test.samples,
         trained.data.title()
     )?;
-    writeln!(card, "Made by\n\n```sh")?;
+    writeln!(card, "Made with\n\n```sh")?;
     if trained.data.is_published() {
         writeln!(card, "trainer fetch {}", trained.data.set.name())?;
     }
@@ -61,15 +60,15 @@ fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Re
 
 fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Result {
     let test = &measured.test;
-    writeln!(card, "## Measured\n")?;
+    writeln!(card, "## Evaluation\n")?;
     writeln!(
         card,
-        "On the exported files, through ONNX Runtime and the preprocessing that the server uses (`trainer evaluate`).\n"
+        "Measured on the exported files with ONNX Runtime and the preprocessing that the server uses (`trainer evaluate`).\n"
     )?;
-    writeln!(card, "| pictures | accuracy |\n|---|---|")?;
+    writeln!(card, "| test images | accuracy |\n|---|---|")?;
     writeln!(
         card,
-        "| the {} test pictures | **{}** |",
+        "| all {}, as published | **{}** |",
         test.samples,
         percent(test)
     )?;
@@ -83,7 +82,7 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
     }
     writeln!(
         card,
-        "\n* ONNX Runtime and libtorch agree on every test picture: largest difference in a probability {:.1e}.",
+        "\n* ONNX Runtime and libtorch agree on every test image; the largest difference in a probability is {:.1e}.",
         measured.agreement
     )?;
     writeln!(
@@ -93,7 +92,7 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
     )?;
     writeln!(
         card,
-        "* {:.0} microseconds a picture (the graph, batch of 1, one thread, median of 1000 runs on the machine that \
+        "* {:.0} microseconds an image (the graph alone, batch of 1, one thread, median of 1000 runs on the machine that \
          exported it).",
         test.microseconds
     )?;
@@ -104,9 +103,9 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
     let what = known(trained.recipe, compared).and_then(|recipe| recipe.comparison);
     writeln!(
         card,
-        "* For comparison, {}: {} on the same test pictures.",
-        what.map_or_else(|| format!("the network `{network}`"), str::to_owned),
-        percent(&compared.test)
+        "* For comparison: {} on the same test images with {}.",
+        percent(&compared.test),
+        what.map_or_else(|| format!("the network `{network}`"), str::to_owned)
     )
 }
 
@@ -118,7 +117,7 @@ fn known(recipe: &Recipe, compared: &Compared) -> Option<Recipe> {
 fn classes(card: &mut String, test: &Evaluation) -> Result {
     writeln!(
         card,
-        "\n| label | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
+        "\n| label | precision | recall | F1 | images |\n|---|---|---|---|---|"
     )?;
     let rows = test
         .classes
@@ -138,9 +137,9 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
     let (training, validation) = trained.split;
     writeln!(
         card,
-        "\n## Data\n\n{}. Trained on the first {training} training pictures; the last {validation} chose the epoch. No \
-         test picture was trained on or chose an epoch; `docs/training.md` says how the recipe was chosen, and which \
-         test figures were known by then. MD5 sums of the files:\n",
+        "\n## Data\n\n{}. The first {training} training images were trained on; the last {validation} are the validation \
+         images, which chose the epoch. No test image was used for either; `docs/training.md` says how the recipe was \
+         chosen and which test figures were known then. MD5 sums of the files:\n",
         trained.data.title()
     )?;
     for (file, sum) in &trained.data.sums {
@@ -155,13 +154,12 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     let rule = match config.optimizer {
         Rule::Sgd if config.nesterov => format!("SGD with Nesterov momentum {}", config.momentum),
         Rule::Sgd => format!("SGD with momentum {}", config.momentum),
-        Rule::Adam => "Adam".to_owned(),
-        Rule::Adamw => "AdamW".to_owned(),
+        rule => rule.title().to_owned(),
     };
     let mut settings = vec![
         format!("{} epochs in batches of {}", config.epochs, config.batch_size),
         format!(
-            "{rule} with a learning rate of {} ({})",
+            "{rule}, learning rate {} ({})",
             config.learning_rate,
             config.schedule.describe()
         ),
@@ -175,7 +173,7 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     unless(
         config.shift_rate,
         1.0,
-        "learning rate of normalisations' shifts times",
+        "learning rate of the shifts of batch normalisation times",
     );
     unless(config.dropout, 0.0, "dropout");
     unless(config.label_smoothing, 0.0, "label smoothing");
@@ -183,24 +181,24 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     unless(config.clip, 0.0, "gradients clipped to a norm of");
     write!(card, "{}, seed {}.", settings.join(", "), config.seed)?;
     if config.precision == Precision::Bf16 {
-        *card += " Convolutions were computed in bfloat16 while training; the exported weights are 32-bit.";
+        *card += " Training computed the convolutions in bfloat16; the exported weights are 32-bit.";
     }
     if config.augment {
         match trained.recipe.augmentation {
             Augmentation::Ink => {
-                *card += " Every picture is turned, slanted, scaled, shifted, bent, its strokes thickened or thinned, \
-                          blurred or strengthened at random each time.";
+                *card += " Each time an image is used, it is rotated, sheared, scaled, shifted and bent at random, \
+                          its strokes are thickened or thinned, and it is blurred or its contrast raised.";
             }
             Augmentation::Jitter(jitter) => {
                 if jitter.flip {
-                    *card += " Every picture is mirrored in every second epoch.";
+                    *card += " Every image is mirrored in every second epoch.";
                 }
                 if jitter.shift > 0 {
-                    write!(card, " It is moved by up to {} pixels each way.", jitter.shift)?;
+                    write!(card, " It is shifted by up to {} pixels each way.", jitter.shift)?;
                 }
                 if jitter.erase > 0 {
                     let side = jitter.erase;
-                    write!(card, " A square of {side} x {side} pixels of it is erased.")?;
+                    write!(card, " A square of {side} x {side} pixels is erased.")?;
                 }
             }
         }
@@ -211,7 +209,7 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     *card += "\n";
     writeln!(
         card,
-        "The weights of epoch {} of {} were kept, the best on the validation pictures.",
+        "The weights of epoch {} of {} were kept, the best on the validation images.",
         trained.best,
         trained.history.len()
     )
@@ -227,7 +225,7 @@ fn describe(transform: Transform) -> &'static str {
     match transform {
         Transform::None => "as published",
         Transform::Canvas => {
-            "dark on light, at a random place of a canvas 2 to 4 times as wide, scaled to 280 x 280 (`--transform canvas`)"
+            "dark on light, at a random position on a canvas 2 to 4 times as wide, scaled to 280 x 280 (`--transform canvas`)"
         }
         Transform::Jpeg => "the same as JPEG of quality 50 (`--transform jpeg`)",
         Transform::Thin => "the same with strokes 2 of 280 pixels thinner on every side (`--transform thin`)",
@@ -240,8 +238,8 @@ fn describe(transform: Transform) -> &'static str {
 fn network(recipe: &Recipe) -> String {
     let [channels, height, width] = recipe.input;
     format!(
-        "Input {height} x {width}, {channels} channel{}; {}. In the exported graph, batch normalisation is part of the \
-         convolutions.",
+        "Input {height} x {width}, {channels} channel{}; {}. In the exported graph, batch normalisation is folded into \
+         the convolutions.",
         if channels == 1 { "" } else { "s" },
         describe_layers(&recipe.layers),
     )

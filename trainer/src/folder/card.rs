@@ -1,12 +1,11 @@
-//! The model card of a classifier of one's own pictures.
+//! The model card of a classifier of an image folder.
 
 use std::fmt::{Result, Write as _};
 
 use super::{Measured, export::Trained};
 use crate::{data::image_folder::Split, evaluate::Evaluation};
 
-/// The text of `README.md`. All figures of quality and speed are those of `measured`, which were taken from the
-/// exported files.
+/// Writes the text of `README.md`. The figures come from measurements of the exported files.
 pub(super) fn text(trained: &Trained<'_>, measured: &Measured) -> String {
     let mut card = String::new();
     // Writing to a string cannot fail.
@@ -14,8 +13,8 @@ pub(super) fn text(trained: &Trained<'_>, measured: &Measured) -> String {
         .and_then(|()| quality(&mut card, measured))
         .and_then(|()| data(&mut card, trained))
         .and_then(|()| training(&mut card, trained));
-    card += "\n## Use and limits\n\nIt knows pictures like those that it was trained on, and no others: any picture gets one of its \
-             labels, often with a high score. `golden/` holds a validation picture of each class, made small.\n";
+    card += "\n## Use and limits\n\nIt knows only images like those that it was trained on: any image gets one of its labels, often \
+             with a high score. `golden/` contains a validation image of each class, reduced in size.\n";
     card
 }
 
@@ -25,31 +24,31 @@ fn percent(evaluation: &Evaluation) -> String {
 
 fn head(card: &mut String, trained: &Trained<'_>, measured: &Measured) -> Result {
     let known = measured.best_known();
-    writeln!(card, "# Pictures like those in {}\n", trained.name())?;
+    writeln!(card, "# Images like those in {}\n", trained.name())?;
     writeln!(
         card,
-        "Tells {} classes apart: {}. {} right on {} {} pictures.\n",
+        "Tells {} classes apart: {}. {} accuracy: {} ({} images).\n",
         trained.classes().len(),
         trained.classes().join(", "),
+        if measured.test.is_some() {
+            "Test"
+        } else {
+            "Validation"
+        },
         percent(known),
         known.samples,
-        if measured.test.is_some() {
-            "test"
-        } else {
-            "validation"
-        },
     )?;
-    writeln!(card, "Made by\n\n```sh\n{}\n```\n", trained.request.command)
+    writeln!(card, "Made with\n\n```sh\n{}\n```\n", trained.request.command)
 }
 
 fn quality(card: &mut String, measured: &Measured) -> Result {
     writeln!(
         card,
-        "## Measured\n\nOn the exported files, through ONNX Runtime and the preprocessing that the server uses.\n"
+        "## Evaluation\n\nMeasured on the exported files with ONNX Runtime and the preprocessing that the server uses.\n"
     )?;
     writeln!(
         card,
-        "| pictures | number | accuracy | calibration error |\n|---|---|---|---|"
+        "| images | number | accuracy | calibration error |\n|---|---|---|---|"
     )?;
     let mut row = |name: &str, evaluation: &Evaluation| {
         writeln!(
@@ -61,24 +60,24 @@ fn quality(card: &mut String, measured: &Measured) -> Result {
         )
     };
     if let Some(test) = &measured.test {
-        row("test: nothing was chosen with them", test)?;
+        row("test: no choice depended on them", test)?;
     }
     row(
-        "validation: they chose the epoch, so this is a little too good",
+        "validation: they chose the epoch, so their figures are slightly too good",
         &measured.validation,
     )?;
     let known = measured.best_known();
     writeln!(
         card,
-        "\n* ONNX Runtime and libtorch agree on every validation picture: largest difference in a probability {:.1e}.\n\
+        "\n* ONNX Runtime and libtorch agree on every validation image; the largest difference in a probability is {:.1e}.\n\
          * `model.onnx`: {} bytes.\n\
-         * {:.0} microseconds a picture (the graph, batch of 1, one thread, median of 1000 runs on the machine that \
+         * {:.0} microseconds an image (the graph alone, batch of 1, one thread, median of 1000 runs on the machine that \
          exported it).\n",
         measured.agreement, measured.bytes, known.microseconds
     )?;
     writeln!(
         card,
-        "| class | precision | recall | F1 | pictures |\n|---|---|---|---|---|"
+        "| class | precision | recall | F1 | images |\n|---|---|---|---|---|"
     )?;
     let rows = known
         .classes
@@ -114,10 +113,10 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
         )?;
     }
     match folder.split {
-        Split::Given => writeln!(card, "\nThe validation pictures lay in a folder of their own.")?,
+        Split::Given => writeln!(card, "\nThe validation images have a directory of their own.")?,
         Split::Drawn(part) => writeln!(
             card,
-            "\nThe validation pictures are {:.0} % of each class, drawn with seed {}.",
+            "\nThe validation images are {:.0} % of each class, drawn with seed {}.",
             100.0 * part,
             trained.request.config.seed
         )?,
@@ -125,14 +124,14 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
     if !folder.skipped.is_empty() {
         writeln!(
             card,
-            "{} files were skipped, for they are no pictures that can be read.",
+            "{} files were skipped because they are not images or cannot be decoded.",
             folder.skipped.len()
         )?;
     }
     if !folder.duplicates.is_empty() {
         writeln!(
             card,
-            "{} pictures for validation or test are also among those for training, so the figures are too good.",
+            "{} validation or test images are also training images, so the figures are too good.",
             folder.duplicates.len()
         )?;
     }
@@ -143,16 +142,16 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     let (config, options) = (&trained.request.config, &trained.request.given.options);
     writeln!(card, "\n## Network and training\n")?;
     let variation = format!(
-        "a part of {:.0} to 100 % of the area is cut out{}{}",
+        "a random part with {:.0} to 100 % of the area is cut out{}{}",
         100.0 * options.variation.crop,
         if options.variation.flip {
-            ", every second one mirrored"
+            ", half of the parts are mirrored"
         } else {
             ""
         },
         if options.variation.colour > 0.0 {
             format!(
-                ", brightness, contrast and saturation changed by up to {:.0} %",
+                ", brightness, contrast and saturation are changed by up to {:.0} %",
                 100.0 * options.variation.colour
             )
         } else {
@@ -162,15 +161,15 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     if let Some(donor) = trained.donor {
         writeln!(
             card,
-            "Transfer: the graph of `{}` up to the {} features before its last dense layer ({}), unchanged, with its own \
-             preprocessing; behind them one new dense layer, which is all that was trained ({} numbers).{}\n",
+            "Transfer learning: the graph of `{}`, with its own preprocessing and unchanged, computes the {} features before \
+             its last dense layer ({}). A new dense layer takes its place and is all that was trained ({} numbers).{}\n",
             donor.bundle.directory.display(),
             donor.backbone.width(),
             donor.backbone.layer(),
             trained.network.parameters(),
             if options.views > 1 {
                 format!(
-                    " Each training picture counts {} times: as it is, and changed ({variation}).",
+                    " Each training image is used in {} versions: the image itself and changed ones ({variation}).",
                     options.views
                 )
             } else {
@@ -180,11 +179,11 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     } else {
         writeln!(
             card,
-            "A compact residual network for {side} x {side} pixels, {} trained parameters, from scratch. In the exported \
-             graph, batch normalisation is part of the convolutions.{}\n",
+            "A compact residual network for {side} x {side} pixels with {} trained parameters, trained from scratch. In the \
+             exported graph, batch normalisation is folded into the convolutions.{}\n",
             trained.network.parameters(),
             if config.augment {
-                format!(" Training changes pictures each time: {variation}.")
+                format!(" Training changes each image every time: {variation}.")
             } else {
                 String::new()
             },
@@ -193,11 +192,11 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     }
     writeln!(
         card,
-        "{} epochs in batches of {}, {:?} with a learning rate of {} ({}), weight decay {}, label smoothing {}, dropout {}, \
-         seed {}. The weights of epoch {} of {} were kept, the best on the validation pictures.",
+        "{} epochs in batches of {}, {}, learning rate {} ({}), weight decay {}, label smoothing {}, dropout {}, \
+         seed {}. The weights of epoch {} of {} were kept, the best on the validation images.",
         config.epochs,
         config.batch_size,
-        config.optimizer,
+        config.optimizer.title(),
         config.learning_rate,
         config.schedule.describe(),
         config.weight_decay,

@@ -50,11 +50,11 @@ pub(super) fn cnn() -> Recipe {
             Transform::Thick,
         ],
         comparison: None,
-        limits: "One digit on a plain background, dark on light or light on dark, of any size and anywhere in the picture: the \
+        limits: "One digit on a plain background, dark on light or light on dark, of any size and anywhere in the image: the \
                  preprocessing finds the ink and frames it as MNIST's digits are framed. The digit must be the only ink; \
-                 several digits, ruled paper, shadows and things in the background mislead it. A picture without a digit \
-                 still gets the label of one, often with a high score. MNIST's digits were written in the United States \
-                 around 1990: a 1 with a long upstroke or a crossed 7 is rare among them.".into(),
+                 several digits, ruled paper, shadows and objects in the background lead to wrong labels. An image without \
+                 a digit still gets the label of one, often with a high score. MNIST's digits were written in the United \
+                 States around 1990, so a 1 with a long upstroke or a crossed 7 is rare among them.".into(),
         ..common
     }
 }
@@ -66,7 +66,7 @@ pub(super) fn mlp() -> Recipe {
         target: Target::Digits,
         network: "mlp",
         title: "Handwritten digits (mlp)",
-        summary: "Tells which digit, 0 to 9, a picture shows.".into(),
+        summary: "Tells which digit, 0 to 9, an image shows.".into(),
         set: DataSet::Mnist,
         labels: mnist::classes(),
         input: [1, i64::from(side), i64::from(side)],
@@ -100,6 +100,6 @@ pub(super) fn mlp() -> Recipe {
              of 64, 10 epochs, no augmentation, pixels divided by 255). An article that trains it claims 98.4 %; its code, \
              run in PyTorch, gave 97.4 to 97.9 %",
         ),
-        limits: "Kept for comparison. Reads pictures framed as MNIST's are: light ink on dark, 28 x 28 pixels, centred.".into(),
+        limits: "For comparison only. It expects images framed like MNIST's: light ink on dark, 28 x 28 pixels, centred.".into(),
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn mlp() -> Recipe {
         target: Target::Fashion,
         network: "mlp",
         title: "Clothes (mlp)",
-        summary: "Tells which of ten kinds of clothes a small grey picture shows.".into(),
+        summary: "Tells which of ten kinds of clothes a small grey image shows.".into(),
         set: DataSet::FashionMnist,
         labels: fashion_mnist::CLASSES.map(str::to_owned).to_vec(),
         input: [1, i64::from(side), i64::from(side)],
@@ -119,7 +119,7 @@ pub(super) fn mlp() -> Recipe {
              32, 10 epochs, no augmentation, pixels divided by 255)",
         ),
         limits: "One piece of clothing, light on a black background, upright and filling the frame, as in the data set's \
-                 pictures from a shop. Photographs of worn clothes, dark on light, are not what it was trained on. Whatever \
-                 else a picture shows still gets one of the ten labels.".into(),
+                 images from a shop. It was not trained on photographs of worn clothes or on dark clothes on a light \
+                 background. Any other image still gets one of the ten labels.".into(),
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn plain() -> Recipe {
         target: Target::Images,
         network: "plain",
         title: "Animals and vehicles (plain)",
-        summary: "Tells which of ten kinds of animals and vehicles a small colour picture shows.".into(),
+        summary: "Tells which of ten kinds of animals and vehicles a small colour image shows.".into(),
         set: DataSet::Cifar10,
         labels: cifar10::CLASSES.map(str::to_owned).to_vec(),
         input: [3, i64::from(side), i64::from(side)],
@@ -87,7 +87,7 @@ pub(super) fn plain() -> Recipe {
         comparison: Some(
             "the three convolutions (32, 64 and 128 channels) and two dense layers of many introductions (`--network plain`)",
         ),
-        limits: "Pictures of one animal or vehicle of the ten kinds that fills the frame. Whatever else a picture shows still \
-                 gets one of the ten labels, often with a high score. Every picture becomes 32 x 32 pixels first.".into(),
+        limits: "Images of one animal or vehicle of the ten kinds that fills the frame. Any other image still gets one of the \
+                 ten labels, often with a high score. Every image is first reduced to 32 x 32 pixels.".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! The model card.
+//! The model card of a classifier of reviews.
 
 use std::fmt::{Result, Write as _};
 
@@ -7,8 +7,8 @@ use classifier::text::Truncation;
 use super::{HELD_OUT, Kind, LENGTH, STRENGTH, Trained, export::Measurements, ngrams};
 use crate::evaluate::Evaluation;
 
-/// The text of `README.md`. All figures of quality and speed were taken from the exported files, except where it says that
-/// they are of the reviews held out.
+/// Writes the text of `README.md`. The figures come from measurements of the exported files, except where the text says that
+/// they are for the held-out reviews.
 pub(super) fn text(trained: &Trained<'_>, measured: &Measurements) -> String {
     let mut card = String::new();
     // Writing to a string cannot fail.
@@ -16,9 +16,9 @@ pub(super) fn text(trained: &Trained<'_>, measured: &Measurements) -> String {
         .and_then(|()| quality(&mut card, trained, measured))
         .and_then(|()| data(&mut card, trained))
         .and_then(|()| training(&mut card, trained));
-    card += "\n## Use and limits\n\nEnglish reviews of movies of the time before 2011, polarised ones: the data has none of \
-             5 or 6 stars of 10. Other texts get a label as well, often with a high score: it is no judge of news, irony or \
-             other languages, and a text whose words are all unknown gets a score that means nothing. Names of actors and \
+    card += "\n## Use and limits\n\nEnglish reviews of movies from before 2011 that are clearly positive or negative: the data has no \
+             reviews with 5 or 6 of 10 stars. Other texts get a label too, often with a high score. The classifier does not judge \
+             news, irony or other languages, and the score of a text without known words means nothing. Names of actors and \
              directors have weights like any other word.\n";
     card
 }
@@ -31,12 +31,12 @@ fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Re
     writeln!(card, "# Sentiment of reviews ({})\n", trained.job.kind.name())?;
     writeln!(
         card,
-        "Tells whether a review is negative or positive. {} right on the {} test reviews of {}.\n",
+        "Tells whether a review is negative or positive. Test accuracy: {} ({} reviews; {}).\n",
         percent(measured.test.accuracy),
         measured.test.samples,
         trained.job.imdb.title()
     )?;
-    writeln!(card, "Made by\n\n```sh\ntrainer fetch imdb")?;
+    writeln!(card, "Made with\n\n```sh\ntrainer fetch imdb")?;
     if trained.job.kind.has_glove() {
         writeln!(card, "trainer fetch glove")?;
     }
@@ -48,11 +48,11 @@ fn head(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Re
 
 fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) -> Result {
     let test = &measured.test;
-    writeln!(card, "## Measured\n")?;
+    writeln!(card, "## Evaluation\n")?;
     writeln!(
         card,
-        "On the exported files, through ONNX Runtime and the tokenizer that the server uses (`trainer evaluate`), on all \
-         {} test reviews.\n",
+        "Measured on the exported files with ONNX Runtime and the tokenizer that the server uses (`trainer evaluate`), on \
+         all {} test reviews.\n",
         test.samples
     )?;
     writeln!(
@@ -88,7 +88,7 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
     }
     writeln!(
         card,
-        "\nOne review (the graph, batch of 1, one thread, median of 300 runs on the machine that exported it):\n"
+        "\nTime for one review (the graph alone, batch of 1, one thread, median of 300 runs on the machine that exported it):\n"
     )?;
     let (length, time) = measured.median;
     writeln!(
@@ -98,14 +98,14 @@ fn quality(card: &mut String, trained: &Trained<'_>, measured: &Measurements) ->
     if let Some(time) = measured.longest {
         writeln!(
             card,
-            "* {time:.0} microseconds at the greatest length of {LENGTH} tokens, to which {} of the test reviews are cut.",
+            "* {time:.0} microseconds at the maximum length of {LENGTH} tokens, to which {} of the test reviews are cut.",
             measured.cut
         )?;
     }
     writeln!(card, "* `model.onnx`: {} bytes.", measured.bytes)?;
     writeln!(
         card,
-        "* ONNX Runtime and the trained parts agree on every test review: largest difference in a score {:.1e}.",
+        "* ONNX Runtime and the trained parts agree on every test review; the largest difference in a score is {:.1e}.",
         measured.agreement
     )
 }
@@ -114,12 +114,12 @@ fn data(card: &mut String, trained: &Trained<'_>) -> Result {
     let (training, held_out) = trained.split;
     writeln!(
         card,
-        "\n## Data\n\n{}. Training reviews whose text is in the test split as well are left out; of the others, the last \
-         1/{HELD_OUT} of each label by number are held out ({training} and {held_out}). Neighbouring numbers are reviews of \
-         one movie, so hardly any movie is on both sides, as in the official split; a random part would look about a point \
-         too good. The reviews held out chose the epoch, the blend and the truncation; the weights of word sequences were \
-         then found again from all {} with nothing changed. No test review was trained on or chose anything; \
-         `docs/training.md` says how the recipe was found.",
+        "\n## Data\n\n{}. Training reviews whose text is also in the test split are left out. Of the others, {training} are \
+         trained on and {held_out} are held out: the last 1/{HELD_OUT} of each label by number. Neighbouring numbers are \
+         reviews of one movie, so hardly any movie is on both sides, as in the official split; on a random part, the accuracy \
+         would be about a point too high. The held-out reviews chose the epoch, the blend and the truncation. The weights of \
+         the word sequences were then computed again from all {} reviews, with nothing else changed. No test review was \
+         trained on or chose anything; `docs/training.md` says how the recipe was chosen.",
         trained.job.imdb.title(),
         training + held_out
     )
@@ -130,18 +130,19 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     writeln!(card, "\n## Parts and training\n")?;
     writeln!(
         card,
-        "**Tokens.** Lower case, HTML breaks are blanks, words and signs apart, contractions split as GloVe has them \
-         (`ca n't`). The vocabulary has {} entries, the words of at least 3 training reviews; others are unknown. Of a review \
-         with more than {LENGTH} tokens a quarter is kept from its beginning and the rest from its end.\n",
+        "**Tokens.** Text is lower-cased, HTML line breaks become spaces, words and punctuation are separated, and contractions \
+         are split as in GloVe (`ca n't`). The vocabulary has {} entries, the words in at least 3 training reviews; all \
+         others are unknown. Of a review with more than {LENGTH} tokens, the graph sees a quarter of them from its beginning \
+         and the rest from its end.\n",
         trained.vocabulary
     )?;
     if let Some(table) = &trained.table {
         writeln!(
             card,
-            "**Word sequences.** The words of a review, its sequences of two and three, and its pairs of words with one to \
-             three others between them, each counted once, scaled by their log-count ratio and weighted by logistic \
-             regression (inverse regularisation {STRENGTH}). The graph hashes the token ids into a table of {} bytes, of \
-             which {} hold a weight.\n",
+            "**Word sequences.** The features are the words of a review, its sequences of two and three words, and its pairs of \
+             words with one to three others between them. Each counts once, is scaled by its log-count ratio and weighted by a \
+             logistic regression (inverse regularisation {STRENGTH}). The graph hashes the token ids into a table of {} \
+             bytes, {} of which hold a weight.\n",
             ngrams::PLACES,
             table.taken()
         )?;
@@ -150,17 +151,18 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
         if trained.glove_words > 0 {
             writeln!(
                 card,
-                "**Vectors.** GloVe 6B, 100 numbers, for the 20,000 commonest words, {} of which GloVe has; stored as bytes.",
+                "**Vectors.** GloVe 6B with 100 numbers for the 20,000 most frequent words, {} of which GloVe contains; stored as \
+                 bytes.\n",
                 trained.glove_words
             )?;
         }
         writeln!(
             card,
-            "**Network.** {} epochs in batches of {}, {:?} with a learning rate of {}, weight decay {}, dropout {}, seed {}. \
-             The weights of epoch {} of {} were kept, the best on the reviews held out.\n",
+            "**Network.** {} epochs in batches of {}, {}, learning rate {}, weight decay {}, dropout {}, seed {}. The weights of \
+             epoch {} of {} were kept, the best on the held-out reviews.\n",
             config.epochs,
             config.batch_size,
-            config.optimizer,
+            config.optimizer.title(),
             config.learning_rate,
             config.weight_decay,
             config.dropout,
@@ -172,14 +174,14 @@ fn training(card: &mut String, trained: &Trained<'_>) -> Result {
     let [sequences, network, both] = trained.held_out.map(|part| part.map_or("-".to_owned(), percent));
     writeln!(
         card,
-        "On the reviews held out: word sequences {sequences}, network {network}, both {both}. The logits are added up as \
-         {:.3} x sequences + {:.3} x network + {:.3}, which logistic regression found on the same reviews.",
+        "Accuracy on the held-out reviews: word sequences {sequences}, network {network}, both {both}. The logits are combined \
+         as {:.3} x sequences + {:.3} x network + {:.3}; a logistic regression on the same reviews found these weights.",
         trained.blend.weights[0], trained.blend.weights[1], trained.blend.bias
     )?;
     if !trained.cuts.is_empty() {
         writeln!(
             card,
-            "\nCut to fewer tokens, the reviews held out give:\n\n| tokens | head | tail | head and tail |\n|---|---|---|---|"
+            "\nAccuracy on the held-out reviews when they are cut:\n\n| tokens | head | tail | head and tail |\n|---|---|---|---|"
         )?;
         let mut lengths: Vec<usize> = trained.cuts.iter().map(|cut| cut.1).collect();
         lengths.dedup();

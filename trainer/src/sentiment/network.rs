@@ -98,11 +98,13 @@ impl Kind {
     pub(super) fn describe(self) -> &'static str {
         match self {
             Self::Blend => "word sequences and a convolution over GloVe vectors",
-            Self::BlendRandom => "the same without GloVe: vectors drawn at random and trained",
+            Self::BlendRandom => "the same without GloVe: the vectors are drawn at random and trained",
             Self::Ngrams => "word sequences alone",
             Self::Cnn => "the convolution over GloVe vectors alone",
             Self::CnnRandom => "the convolution alone, without GloVe",
-            Self::Mean => "the articles' network: fixed GloVe vectors, their mean, a hidden layer of 32",
+            Self::Mean => {
+                "the network of many introductions: fixed GloVe vectors, their mean, a hidden layer of 32"
+            }
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Stride 1, padding that keeps the size of the image, ReLU.
+    /// Stride 1, padding that keeps the size of the image, and a rectifier.
     pub fn new(inputs: i64, outputs: i64, kernel: i64) -> Self {
         Self {
             inputs,
