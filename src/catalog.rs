@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use classifier::{Bundle, BundleError, Kind};
+use classifier::{Bundle, BundleError, InputKind};
 
 use crate::error::{Code, Error, quoted};
 use crate::model::Model;
@@ -150,10 +150,10 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    fn of(&self, kind: Kind) -> Option<&str> {
+    fn of(&self, kind: InputKind) -> Option<&str> {
         match kind {
-            Kind::Image => self.image.as_deref(),
-            Kind::Text => self.text.as_deref(),
+            InputKind::Image => self.image.as_deref(),
+            InputKind::Text => self.text.as_deref(),
         }
     }
 }
@@ -168,8 +168,8 @@ impl Catalog {
             .collect();
         let catalog = Self { models, defaults };
         for (key, kind) in [
-            ("default_image_model", Kind::Image),
-            ("default_text_model", Kind::Text),
+            ("default_image_model", InputKind::Image),
+            ("default_text_model", InputKind::Text),
         ] {
             let Some(name) = catalog.defaults.of(kind) else {
                 continue;
@@ -203,7 +203,7 @@ impl Catalog {
 
     /// The model that a request without a name means: the default for its kind of input, or the only one that takes it. None
     /// where no model takes it.
-    pub fn for_kind(&self, kind: Kind) -> Result<Option<&Arc<Model>>, Error> {
+    pub fn for_kind(&self, kind: InputKind) -> Result<Option<&Arc<Model>>, Error> {
         if let Some(name) = self.defaults.of(kind) {
             return self.get(name).map(Some);
         }
@@ -220,7 +220,7 @@ impl Catalog {
         ))
     }
 
-    fn taking(&self, kind: Kind) -> impl Iterator<Item = &Arc<Model>> {
+    fn taking(&self, kind: InputKind) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values().filter(move |model| model.kind() == kind)
     }
 

@@ -115,9 +115,9 @@ settings! {
     /// Most memory for the bodies of all requests in flight; beyond it requests are refused with 503.
     body_memory: Size = Size(ByteSize::mib(128)), "CLASSIFYD_BODY_MEMORY";
     /// Most pixels of a picture along one side.
-    max_image_side: u32 = classifier::Limits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
+    max_image_side: u32 = classifier::ImageLimits::default().max_side, "CLASSIFYD_MAX_IMAGE_SIDE";
     /// Most pixels of a picture in all.
-    max_image_pixels: u64 = classifier::Limits::default().max_pixels, "CLASSIFYD_MAX_IMAGE_PIXELS";
+    max_image_pixels: u64 = classifier::ImageLimits::default().max_pixels, "CLASSIFYD_MAX_IMAGE_PIXELS";
     /// Most pixels of all pictures of a request.
     max_request_pixels: u64 = 1 << 28, "CLASSIFYD_MAX_REQUEST_PIXELS";
     /// Most memory for the pictures and texts that are being decoded; others wait. One that takes more by itself is refused with 422.

@@ -108,8 +108,10 @@ impl Engine {
         };
         let prove_found = prove.clone();
         let load = move |threads| {
-            let device = device.clone();
-            prove(Session::load(&bundle, &SessionOptions { threads, device })?)
+            let options = SessionOptions::default()
+                .with_threads(threads)
+                .with_device(device.clone());
+            prove(Session::load(&bundle, &options)?)
         };
         if lanes.plan.threads.is_some() {
             let threads = lanes.plan.threads;

@@ -243,7 +243,7 @@ pub struct Problem<'a> {
     #[schema(example = 422)]
     pub status: u16,
     /// Which field, what was expected, what came.
-    #[schema(example = "body: expected UTF-8, found bytes that are none at position 0")]
+    #[schema(example = "body: invalid UTF-8 at byte 0")]
     pub detail: &'a str,
     /// The reason, for programs.
     pub code: Code,
@@ -293,9 +293,7 @@ impl Error {
     pub fn image(field: &str, error: &ImageError) -> Self {
         let code = match error {
             ImageError::TooLarge { .. } => Code::ImageTooLarge,
-            ImageError::Empty | ImageError::UnknownFormat { .. } | ImageError::Malformed { .. } => {
-                Code::InvalidImage
-            }
+            _ => Code::InvalidImage,
         };
         Self::new(code, format!("{field}: {error}"))
     }

@@ -33,6 +33,7 @@ mod cli;
 mod commands;
 mod config;
 mod cpu;
+mod cure;
 mod engine;
 mod error;
 mod fair;

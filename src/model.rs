@@ -9,8 +9,7 @@ use classifier::golden::{Golden, GoldenSample, Proof};
 use classifier::image::{self, Header};
 use classifier::text::{TextError, Tokens};
 use classifier::{
-    Bundle, BundleError, ImageError, Kind, Limits as ImageLimits, Placement, Prepared, Preprocessor, Row,
-    output,
+    Bundle, BundleError, ImageError, ImageLimits, InputKind, Placement, Prepared, Preprocessor, Row, output,
 };
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -56,10 +55,10 @@ pub enum Input {
 
 impl Input {
     /// What it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> InputKind {
         match self {
-            Self::Image(_) => Kind::Image,
-            Self::Text(_) => Kind::Text,
+            Self::Image(_) => InputKind::Image,
+            Self::Text(_) => InputKind::Text,
         }
     }
 }
@@ -196,7 +195,7 @@ impl Model {
         placed: Placed,
         metrics: &Metrics,
         workers: &Workers,
-    ) -> Result<Self, classifier::Error> {
+    ) -> Result<Self, classifier::ClassifierError> {
         let model_metrics = metrics.model(name, &bundle.labels);
         let ModelSettings {
             lanes,
@@ -247,7 +246,7 @@ impl Model {
     }
 
     /// What it takes.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> InputKind {
         self.bundle.preprocessor.kind()
     }
 
@@ -503,7 +502,7 @@ impl Model {
         }
         drop(reservation);
         let pixels: u64 = costs.iter().map(|cost| cost.work).sum();
-        if self.kind() == Kind::Image {
+        if self.kind() == InputKind::Image {
             if pixels > self.max_request_pixels {
                 let detail = format!(
                     "inputs: expected at most {} pixels in all, found {pixels}",
@@ -524,12 +523,12 @@ impl Model {
                     Step::Decode(picture, cost) => self
                         .decode(picture, cost)
                         .await
-                        .map_err(|error| too_heavy(&field(at), Kind::Image, error))?
+                        .map_err(|error| too_heavy(&field(at), InputKind::Image, error))?
                         .map_err(|error| Error::image(&field(at), &error)),
                     Step::Tokenise(text, cost) => self
                         .tokenise(text, cost)
                         .await
-                        .map_err(|error| too_heavy(&field(at), Kind::Text, error))?
+                        .map_err(|error| too_heavy(&field(at), InputKind::Text, error))?
                         .map(Prepared::from)
                         .map_err(|error| Error::text(&field(at), &error)),
                 }
@@ -611,7 +610,7 @@ impl Model {
 
     /// Sends the golden samples through the queue, all at once, so that they meet batches as requests do; returns some of them. Each
     /// lane has run them already, see [`Engine::start`].
-    fn check_golden(&self, proof: Option<&Proof>) -> Result<Vec<Example>, classifier::Error> {
+    fn check_golden(&self, proof: Option<&Proof>) -> Result<Vec<Example>, classifier::ClassifierError> {
         let Some(proof) = proof else {
             tracing::warn!(
                 model = self.name,
@@ -632,7 +631,7 @@ impl Model {
             })?;
             let outputs = outputs.iter();
             let scores = outputs.map(|row| output::scores(row, self.bundle.activation));
-            Ok::<Vec<Vec<f32>>, classifier::Error>(scores.collect::<Result<_, _>>()?)
+            Ok::<Vec<Vec<f32>>, classifier::ClassifierError>(scores.collect::<Result<_, _>>()?)
         };
         let terms = Terms {
             priority: Priority::Normal,
@@ -666,13 +665,13 @@ impl Model {
 }
 
 /// An input that takes more memory than there is, in this field of the request.
-fn too_heavy(field: &str, kind: Kind, error: PoolError) -> Error {
+fn too_heavy(field: &str, kind: InputKind, error: PoolError) -> Error {
     let PoolError::TooLarge { memory, limit } = error else {
         return error.into();
     };
     let (what, code) = match kind {
-        Kind::Image => ("picture", Code::ImageTooLarge),
-        Kind::Text => ("text", Code::InvalidText),
+        InputKind::Image => ("picture", Code::ImageTooLarge),
+        InputKind::Text => ("text", Code::InvalidText),
     };
     let expected =
         format!("expected a {what} that is decoded in at most {limit} bytes of memory (decode_memory)");

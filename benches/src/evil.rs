@@ -192,15 +192,12 @@ impl Bits {
 mod tests {
     use std::io::{Cursor, Read as _};
 
-    use classifier::Limits;
+    use classifier::ImageLimits;
     use classifier::image::decode;
 
     use super::*;
 
-    const LARGE: Limits = Limits {
-        max_side: 16_384,
-        max_pixels: 1 << 25,
-    };
+    const LARGE: ImageLimits = ImageLimits::new(16_384, 1 << 25);
 
     #[test]
     fn a_picture_of_28_bytes_has_33_million_pixels() {

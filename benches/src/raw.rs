@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use classifier::{Bundle, Limits, Row, Session, SessionOptions};
+use classifier::{Bundle, ImageLimits, Row, Session, SessionOptions};
 use serde::{Deserialize, Serialize};
 
 /// Batch sizes that are measured.
@@ -51,20 +51,14 @@ pub fn label(model: &Path, input: &[u8]) -> Result<String> {
 pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Result<Raw> {
     classifier::runtime::library::load(None)?;
     let bundle = Bundle::open(model)?;
-    let limits = Limits::default();
+    let limits = ImageLimits::default();
     let row = decode(&bundle, input, &limits)?;
     let decode_us = median_us(time, || decode(&bundle, input, &limits).map(|_| ()))?;
     let mut runs = Vec::new();
     let mut thread_counts = vec![1, cores];
     thread_counts.dedup();
     for threads in thread_counts {
-        let mut session = Session::load(
-            &bundle,
-            &SessionOptions {
-                threads: Some(threads),
-                ..SessionOptions::default()
-            },
-        )?;
+        let mut session = Session::load(&bundle, &SessionOptions::default().with_threads(threads))?;
         for batch in BATCHES {
             let whole = median_us(time, || {
                 session.run(std::iter::repeat_n(&row, batch), |_| {})?;
@@ -84,7 +78,7 @@ pub fn measure(model: &Path, input: &[u8], cores: usize, time: Duration) -> Resu
     })
 }
 
-fn decode(bundle: &Bundle, input: &[u8], limits: &Limits) -> Result<Row> {
+fn decode(bundle: &Bundle, input: &[u8], limits: &ImageLimits) -> Result<Row> {
     Ok(bundle.preprocessor.prepare(input, limits)?.row)
 }
 
@@ -105,7 +99,7 @@ pub fn median_us(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result
 }
 
 fn all_cores(bundle: &Bundle, input: &[u8], cores: usize, time: Duration) -> Result<f64> {
-    let limits = Limits::default();
+    let limits = ImageLimits::default();
     let mut sessions = (0..cores)
         .map(|_| Session::load(bundle, &SessionOptions::default()))
         .collect::<Result<Vec<_>, _>>()?;

@@ -1,39 +1,14 @@
-//! From an input, a picture or a text, to a row of the graph.
+//! From an input, an image or a text, to a row of the graph.
 
-use std::fmt;
+use crate::error::{ClassifierError, WrongKind};
+use crate::image::{self, ImageLimits, ImagePreprocessor};
+use crate::kind::InputKind;
+use crate::text::{self, Tokenizer};
 
-use crate::{Error, Limits, image, text};
-
-/// What a classifier takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Pictures.
-    Image,
-    /// Texts.
-    Text,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Image => "a picture",
-            Self::Text => "a text",
-        })
-    }
-}
-
-/// An input of the other kind than the classifier takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected {takes}, which is what the model takes, found {}", match takes { Kind::Image => Kind::Text, Kind::Text => Kind::Image })]
-pub struct WrongKind {
-    /// What it takes.
-    pub takes: Kind,
-}
-
-/// One input as the graph takes it.
+/// One input in the form that the graph takes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
-    /// The numbers of a picture, as many as the graph's input wants.
+    /// The numbers of an image, in the order of [`ImagePreprocessor::shape`].
     Image(Vec<f32>),
     /// The token ids of a text, without padding.
     Text(Vec<i64>),
@@ -45,51 +20,65 @@ impl From<Vec<f32>> for Row {
     }
 }
 
-/// A row, and whether it holds only a part of its input.
+/// A row, and whether it represents only a part of its input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// The row.
     pub row: Row,
-    /// Whether the input is a text that was cut.
+    /// Whether the input is a text of which a part was cut off.
     pub truncated: bool,
 }
 
-/// What turns inputs into rows.
+/// Turns inputs into rows. Its variant tells image classifiers from text classifiers.
+///
+/// The enum is exhaustive on purpose: a new kind of input needs a decision wherever the two kinds differ.
 #[derive(Debug, Clone)]
 pub enum Preprocessor {
     /// Of an image classifier.
-    Image(image::Preprocessor),
+    Image(ImagePreprocessor),
     /// Of a text classifier.
-    Text(text::Tokenizer),
+    Text(Tokenizer),
 }
 
 impl Preprocessor {
-    /// What it takes.
-    pub fn kind(&self) -> Kind {
+    /// The kind of input that it takes.
+    pub fn kind(&self) -> InputKind {
         match self {
-            Self::Image(_) => Kind::Image,
-            Self::Text(_) => Kind::Text,
+            Self::Image(_) => InputKind::Image,
+            Self::Text(_) => InputKind::Text,
         }
     }
 
-    /// That of an image classifier.
-    pub fn image(&self) -> Result<&image::Preprocessor, WrongKind> {
+    /// The preprocessor of an image classifier.
+    ///
+    /// # Errors
+    ///
+    /// Fails for a text classifier.
+    pub fn image(&self) -> Result<&ImagePreprocessor, WrongKind> {
         match self {
             Self::Image(preprocessor) => Ok(preprocessor),
-            Self::Text(_) => Err(WrongKind { takes: Kind::Text }),
+            Self::Text(_) => Err(WrongKind { takes: self.kind() }),
         }
     }
 
-    /// That of a text classifier.
-    pub fn text(&self) -> Result<&text::Tokenizer, WrongKind> {
+    /// The tokenizer of a text classifier.
+    ///
+    /// # Errors
+    ///
+    /// Fails for an image classifier.
+    pub fn text(&self) -> Result<&Tokenizer, WrongKind> {
         match self {
             Self::Text(tokenizer) => Ok(tokenizer),
-            Self::Image(_) => Err(WrongKind { takes: Kind::Image }),
+            Self::Image(_) => Err(WrongKind { takes: self.kind() }),
         }
     }
 
-    /// The row of an encoded picture, or of a text in UTF-8, whichever it takes.
-    pub fn prepare(&self, bytes: &[u8], limits: &Limits) -> Result<Prepared, Error> {
+    /// Turns the bytes of an input into a row: an encoded image, or a text in UTF-8, whichever the classifier takes.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ClassifierError::Image`] or [`ClassifierError::Text`] if the input cannot be used.
+    pub fn prepare(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Prepared, ClassifierError> {
         match self {
             Self::Image(preprocessor) => Ok(preprocessor.apply(image::decode(bytes, limits)?)?.into()),
             Self::Text(tokenizer) => Ok(tokenizer.encode(text::decode(bytes)?)?.into()),

@@ -1,23 +1,34 @@
-//! From a graph's output to labels with scores: activation, non-finite check, top-k.
+//! From a graph's output to labels with scores: finite check, activation, top k.
 
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::session::RunError;
+use crate::error::RunError;
 
-/// What turns a graph's output into scores between 0 and 1.
+/// The function that turns a graph's output into scores between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
-    /// `exp(x) / sum(exp(x))`: one label is right.
+    /// `exp(x) / sum(exp(x))`: exactly one label is right.
     Softmax,
-    /// `1 / (1 + exp(-x))` for each label on its own: any number of labels is right.
+    /// `1 / (1 + exp(-x))` for each label: any number of labels is right.
     Sigmoid,
-    /// The graph gives probabilities.
+    /// The graph computes probabilities itself.
     None,
 }
 
-/// Applies `activation` to one row of outputs. A row with a value that is not a finite number is an error, never a
-/// score.
+/// Applies `activation` to one row of outputs.
+///
+/// # Errors
+///
+/// Fails with [`RunError::NonFinite`] if a value is infinite or not a number.
+///
+/// ```
+/// use classifier::output::{Activation, scores};
+///
+/// assert_eq!(scores(&[2.0, 2.0], Activation::Softmax)?, [0.5, 0.5]);
+/// assert!(scores(&[f32::NAN], Activation::Softmax).is_err());
+/// # Ok::<(), classifier::RunError>(())
+/// ```
 pub fn scores(outputs: &[f32], activation: Activation) -> Result<Vec<f32>, RunError> {
     if let Some(at) = outputs.iter().position(|value| !value.is_finite()) {
         return Err(RunError::NonFinite {
@@ -32,7 +43,7 @@ pub fn scores(outputs: &[f32], activation: Activation) -> Result<Vec<f32>, RunEr
     })
 }
 
-/// Softmax that cannot overflow: the largest output is subtracted first.
+/// Softmax. The largest output is subtracted first, so that `exp` cannot overflow.
 fn softmax(outputs: &[f32]) -> Vec<f32> {
     let largest = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut scores: Vec<f32> = outputs.iter().map(|&x| (x - largest).exp()).collect();
@@ -43,7 +54,7 @@ fn softmax(outputs: &[f32]) -> Vec<f32> {
     scores
 }
 
-/// Logistic function that never computes `exp` of a large positive number.
+/// Logistic function, written so that `exp` never gets a large positive number.
 fn sigmoid(x: f32) -> f32 {
     if x >= 0.0 {
         1.0 / (1.0 + (-x).exp())
@@ -53,7 +64,9 @@ fn sigmoid(x: f32) -> f32 {
     }
 }
 
-/// Positions of the `k` highest scores, at least one, the highest first; equal scores keep their order.
+/// Positions of the `k` highest scores, highest first. Equal scores keep their order.
+///
+/// Returns at least one position if there is a score, even if `k` is 0.
 pub fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     let k = k.clamp(1, order.len().max(1));
@@ -66,30 +79,34 @@ pub fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
     order
 }
 
-/// A label and how sure the classifier is of it.
+/// A label with its score.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Score {
-    /// Position of the label in [`crate::Bundle::labels`].
+pub struct LabelScore {
+    /// Position of the label in [`Bundle::labels`](crate::Bundle::labels).
     pub index: usize,
     /// The label.
     pub label: String,
-    /// Between 0 and 1.
+    /// The score, between 0 and 1.
     pub score: f32,
 }
 
 /// The best labels of one input, best first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// At least one label, sorted by descending score; equal scores keep the order of the labels.
-    pub top: Vec<Score>,
-    /// Whether only a part of the input, a text that is too long, was looked at.
+    /// At least one label, in descending order of scores. Equal scores keep the order of the labels.
+    pub top: Vec<LabelScore>,
+    /// Whether the input is a text of which a part was cut off.
     pub truncated: bool,
 }
 
 impl Prediction {
-    /// The `k` best of `scores`, at least one. `scores` and `labels` have the same length, which is not zero.
+    /// The `k` best labels, at least one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `scores` has more elements than `labels`.
     pub fn from_scores(scores: &[f32], labels: &[String], k: usize) -> Self {
-        let score = |index: usize| Score {
+        let score = |index: usize| LabelScore {
             index,
             label: labels[index].clone(),
             score: scores[index],
@@ -103,8 +120,9 @@ impl Prediction {
     /// The label with the highest score.
     ///
     /// # Panics
-    /// Never: a prediction holds at least one label.
-    pub fn best(&self) -> &Score {
+    ///
+    /// Panics if [`Self::top`] was emptied.
+    pub fn best(&self) -> &LabelScore {
         &self.top[0]
     }
 }

@@ -22,18 +22,18 @@ fn changed(change: impl FnOnce(&Path)) -> tempfile::TempDir {
 
 /// A copy of a fixture, changed.
 fn changed_copy(name: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(fixture(name)).unwrap() {
         let path = entry.unwrap().path();
-        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
     }
-    change(folder.path());
-    folder
+    change(directory.path());
+    directory
 }
 
 fn open(directory: &Path) -> Result<usize, String> {
     library::load(None).unwrap();
-    let open = || -> Result<usize, classifier::Error> {
+    let open = || -> Result<usize, classifier::ClassifierError> {
         let bundle = Bundle::open(directory)?;
         let mut classifier = Classifier::new(bundle, &SessionOptions::default())?;
         Ok(classifier.check_golden()?.0)
@@ -139,7 +139,7 @@ fn mistakes_are_named() {
             },
             &[
                 "model.onnx: output logits",
-                "expected [batch, 4], for config.json has 4 labels",
+                "expected [batch, 4] for the 4 labels of config.json",
                 "3",
             ],
         ),
@@ -147,7 +147,7 @@ fn mistakes_are_named() {
             "no preprocessor",
             |d| fs::remove_file(d.join("preprocessor_config.json")).unwrap(),
             &[
-                "preprocessor_config.json, as an image classifier has, or tokenizer.json",
+                "preprocessor_config.json for an image classifier, or tokenizer.json",
                 "found neither",
             ],
         ),
@@ -192,7 +192,7 @@ fn mistakes_are_named() {
             &["preprocessor_config.json: size", "found none"],
         ),
         (
-            "a size that depends on the picture",
+            "a size that depends on the image",
             |d| write(d, "preprocessor_config.json", r#"{"size": {"shortest_edge": 4}}"#),
             &["preprocessor_config.json: size", "do_center_crop"],
         ),
@@ -270,10 +270,7 @@ fn mistakes_are_named() {
         (
             "a key of text classifiers",
             |d| write(d, "serving.toml", "[text]\nbuckets = [8]"),
-            &[
-                "serving.toml: text",
-                "no such key, for this is an image classifier",
-            ],
+            &["serving.toml: text", "no such key for an image classifier"],
         ),
         (
             "another key of text classifiers",
@@ -281,9 +278,9 @@ fn mistakes_are_named() {
             &["serving.toml: batch.max_tokens", "an image classifier"],
         ),
         (
-            "pictures and texts",
+            "images and texts",
             |d| write(d, "tokenizer.json", "{}"),
-            &["preprocessor_config.json, as", "found both"],
+            &["preprocessor_config.json for", "found both"],
         ),
         (
             "accuracy",
@@ -346,8 +343,8 @@ fn mistakes_are_named() {
 fn golden_scores_are_compared() {
     let sample = |scores: &str| {
         let directory = changed(|_| {});
-        let picture = image::GrayImage::from_fn(4, 4, |_, y| image::Luma([if y == 1 { 255 } else { 0 }]));
-        picture.save(directory.path().join("b.png")).unwrap();
+        let drawn = image::GrayImage::from_fn(4, 4, |_, y| image::Luma([if y == 1 { 255 } else { 0 }]));
+        drawn.save(directory.path().join("b.png")).unwrap();
         let golden = format!(r#"{{"samples": [{{"file": "b.png", "label": "b", "scores": {scores}}}]}}"#);
         fs::write(directory.path().join("golden.json"), golden).unwrap();
         open(directory.path())
@@ -387,10 +384,7 @@ fn mistakes_of_text_classifiers_are_named() {
         ),
         (
             |d| serving(d, "layout = \"nchw\""),
-            &[
-                "serving.toml: layout",
-                "no such key, for this is a text classifier",
-            ],
+            &["serving.toml: layout", "no such key for a text classifier"],
         ),
         (
             |d| serving(d, "[batch]\nmax_tokens = 63"),
@@ -450,28 +444,22 @@ fn texts_get_the_scores_computed_by_hand() {
 }
 
 #[test]
-fn a_picture_is_no_text_and_a_text_no_picture() {
+fn a_text_classifier_rejects_images_and_an_image_classifier_rejects_texts() {
     library::load(None).unwrap();
     let mut words = classifier::open(fixture("words")).unwrap();
-    let error = words.classify_image(b"picture").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "expected a text, which is what the model takes, found a picture"
-    );
+    let error = words.classify_image(b"image").unwrap_err().to_string();
+    assert_eq!(error, "the model takes a text, found an image");
     let error = words.classify(b"\xff").unwrap_err().to_string();
-    assert!(error.contains("expected UTF-8"), "{error}");
+    assert!(error.contains("invalid UTF-8"), "{error}");
     let mut linear = classifier::open(fixture("linear")).unwrap();
     let error = linear.classify_text("banana").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "expected a picture, which is what the model takes, found a text"
-    );
+    assert_eq!(error, "the model takes an image, found a text");
     let long = words.classify_text(&"banana ".repeat(65)).unwrap();
     assert!(long.truncated && long.best().label == "b", "{long:?}");
 }
 
 #[test]
-fn golden_texts_are_compared_alone_and_beside_a_longer_one() {
+fn golden_texts_are_compared_alone_and_in_a_batch_with_a_longer_one() {
     let golden = |name: &str, scores: &str| {
         let directory = changed_copy(name, |_| {});
         fs::create_dir(directory.path().join("golden")).unwrap();
@@ -484,8 +472,9 @@ fn golden_texts_are_compared_alone_and_beside_a_longer_one() {
     // Logits 0, 2, 0.5.
     assert_eq!(golden("words", "[0.099626, 0.736130, 0.164254]"), Ok(1));
     let error = golden("words", "[0.1, 0.7, 0.2]").unwrap_err();
-    assert!(error.contains("as its trainer saw"), "{error}");
-    // Its bucket of 16 holds 14 of padding, which it counts; the tolerance is made to forgive that.
+    assert!(error.contains("as its trainer recorded"), "{error}");
+    // The graph counts the 14 padding tokens in its bucket of 16. The tolerance is wide enough for that, so that
+    // only the comparison with a padded batch fails.
     let directory = changed_copy("words_unmasked", |d| {
         fs::create_dir(d.join("golden")).unwrap();
         fs::write(d.join("golden/b.txt"), "banana").unwrap();
@@ -494,7 +483,7 @@ fn golden_texts_are_compared_alone_and_beside_a_longer_one() {
     });
     let error = open(directory.path()).unwrap_err();
     assert!(
-        error.contains("as the text has alone, beside a longer one"),
+        error.contains("as for the text alone, in a batch with a longer one"),
         "{error}"
     );
 }

@@ -5,9 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use classifier::image::{Layout, Preprocessor, PreprocessorConfig, Resample, Size, decode};
+use classifier::image::{ImagePreprocessor, Layout, PreprocessorConfig, Resample, Size, decode};
 use classifier::text::decode as decode_text;
-use classifier::{Bundle, Limits, TextError};
+use classifier::{Bundle, ImageLimits, TextError};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -65,35 +65,32 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     bytes
 }
 
-const LIMITS: Limits = Limits {
-    max_side: 500,
-    max_pixels: 100_000,
-};
+const LIMITS: ImageLimits = ImageLimits::new(500, 100_000);
 
 proptest! {
     #[test]
-    fn damaged_pictures_are_refused_or_decoded_within_the_limits(
+    fn damaged_images_are_refused_or_decoded_within_the_limits(
         name in select(vec![
             "source.png", "alpha.png", "gray16.png", "orientation_6.jpg", "cmyk.jpg", "animated.gif", "animated.webp",
         ]),
         damages in proptest::collection::vec(damage(), 0..12),
     ) {
         let bytes = damaged(fs::read(fixtures().join(name)).unwrap(), &damages);
-        if let Ok(picture) = decode(&bytes, &LIMITS) {
-            prop_assert!(picture.width() <= 500 && picture.height() <= 500);
+        if let Ok(decoded) = decode(&bytes, &LIMITS) {
+            prop_assert!(decoded.width() <= 500 && decoded.height() <= 500);
             let config = PreprocessorConfig {
                 do_convert_grayscale: true,
                 do_fit_ink: true,
                 size: Some(Size::Exact { height: 28, width: 28 }),
                 ..PreprocessorConfig::default()
             };
-            let row = Preprocessor::new(&config, Layout::Nchw).unwrap().apply(picture).unwrap();
+            let row = ImagePreprocessor::new(&config, Layout::Nchw).unwrap().apply(decoded).unwrap();
             prop_assert_eq!(row.len(), 28 * 28);
         }
     }
 
     #[test]
-    fn any_picture_becomes_a_row_of_the_size_that_the_configuration_says(
+    fn any_image_becomes_a_row_of_the_size_that_the_configuration_says(
         (width, height) in (1_u32..80, 1_u32..80),
         (row_width, row_height) in (1_u32..60, 1_u32..60),
         resample in 0_u8..6,
@@ -101,7 +98,7 @@ proptest! {
         crop in any::<bool>(),
         noise in any::<u64>(),
     ) {
-        let picture = image::RgbImage::from_fn(width, height, |x, y| {
+        let drawn = image::RgbImage::from_fn(width, height, |x, y| {
             let level = (u64::from(x * 31 + y * 17)).wrapping_mul(noise | 1) as u8;
             image::Rgb([level, level.wrapping_add(x as u8), level.wrapping_mul(3)])
         });
@@ -114,7 +111,7 @@ proptest! {
             resample: Some(Resample::try_from(resample).unwrap()),
             ..PreprocessorConfig::default()
         };
-        let row = Preprocessor::new(&config, Layout::Nchw).unwrap().apply(picture.into()).unwrap();
+        let row = ImagePreprocessor::new(&config, Layout::Nchw).unwrap().apply(drawn.into()).unwrap();
         prop_assert_eq!(row.len() as u32, row_width * row_height * if gray { 1 } else { 3 });
         prop_assert!(row.iter().all(|value| (0.0..=1.0).contains(value)));
     }
@@ -131,16 +128,16 @@ proptest! {
         ]),
         damages in proptest::collection::vec(damage(), 1..6),
     ) {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for entry in fs::read_dir(model(fixture)).unwrap() {
             let path = entry.unwrap().path();
             let mut bytes = fs::read(&path).unwrap();
             if path.ends_with(name) {
                 bytes = damaged(bytes, &damages);
             }
-            fs::write(folder.path().join(path.file_name().unwrap()), bytes).unwrap();
+            fs::write(directory.path().join(path.file_name().unwrap()), bytes).unwrap();
         }
-        match Bundle::open(folder.path()) {
+        match Bundle::open(directory.path()) {
             Err(error) => prop_assert!(error.to_string().contains(name), "{}", error),
             Ok(bundle) => {
                 if let Ok(tokenizer) = bundle.preprocessor.text()

@@ -1,20 +1,20 @@
-//! Pictures become the numbers that Pillow makes of them; `fixtures/make_pillow.py` made the pictures to compare with.
+//! Images become the numbers that Pillow makes of them; `fixtures/make_pillow.py` made the images to compare with.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::path::Path;
 
-use classifier::Limits;
-use classifier::image::{Layout, Preprocessor, PreprocessorConfig, Resample, Size, decode};
+use classifier::ImageLimits;
+use classifier::image::{ImagePreprocessor, Layout, PreprocessorConfig, Resample, Size, decode};
 use image::DynamicImage;
 
 fn bytes(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pillow");
-    std::fs::read(folder.join(name)).unwrap()
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pillow");
+    std::fs::read(directory.join(name)).unwrap()
 }
 
-fn picture(name: &str) -> DynamicImage {
-    decode(&bytes(name), &Limits::default()).unwrap()
+fn read_image(name: &str) -> DynamicImage {
+    decode(&bytes(name), &ImageLimits::default()).unwrap()
 }
 
 /// Levels between 0 and 255, not normalised.
@@ -23,8 +23,8 @@ fn levels(name: &str, config: PreprocessorConfig) -> Vec<f32> {
         do_rescale: Some(false),
         ..config
     };
-    let preprocessor = Preprocessor::new(&config, Layout::Nhwc).unwrap();
-    preprocessor.apply(picture(name)).unwrap()
+    let preprocessor = ImagePreprocessor::new(&config, Layout::Nhwc).unwrap();
+    preprocessor.apply(read_image(name)).unwrap()
 }
 
 fn exact(width: u32, height: u32) -> Size {
@@ -33,11 +33,11 @@ fn exact(width: u32, height: u32) -> Size {
 
 /// As it stands in the file.
 fn expected(name: &str, channels: u8) -> Vec<f32> {
-    let picture = picture(name);
+    let image = read_image(name);
     let raw = if channels == 1 {
-        picture.into_luma8().into_raw()
+        image.into_luma8().into_raw()
     } else {
-        picture.into_rgb8().into_raw()
+        image.into_rgb8().into_raw()
     };
     raw.into_iter().map(f32::from).collect()
 }
@@ -107,7 +107,7 @@ fn shortest_edge_and_centre_crop_are_those_of_image_processors() {
 }
 
 #[test]
-fn a_crop_larger_than_the_picture_is_filled_with_zeros() {
+fn a_crop_larger_than_the_image_is_filled_with_zeros() {
     let config = PreprocessorConfig {
         do_convert_grayscale: true,
         do_resize: Some(false),
@@ -135,9 +135,9 @@ fn transparency_is_laid_over_white() {
 }
 
 #[test]
-fn pictures_are_turned_as_their_exif_orientation_says() {
+fn images_are_turned_as_their_exif_orientation_says() {
     for orientation in 1..9 {
-        let upright = picture(&format!("orientation_{orientation}.png"));
+        let upright = read_image(&format!("orientation_{orientation}.png"));
         let config = PreprocessorConfig {
             size: Some(exact(upright.width(), upright.height())),
             ..PreprocessorConfig::default()
@@ -164,7 +164,7 @@ fn a_jpeg_of_four_inks_and_animations_are_read() {
             "{name}: the first frame is red"
         );
     }
-    let inks = picture("cmyk.jpg");
+    let inks = read_image("cmyk.jpg");
     let config = PreprocessorConfig {
         size: Some(exact(inks.width(), inks.height())),
         ..PreprocessorConfig::default()
@@ -180,7 +180,7 @@ fn a_jpeg_of_four_inks_and_animations_are_read() {
     let mean = found.iter().zip(&plain).map(|(a, b)| (a - b).abs()).sum::<f32>() / found.len() as f32;
     assert!(
         mean < 8.0,
-        "the colours are those of the picture: {mean} levels on average"
+        "the colours are those of the image: {mean} levels on average"
     );
 }
 
@@ -193,11 +193,11 @@ fn rescaling_and_normalising_follow_the_formula_in_both_layouts() {
         ..PreprocessorConfig::default()
     };
     let raw = expected("source.png", 3);
-    let nhwc = Preprocessor::new(&config, Layout::Nhwc).unwrap();
-    let nchw = Preprocessor::new(&config, Layout::Nchw).unwrap();
+    let nhwc = ImagePreprocessor::new(&config, Layout::Nhwc).unwrap();
+    let nchw = ImagePreprocessor::new(&config, Layout::Nchw).unwrap();
     assert_eq!((nhwc.shape(), nchw.shape()), ([71, 97, 3], [3, 71, 97]));
-    let last = nhwc.apply(picture("source.png")).unwrap();
-    let first = nchw.apply(picture("source.png")).unwrap();
+    let last = nhwc.apply(read_image("source.png")).unwrap();
+    let first = nchw.apply(read_image("source.png")).unwrap();
     for (at, level) in raw.iter().enumerate() {
         let (pixel, channel) = (at / 3, at % 3);
         let mean = [0.485, 0.456, 0.406][channel];
@@ -210,10 +210,7 @@ fn rescaling_and_normalising_follow_the_formula_in_both_layouts() {
 
 #[test]
 fn limits_are_checked_before_anything_is_decoded() {
-    let limits = Limits {
-        max_side: 96,
-        max_pixels: 1 << 20,
-    };
+    let limits = ImageLimits::new(96, 1 << 20);
     let error = decode(&bytes("source.png"), &limits).unwrap_err().to_string();
     assert!(error.contains("97 x 71") && error.contains("96"), "{error}");
     // A file that breaks off: the size is told before the missing rest is found.

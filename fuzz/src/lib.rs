@@ -17,17 +17,14 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{HeaderMap, Uri};
 use batching::Flow;
 use classifier::golden::Golden;
-use classifier::{Bundle, Limits, Preprocessor, image, text as texts};
+use classifier::{Bundle, ImageLimits, Preprocessor, image, text as texts};
 use classifyd::fuzzing::payload::{self, Options};
 use classifyd::fuzzing::{Budget, Pool, Workers};
 use peak_alloc::PeakAlloc;
 use tokio::time::Instant;
 
 /// Most pixels of a picture. Small, so that many are tried in a second.
-const LIMITS: Limits = Limits {
-    max_side: 16_384,
-    max_pixels: 1 << 18,
-};
+const LIMITS: ImageLimits = ImageLimits::new(16_384, 1 << 18);
 
 /// Bytes that a picture of the most pixels may take: 8 for each pixel of 16-bit RGBA, as many again while it is turned or
 /// converted, 4 for its 8-bit form and 12 for the row.
@@ -244,7 +241,7 @@ fn server() -> &'static Server {
 
 /// What turns inputs into rows, of shipped models and of those of the tests.
 struct Models {
-    pictures: Vec<image::Preprocessor>,
+    pictures: Vec<image::ImagePreprocessor>,
     texts: Vec<texts::Tokenizer>,
     picture: ::image::DynamicImage,
 }

@@ -11,6 +11,7 @@ use crate::budget::most_of_one_client;
 use crate::catalog::{self, Catalog, Defaults, Found};
 use crate::config::{Config, ConfigError, ModelConfig};
 use crate::cpu::{self, Workers};
+use crate::cure;
 use crate::engine::{LaneSettings, Placed, Weights};
 use crate::gpu;
 use crate::metrics::Metrics;
@@ -26,8 +27,8 @@ const DEFAULT_GPU_MAX_BATCH: u32 = 128;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelsError {
     /// ONNX Runtime, or a model.
-    #[error(transparent)]
-    Classifier(#[from] classifier::Error),
+    #[error("{}", cure::classifier(.0))]
+    Classifier(classifier::ClassifierError),
     /// Mistakes in model directories.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bundles(Vec<classifier::BundleError>),
@@ -36,9 +37,16 @@ pub enum ModelsError {
     Config(#[from] ConfigError),
 }
 
+// Not `#[from]`, which would make it the source as well: the text would be printed twice.
+impl From<classifier::ClassifierError> for ModelsError {
+    fn from(error: classifier::ClassifierError) -> Self {
+        Self::Classifier(error)
+    }
+}
+
 /// Loads ONNX Runtime, as the configuration says.
 pub fn runtime(config: &Config) -> Result<(), ModelsError> {
-    let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::Error::from)?;
+    let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::ClassifierError::from)?;
     tracing::info!(place, "ONNX Runtime loaded");
     Ok(check_gpu_libraries(config)?)
 }
@@ -59,8 +67,8 @@ impl Fallbacks {
     /// Notes the reason of this model, if it has one.
     pub fn add(&mut self, model: &Model) {
         let placement = model.placement();
-        if let Some(reason) = &placement.fallback {
-            let key = (placement.provider.name(), reason.clone());
+        if let Some(reason) = cure::fallback(placement) {
+            let key = (placement.provider.name(), reason);
             self.0.entry(key).or_default().push(model.name.clone());
         }
     }
@@ -135,10 +143,10 @@ pub fn start(
     let placed = Placed::find(&bundle, device_options(config, name, &bundle)?, lanes.threads);
     let placed = placed.map_err(|error| match error {
         LoadError::Device(error) => {
-            let message = format!("model {name}: {error}");
+            let message = format!("model {name}: {}", cure::device(&error));
             ModelsError::Config(config.mistake(&config.key_for(name, "device"), &message))
         }
-        other => classifier::Error::from(other).into(),
+        other => classifier::ClassifierError::from(other).into(),
     })?;
     let settings = model_settings(config, name, &bundle, placed.is_on_gpu())?;
     let model = Model::start(name, version, bundle, &settings, placed, metrics, workers)?;
@@ -190,16 +198,15 @@ fn device_options(config: &Config, name: &str, bundle: &Bundle) -> Result<Device
         );
         return Err(config.mistake(&config.key_for(name, "fp16"), &message));
     }
-    Ok(DeviceOptions {
-        device,
-        device_id: own.device_id,
-        fp16: own.fp16.or(serving.lanes.fp16).unwrap_or(false),
-        tf32: own.tf32.or(serving.lanes.tf32).unwrap_or(false),
-        memory_limit: own.gpu_memory_limit.map(|limit| limit.as_u64()),
-        tensorrt_cache: own.tensorrt_cache.clone(),
-        libraries: config.gpu_libraries.0.clone(),
-        max_batch: max_batch(&own, serving, true),
-    })
+    let mut options = DeviceOptions::new(device);
+    options.device_id = own.device_id;
+    options.fp16 = own.fp16.or(serving.lanes.fp16).unwrap_or(false);
+    options.tf32 = own.tf32.or(serving.lanes.tf32).unwrap_or(false);
+    options.memory_limit = own.gpu_memory_limit.map(|limit| limit.as_u64());
+    options.tensorrt_cache.clone_from(&own.tensorrt_cache);
+    options.libraries.clone_from(&config.gpu_libraries.0);
+    options.max_batch = max_batch(&own, serving, true);
+    Ok(options)
 }
 
 /// Most inputs in a batch.
@@ -273,10 +280,7 @@ fn model_settings(
         lanes: lane_settings(config, name, bundle),
         limits: Limits::new(weights.max_weight(), queue_capacity).max_wait(max_wait),
         weights,
-        image_limits: classifier::Limits {
-            max_side: max_image_side,
-            max_pixels: max_image_pixels,
-        },
+        image_limits: classifier::ImageLimits::new(max_image_side, max_image_pixels),
         max_request_pixels: config.max_request_pixels,
         request_timeout,
     })

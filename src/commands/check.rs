@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use classifier::runtime::library;
 use classifier::{Bundle, Classifier, Preprocessor, SessionOptions, bundle};
 
 use crate::catalog;
 use crate::cli::CheckArgs;
+use crate::cure;
 
 /// Checks every model directory, and fails if one of them is not as it should be.
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    library::load(args.onnxruntime.as_deref())?;
+    library::load(args.onnxruntime.as_deref()).map_err(|error| anyhow!(cure::library(&error)))?;
     let mut checked = 0;
     let mut failed = 0;
     for directory in &args.directories {
@@ -43,7 +44,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(directory: &Path) -> Result<String, classifier::Error> {
+fn check(directory: &Path) -> Result<String, classifier::ClassifierError> {
     let bundle = Bundle::open(directory)?;
     let labels = bundle.labels.len();
     let input = match &bundle.preprocessor {

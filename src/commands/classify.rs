@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use classifier::Kind;
+use classifier::InputKind;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ pub struct Scored {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
     /// What it takes. None: the server chooses a model for each input.
-    pub takes: Option<Kind>,
+    pub takes: Option<InputKind>,
     /// Its labels; empty if they are not known.
     pub labels: Vec<String>,
 }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn answers_come_in_the_order_of_the_inputs_however_long_each_takes() {
         let arguments: Vec<_> = (0..40).map(|at| format!("text {at}").into()).collect();
-        let inputs = inputs::expand(&arguments, Some(Kind::Text)).inputs;
+        let inputs = inputs::expand(&arguments, Some(InputKind::Text)).inputs;
         let workers = (0..4)
             .map(|worker| {
                 Box::new(move |input: &Input| {
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn printing_that_fails_ends_the_work() {
         let arguments: Vec<_> = (0..1000).map(|at| format!("text {at}").into()).collect();
-        let inputs = inputs::expand(&arguments, Some(Kind::Text)).inputs;
+        let inputs = inputs::expand(&arguments, Some(InputKind::Text)).inputs;
         let asked = &AtomicUsize::new(0);
         let worker = Box::new(move |input: &Input| {
             asked.fetch_add(1, Ordering::Relaxed);

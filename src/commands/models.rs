@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Result, ensure};
 use bytesize::ByteSize;
 use classifier::bundle::{Measured, ProblemType};
-use classifier::{Bundle, Kind, Preprocessor};
+use classifier::{Bundle, InputKind, Preprocessor};
 use serde::Serialize;
 
 use crate::catalog::{self, Found};
@@ -34,7 +34,7 @@ struct Model {
     /// Whether a request that names no model is answered by this one.
     default: bool,
     #[serde(skip)]
-    kind: Option<Kind>,
+    kind: Option<InputKind>,
 }
 
 /// Prints a line for each model that a server with this configuration would serve. A directory that cannot be read is reported,
@@ -130,8 +130,8 @@ impl Model {
 /// The configured model of each kind, else the only one of it.
 fn mark_defaults(models: &mut [Model], config: &Config) {
     for (kind, configured) in [
-        (Kind::Image, &config.default_image_model.0),
-        (Kind::Text, &config.default_text_model.0),
+        (InputKind::Image, &config.default_image_model.0),
+        (InputKind::Text, &config.default_text_model.0),
     ] {
         let alone = models.iter().filter(|model| model.kind == Some(kind)).count() == 1;
         for model in models.iter_mut().filter(|model| model.kind == Some(kind)) {

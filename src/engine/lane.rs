@@ -1,12 +1,12 @@
 //! One lane: a session and the thread that runs it.
 
-use std::any::Any;
 use std::future::{Ready, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use classifier::error::panic_message;
 use classifier::{LoadError, Row, RunError, Session};
 use futures_util::future::Either;
 use tower::Service;
@@ -170,7 +170,7 @@ where
             return Err(LaneError::Lost("a run before this one failed".into()));
         };
         let result = catch_unwind(AssertUnwindSafe(|| backend.run(jobs, watch)))
-            .map_err(|panic| LaneError::Panicked(panic_message(panic.as_ref())))
+            .map_err(|panic| LaneError::Panicked(panic_message(panic.as_ref()).to_owned()))
             .and_then(|result| result.map_err(LaneError::Run));
         match &result {
             Ok(_) => {
@@ -250,12 +250,6 @@ where
 
 fn rows(jobs: &[Job]) -> usize {
     jobs.iter().map(|job| job.rows.len()).sum()
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into())
 }
 
 /// How long a lane whose session cannot be loaded waits before it tries again: at first, and at most.

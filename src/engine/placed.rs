@@ -24,10 +24,9 @@ impl Placed {
                 session: None,
             });
         }
-        let options = SessionOptions {
-            threads: Some(threads.unwrap_or(GPU_THREADS)),
-            device,
-        };
+        let options = SessionOptions::default()
+            .with_threads(threads.unwrap_or(GPU_THREADS))
+            .with_device(device);
         let session = Session::load(bundle, &options)?;
         let placement = session.placement().clone();
         let device = options.device.decided(placement.provider);

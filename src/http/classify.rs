@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use classifier::{Kind, WrongKind, output};
+use classifier::{InputKind, WrongKind, output};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::openapi::RefOr;
@@ -205,16 +205,13 @@ impl IntoResponses for ClassifyProblems {
             ),
             (
                 Code::InvalidImage,
-                "body: not a picture that can be read: expected a png, jpeg, webp, gif or bmp file, found bytes that begin with 6e6f207069637475",
+                "body: unknown image format: expected png, jpeg, webp, gif or bmp, found bytes that begin with 6e6f207069637475",
             ),
             (
                 Code::ImageTooLarge,
-                "body: the picture is too large: expected at most 16384 pixels a side and 33554432 in all, found 16385 x 1",
+                "body: the image is too large: expected at most 16384 pixels per side and 33554432 in total, found 16385 x 1",
             ),
-            (
-                Code::InvalidText,
-                "body: expected UTF-8, found bytes that are none at position 0",
-            ),
+            (Code::InvalidText, "body: invalid UTF-8 at byte 0"),
             (
                 Code::Internal,
                 "the cause is in the server's log under this request id",
@@ -480,7 +477,7 @@ fn find(catalog: &Catalog, payload: &Payload) -> Result<Arc<Model>, Error> {
     if let Some(name) = &payload.options.model {
         return catalog.get(name).map(Arc::clone);
     }
-    let kind = payload.inputs.first().map_or(Kind::Image, Input::kind);
+    let kind = payload.inputs.first().map_or(InputKind::Image, Input::kind);
     catalog.for_kind(kind)?.map(Arc::clone).ok_or_else(|| {
         let detail = format!(
             "found {kind}, which none of the loaded models takes ({})",

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use classifier::{Kind, image};
+use classifier::{InputKind, image};
 use serde::Serialize;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
@@ -96,9 +96,9 @@ pub(super) async fn show(
 
 fn media_type(model: &Model, example: &Example) -> &'static str {
     match model.kind() {
-        Kind::Text => "text/plain; charset=utf-8",
+        InputKind::Text => "text/plain; charset=utf-8",
         // Its golden samples have been decoded, so the type is known.
-        Kind::Image => image::media_type(&example.content).unwrap_or("application/octet-stream"),
+        InputKind::Image => image::media_type(&example.content).unwrap_or("application/octet-stream"),
     }
 }
 

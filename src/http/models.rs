@@ -15,6 +15,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::App;
 use super::document::problems;
 use super::path::PathOf;
+use crate::cure;
 use crate::error::{Code, Error};
 use crate::model::Model;
 
@@ -163,7 +164,7 @@ impl ModelDescription {
             provider: placement.provider.name(),
             device_id: placement.device_id,
             nodes: placement.nodes.clone(),
-            fallback: placement.fallback.clone(),
+            fallback: cure::fallback(placement),
             lanes: plan.lanes,
             threads: plan.threads_of_a_lone_run(crate::cpu::available()),
             lanes_reason: plan.reason.clone(),

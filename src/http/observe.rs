@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::telemetry::access::{Access, CLIENT_GONE, Classified};
 use crate::telemetry::spans::RequestSpan;
 use crate::telemetry::trace_context::{TRACERESPONSE, TraceParent};
+use classifier::error::panic_message;
 
 /// Names a request in the answer and in the log.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -277,11 +278,7 @@ fn write_problem(error: &Error, request_id: &HeaderValue, response: &mut Respons
 
 /// The response to a request whose handler panicked.
 pub fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let message = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
+    let message = panic_message(&*panic);
     Error::internal(format!("a handler panicked: {message}")).into_response()
 }
 

@@ -59,7 +59,7 @@ async fn each_invalid_request_gets_an_exact_error_and_the_next_one_works() {
     }
     let two = Form::new()
         .part("image", Part::bytes(png.clone()))
-        .part("image", Part::bytes(b"not a picture".as_slice()));
+        .part("image", Part::bytes(b"not an image".as_slice()));
     let typed = |content_type: &str, query: &str, body: Vec<u8>| {
         server.post(query).header(CONTENT_TYPE, content_type).body(body)
     };
@@ -108,7 +108,7 @@ async fn each_invalid_request_gets_an_exact_error_and_the_next_one_works() {
             "0 bytes",
         ),
         case(
-            "not a picture",
+            "not an image",
             server.send_png(linear, b"hello".to_vec()),
             422,
             "invalid_image",
@@ -161,7 +161,7 @@ async fn each_invalid_request_gets_an_exact_error_and_the_next_one_works() {
             typed("text/plain", linear, b"hi".to_vec()),
             415,
             "unsupported_media_type",
-            "a picture",
+            "an image",
         ),
         case(
             "text, no UTF-8",
@@ -212,7 +212,7 @@ async fn each_invalid_request_gets_an_exact_error_and_the_next_one_works() {
                 .json(&json!({"model": "linear", "inputs": ["hi"]})),
             400,
             "invalid_request",
-            "inputs[0]: expected a picture",
+            "inputs[0]: the model takes an image",
         ),
         case(
             "JSON picture",

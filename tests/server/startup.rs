@@ -112,7 +112,7 @@ fn an_unnamed_library_is_searched_for_in_the_usual_places() {
         "/bin: no libonnxruntime.so",
         "/lib: no",
         "/.onnxruntime: no",
-        "the system's loader path",
+        "the system's search path",
     ] {
         assert!(text.contains(place), "expected {place:?} in: {text}");
     }

@@ -194,7 +194,7 @@ fn graph_time(classifier: &mut Classifier, samples: &dyn LabelledSamples) -> Res
         let prepared = classifier
             .bundle()
             .preprocessor
-            .prepare(input.bytes(), &classifier::Limits::default())
+            .prepare(input.bytes(), &classifier::ImageLimits::default())
             .with_context(|| samples.name(at))?;
         rows.push(prepared.row);
     }

@@ -9,7 +9,7 @@ mod images;
 use std::{borrow::Cow, fmt::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use classifier::image::{Layout, Preprocessor, PreprocessorConfig};
+use classifier::image::{ImagePreprocessor, Layout, PreprocessorConfig};
 use rayon::prelude::*;
 use tch::{Device, Tensor};
 
@@ -183,7 +183,7 @@ impl Recipe {
             }
             Augmentation::Ink => {
                 let (mean, deviation) = (mean[0], deviation[0]);
-                let preprocessor = Preprocessor::new(&self.preprocessor, Layout::Nchw)?;
+                let preprocessor = ImagePreprocessor::new(&self.preprocessor, Layout::Nchw)?;
                 let row = |at: usize| -> Result<Vec<f32>> {
                     let image = pictures.get(at).with_context(|| format!("no image {at}"))?;
                     Ok(preprocessor.apply(image)?)

@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use clap::Parser;
-use classifier::{Bundle, Limits, Prediction, Session, SessionOptions};
+use classifier::{Bundle, ImageLimits, Prediction, Session, SessionOptions};
 use serde::Serialize;
 
 /// How many labels an answer lists.
@@ -46,7 +46,7 @@ struct Args {
 struct Server {
     name: String,
     bundle: Bundle,
-    limits: Limits,
+    limits: ImageLimits,
     sessions: Vec<Mutex<Session>>,
     next: AtomicUsize,
     blocking: bool,
@@ -76,7 +76,8 @@ type Failure = (StatusCode, String);
 
 impl Server {
     fn classify(&self, body: &[u8]) -> Result<Answer, Failure> {
-        let unusable = |error: classifier::Error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+        let unusable =
+            |error: classifier::ClassifierError| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
         let failed = |error: classifier::RunError| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
         let prepared = self
             .bundle
@@ -140,10 +141,7 @@ fn main() -> Result<()> {
     classifier::runtime::library::load(None)?;
     let bundle = Bundle::open(&args.model)?;
     let cores = std::thread::available_parallelism()?.get();
-    let options = SessionOptions {
-        threads: Some(args.threads),
-        ..SessionOptions::default()
-    };
+    let options = SessionOptions::default().with_threads(args.threads);
     let sessions = (0..args.sessions.unwrap_or(cores).max(1))
         .map(|_| Session::load(&bundle, &options).map(Mutex::new))
         .collect::<Result<Vec<_>, _>>()?;
@@ -154,7 +152,7 @@ fn main() -> Result<()> {
             .to_string_lossy()
             .into_owned(),
         bundle,
-        limits: Limits::default(),
+        limits: ImageLimits::default(),
         sessions,
         next: AtomicUsize::new(0),
         blocking: args.blocking,

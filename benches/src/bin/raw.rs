@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use benches::raw::median_us;
 use clap::{Parser, ValueEnum};
-use classifier::{Bundle, Limits, Row};
+use classifier::{Bundle, ImageLimits, Row};
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
 use ort::session::Session;
@@ -92,7 +92,7 @@ fn main() -> Result<()> {
         .build()?;
     let bundle = Bundle::open(&args.model)?;
     let bytes = std::fs::read(&args.input).with_context(|| args.input.display().to_string())?;
-    let decode = || bundle.preprocessor.prepare(&bytes, &Limits::default());
+    let decode = || bundle.preprocessor.prepare(&bytes, &ImageLimits::default());
     let Row::Image(row) = decode()?.row else {
         bail!("expected a classifier of pictures, found one of texts");
     };

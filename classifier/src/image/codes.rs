@@ -1,24 +1,24 @@
-//! The memory that the codes of a lossless WebP take.
+//! The memory that the prefix codes of a lossless WebP take.
 //!
-//! A stream may have up to 65,536 groups of five codes, each with a table of 4 KiB, out of some 60 bytes. How many there are
-//! stands after the transforms, so that these are read over.
+//! About 60 bytes of a stream can announce up to 65,536 groups of five codes, each with a table of 4 KiB. Their
+//! number follows the transforms, so the transforms have to be parsed as well.
 
 use super::survey::{Reader, Stop};
 
-/// The order in which the lengths of the code of lengths are written.
+/// The order in which the code lengths of the code for code lengths are stored.
 const LENGTHS_ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// Bytes of one table, and of the nodes for one symbol with a long code, as the decoder has them.
+/// Bytes of one table of the decoder, and of the nodes for one symbol with a long code.
 const TABLE: u64 = 4096 + 128;
 const NODE: u64 = 32;
 
-/// Most bytes of codes for each byte of the stream.
+/// Largest number of bytes of codes per byte of the stream.
 const GROWTH: u64 = 1024;
 
-/// Symbols of a group's codes apart from those of its cache of colours.
+/// Number of symbols in the codes of a group, without those of its colour cache.
 const SYMBOLS: u64 = 280 + 3 * 256 + 40;
 
-/// Most bytes of memory for the codes of a stream that begins with its transforms.
+/// Largest number of bytes for the codes of a stream, which begins with its transforms.
 pub(super) fn memory(stream: &mut Reader<'_>, width: u32, height: u32) -> Result<u64, Stop> {
     let length = stream.rest.len() as u64;
     let mut bits = Bits {
@@ -66,7 +66,7 @@ fn parts(side: u32, bits: u32) -> u32 {
     side.div_ceil(1 << bits)
 }
 
-/// A prefix code: how many codes there are of each length, and the symbols in the order of their codes.
+/// A prefix code: the number of codes of each length, and the symbols in the order of their codes.
 struct Code {
     counts: [u32; 16],
     symbols: Vec<u32>,
@@ -141,14 +141,14 @@ impl Bits<'_, '_> {
         Err(INCOMPLETE)
     }
 
-    /// The number of colours in the cache of an image.
+    /// Reads the number of colours in the cache of an image.
     fn cache(&mut self) -> Result<u32, Stop> {
         if self.take(1)? == 0 {
             return Ok(0);
         }
         match self.take(4)? {
             bits @ 1..=11 => Ok(1 << bits),
-            _ => Err(Stop::Malformed("its cache of colours has no allowed size")),
+            _ => Err(Stop::Malformed("its colour cache has an invalid size")),
         }
     }
 
@@ -198,7 +198,8 @@ impl Bits<'_, '_> {
         Code::new(&lengths)
     }
 
-    /// Reads over an image that has one group of codes. Gives the largest number that red and green may make in it.
+    /// Skips an image with one group of codes. Returns the largest 16-bit number that its red and green channels
+    /// can encode.
     fn image(&mut self, width: u32, height: u32) -> Result<u32, Stop> {
         let cache = self.cache()?;
         let green = self.code(280 + cache)?;
@@ -233,7 +234,7 @@ impl Bits<'_, '_> {
         Ok(largest)
     }
 
-    /// A length or a distance, which is written as its magnitude and more bits.
+    /// Reads a length or a distance, which is stored as a prefix and extra bits.
     fn number(&mut self, prefix: u32) -> Result<u32, Stop> {
         if prefix < 4 {
             return Ok(prefix + 1);
@@ -246,4 +247,4 @@ impl Bits<'_, '_> {
     }
 }
 
-const INCOMPLETE: Stop = Stop::Malformed("it has a code that is not complete");
+const INCOMPLETE: Stop = Stop::Malformed("it has an incomplete code");

@@ -1,50 +1,57 @@
-//! From an encoded picture to a decoded one, by way of what its file says about itself.
+//! The structure of an encoded image: what decoding it takes, without decoding it.
 
-use std::io::Cursor;
+use image::{DynamicImage, ImageFormat};
 
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader};
-
+use super::ImageLimits;
 use super::survey::{self, Stop, Survey};
-use super::{ImageError, Limits, guess_format};
+use crate::error::ImageError;
+use crate::formats;
 
-/// A picture with at most so many pixels, in a file of at most so many bytes, is decoded within a fraction of a millisecond.
+/// Largest image that [`Header::is_small`]: so many pixels, in a file of so many bytes, are decoded within a
+/// fraction of a millisecond.
 const SMALL_PIXELS: u64 = 96 * 96;
 const SMALL_FILE: usize = 16 * 1024;
 
-/// Blocks of a file that are read for [`Header::read_start`].
+/// Blocks of a file that [`Header::read_start`] reads at most.
 const FIRST_BLOCKS: usize = 1024;
 
-/// Most that the PNG decoder may allocate for chunks beside the pixels.
-const PNG_CHUNKS: usize = 4 << 20;
-
-/// A picture whose structure was read and found within the limits; its pixels are still encoded.
+/// An encoded image whose structure was read and is within the limits. Its pixels are still encoded.
 pub struct Header<'a> {
-    bytes: &'a [u8],
-    format: ImageFormat,
+    pub(super) bytes: &'a [u8],
+    pub(super) format: ImageFormat,
     name: &'static str,
     survey: Survey,
     /// Width in pixels as stored, before the EXIF orientation is applied.
     pub width: u32,
-    /// Height in pixels as stored.
+    /// Height in pixels as stored, before the EXIF orientation is applied.
     pub height: u32,
 }
 
 impl<'a> Header<'a> {
-    /// Reads the structure of an encoded picture: of each part that is decoded, the size. Takes longer the more blocks there are;
-    /// nothing is decompressed.
-    pub fn read(bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
+    /// Reads the structure of an encoded image: the size of each part that would be decoded.
+    ///
+    /// Nothing is decompressed, but a file of many small blocks takes a while; see [`Self::read_start`].
+    ///
+    /// # Errors
+    ///
+    /// Fails if the format is unknown, if a part is larger than `limits` or if the structure is damaged.
+    pub fn read(bytes: &'a [u8], limits: &ImageLimits) -> Result<Self, ImageError> {
         // There are fewer blocks than bytes, so this is never None.
         let header = Self::read_blocks(bytes, limits, usize::MAX)?;
         header.ok_or(ImageError::Empty)
     }
 
-    /// The same in a time that is bounded: none where the file has more than some thousand blocks before its pixels.
-    pub fn read_start(bytes: &'a [u8], limits: &Limits) -> Result<Option<Self>, ImageError> {
+    /// Like [`Self::read`], in bounded time: `None` if there are more than about a thousand blocks
+    /// before the pixels.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    pub fn read_start(bytes: &'a [u8], limits: &ImageLimits) -> Result<Option<Self>, ImageError> {
         Self::read_blocks(bytes, limits, FIRST_BLOCKS)
     }
 
-    fn read_blocks(bytes: &'a [u8], limits: &Limits, blocks: usize) -> Result<Option<Self>, ImageError> {
+    fn read_blocks(bytes: &'a [u8], limits: &ImageLimits, blocks: usize) -> Result<Option<Self>, ImageError> {
         let (format, name) = guess_format(bytes)?;
         match survey::survey(format, bytes, limits, blocks) {
             Ok(survey) => Ok(Some(Self {
@@ -69,171 +76,53 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Whether it is decoded within a fraction of a millisecond.
+    /// Whether the image is decoded within a fraction of a millisecond.
     pub fn is_small(&self) -> bool {
         self.survey.pixels <= SMALL_PIXELS && self.bytes.len() <= SMALL_FILE
     }
 
-    /// Pixels that are decoded.
+    /// Number of pixels of the largest part that is decoded.
     pub fn pixels(&self) -> u64 {
         self.survey.pixels
     }
 
-    /// Most bytes of memory at a time for [`Self::decode`] and [`Preprocessor::apply`](super::Preprocessor::apply).
+    /// Largest number of bytes that [`Self::decode`] and
+    /// [`ImagePreprocessor::apply`](super::ImagePreprocessor::apply) hold at any time.
     pub fn memory(&self) -> u64 {
         self.survey.memory
     }
 
-    /// Decodes the pixels and turns the picture the way its EXIF orientation says. Profiles and texts are not read.
+    /// Decodes the pixels and applies the EXIF orientation. Colour profiles and texts are not read.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the pixels are damaged.
     pub fn decode(self) -> Result<DynamicImage, ImageError> {
-        let (orientation, mut picture) = if self.format == ImageFormat::Png {
-            self.decode_png()
-        } else {
-            self.decode_others()
-        }
-        .map_err(|reason| ImageError::Malformed {
+        super::decoder::decode(&self).map_err(|reason| ImageError::Malformed {
             format: self.name,
             reason,
-        })?;
-        picture.apply_orientation(orientation);
-        Ok(picture)
-    }
-
-    /// The decoders of [`image`] read profiles and texts of a PNG, and inflate them.
-    fn decode_png(&self) -> Result<(Orientation, DynamicImage), String> {
-        let text = |error: png::DecodingError| error.to_string();
-        let chunks = png::Limits { bytes: PNG_CHUNKS };
-        let mut decoder = png::Decoder::new_with_limits(Cursor::new(self.bytes), chunks);
-        decoder.set_ignore_text_chunk(true);
-        decoder.set_ignore_iccp_chunk(true);
-        decoder.set_transformations(png::Transformations::EXPAND);
-        let mut reader = decoder.read_info().map_err(text)?;
-        let orientation = reader.info().exif_metadata.as_deref();
-        let orientation = orientation.and_then(Orientation::from_exif_chunk);
-        let (width, height) = reader.info().size();
-        self.check_size(width, height)?;
-        let (color, depth) = reader.output_color_type();
-        let line = reader
-            .output_line_size(width)
-            .ok_or("it is too large for this machine")?;
-        let mut rows = Rows::new(depth, line * height as usize);
-        if reader.info().interlaced {
-            let mut pixels = vec![0; line * height as usize];
-            reader.next_frame(&mut pixels).map_err(text)?;
-            rows.add(pixels);
-        } else {
-            // Not as a whole: the decoder would inflate what comes after the last row.
-            let mut row = vec![0; line];
-            for _ in 0..height {
-                reader.read_row(&mut row).map_err(text)?;
-                rows.add_slice(&row);
-            }
-        }
-        let picture = rows.into_picture(width, height, color);
-        let picture = picture.ok_or_else(|| format!("its pixels are {color:?} of {depth:?} bits"))?;
-        Ok((orientation.unwrap_or(Orientation::NoTransforms), picture))
-    }
-
-    fn decode_others(&self) -> Result<(Orientation, DynamicImage), String> {
-        let text = |error: image::ImageError| error.to_string();
-        let mut reader = ImageReader::with_format(Cursor::new(self.bytes), self.format);
-        // What a decoder may allocate beside the pixels.
-        let mut limits = image::Limits::default();
-        limits.max_alloc = Some(self.survey.memory);
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(text)?;
-        let (width, height) = decoder.dimensions();
-        self.check_size(width, height)?;
-        let orientation = decoder.orientation().map_err(text)?;
-        let picture = DynamicImage::from_decoder(decoder).map_err(text)?;
-        Ok((orientation, picture))
-    }
-
-    /// A decoder that finds another size than was held against the limits must not go on.
-    fn check_size(&self, width: u32, height: u32) -> Result<(), String> {
-        if (width, height) == (self.width, self.height) {
-            return Ok(());
-        }
-        Err(format!(
-            "it is {} x {} pixels in one place and {width} x {height} in another",
-            self.width, self.height
-        ))
+        })
     }
 }
 
-/// Rows of a PNG, of 8 or 16 bits a channel.
-enum Rows {
-    Eight(Vec<u8>),
-    Sixteen(Vec<u16>),
-}
-
-impl Rows {
-    /// No row yet, with room for as many bytes of the file.
-    fn new(depth: png::BitDepth, bytes: usize) -> Self {
-        if depth == png::BitDepth::Sixteen {
-            Self::Sixteen(Vec::with_capacity(bytes / 2))
-        } else {
-            Self::Eight(Vec::with_capacity(bytes))
-        }
+fn guess_format(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
     }
-
-    fn add(&mut self, bytes: Vec<u8>) {
-        match self {
-            Self::Eight(pixels) if pixels.is_empty() => *pixels = bytes,
-            _ => self.add_slice(&bytes),
-        }
-    }
-
-    fn add_slice(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Eight(pixels) => pixels.extend_from_slice(bytes),
-            // A PNG has the high byte first.
-            Self::Sixteen(pixels) => {
-                pixels.extend(
-                    bytes
-                        .as_chunks::<2>()
-                        .0
-                        .iter()
-                        .map(|level| u16::from_be_bytes(*level)),
-                );
-            }
-        }
-    }
-
-    fn into_picture(self, width: u32, height: u32, color: png::ColorType) -> Option<DynamicImage> {
-        use png::ColorType::{Grayscale, GrayscaleAlpha, Indexed, Rgb, Rgba};
-        match (self, color) {
-            (Self::Eight(pixels), Grayscale) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageLuma8)
-            }
-            (Self::Eight(pixels), GrayscaleAlpha) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageLumaA8)
-            }
-            (Self::Eight(pixels), Rgb) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8)
-            }
-            (Self::Eight(pixels), Rgba) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageRgba8)
-            }
-            (Self::Sixteen(pixels), Grayscale) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageLuma16)
-            }
-            (Self::Sixteen(pixels), GrayscaleAlpha) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageLumaA16)
-            }
-            (Self::Sixteen(pixels), Rgb) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageRgb16)
-            }
-            (Self::Sixteen(pixels), Rgba) => {
-                ImageBuffer::from_raw(width, height, pixels).map(DynamicImage::ImageRgba16)
-            }
-            (_, Indexed) => None,
-        }
+    match formats::guess(bytes) {
+        Some(format) => Ok((format.decoder, format.name)),
+        None => Err(ImageError::UnknownFormat {
+            found: hex::encode(&bytes[..bytes.len().min(8)]),
+        }),
     }
 }
 
-/// Decodes a picture (png, jpeg, webp, bmp, or the first frame of a gif). The format is told by the content.
-pub fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, ImageError> {
+/// Decodes an image: png, jpeg, webp, bmp, or the first frame of a gif. The content tells the format.
+///
+/// # Errors
+///
+/// Fails if the format is unknown, if the image is larger than `limits` or if it is damaged.
+pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DynamicImage, ImageError> {
     Header::read(bytes, limits)?.decode()
 }
 
@@ -241,10 +130,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, ImageError>
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        max_side: 1000,
-        max_pixels: 10_000,
-    };
+    const LIMITS: ImageLimits = ImageLimits::new(1000, 10_000);
 
     fn gif(screen: (u16, u16), blocks: &[u8], frame: (u16, u16)) -> Vec<u8> {
         let mut file = b"GIF89a".to_vec();
@@ -392,7 +278,8 @@ mod tests {
 
     #[test]
     fn the_codes_of_a_lossless_webp_count() {
-        // No transform, no cache; groups of codes for blocks of 4 x 4: an image without a cache whose codes have one symbol each.
+        // No transform, no cache; groups of codes for blocks of 4 x 4: an image without a cache whose
+        // codes have one symbol each.
         let groups = |red: u64, green: u64| {
             let symbol = |symbol: u64| symbol << 3 | 0b101;
             let codes = [symbol(green), symbol(red), symbol(0), symbol(0), symbol(0)];

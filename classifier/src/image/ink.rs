@@ -1,27 +1,27 @@
-//! Frames handwriting the way MNIST framed its digits, so that a classifier trained on such digits also reads dark ink
-//! on light paper, off centre and of any size.
+//! Frames handwriting the way MNIST framed its digits, so that a classifier trained on such digits also
+//! reads dark ink on light paper, off centre and of any size.
 //!
-//! MNIST's own recipe (LeCun, Cortes, Burges, "The MNIST database of handwritten digits"): the digit is scaled into a
-//! box of 20 x 20 with its proportions kept, and placed in 28 x 28 with its centre of mass in the middle. A picture that
-//! was made so comes out as it went in, but for its contrast being stretched.
+//! MNIST's recipe (LeCun, Cortes, Burges, "The MNIST database of handwritten digits"): the digit is scaled into
+//! a box of 20 x 20 pixels with its proportions kept, and placed in 28 x 28 pixels with its centre of mass in
+//! the middle. An image that was made this way stays the same, except that its contrast is stretched.
 
-use super::{ImageError, Pixels, Resample};
+use super::config::Resample;
+use super::pixels::Pixels;
+use crate::error::ImageError;
 
-/// Where the ink goes.
+/// The frame into which the ink is scaled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FitInk {
-    /// Of the framed picture.
     pub(super) width: u32,
-    /// Of the framed picture.
     pub(super) height: u32,
-    /// Longest side of the ink's bounding box in the framed picture.
+    /// Longest side of the ink's bounding box in the framed image.
     pub(super) ink_size: u32,
-    /// Part of the way from the background to the strongest ink from which a pixel counts as ink.
+    /// Contrast above which a pixel counts as ink, from 0 (background) to 1 (strongest ink).
     pub(super) threshold: f32,
     pub(super) resample: Resample,
 }
 
-/// A picture whose strongest ink differs from the background by fewer levels holds none.
+/// An image whose levels differ less from the background holds no ink.
 const LEAST_CONTRAST: u8 = 16;
 
 impl FitInk {
@@ -58,7 +58,7 @@ impl FitInk {
     }
 }
 
-/// The picture with its background at 0 and its strongest ink at 255, or `None` where there is no contrast.
+/// The image with its background at 0 and its strongest ink at 255, or `None` if there is no contrast.
 fn bright_ink(gray: &Pixels) -> Option<Pixels> {
     let background = median_of_border(gray);
     let darkest = gray.data.iter().copied().min()?;
@@ -72,7 +72,7 @@ fn bright_ink(gray: &Pixels) -> Option<Pixels> {
     if contrast < LEAST_CONTRAST {
         return None;
     }
-    // One look-up a pixel: a photograph has millions.
+    // A table, because a photograph has millions of pixels.
     let levels: [u8; 256] = std::array::from_fn(|level| {
         let level = level as u8;
         let ink = if dark_ink {
@@ -91,7 +91,7 @@ fn bright_ink(gray: &Pixels) -> Option<Pixels> {
     Some(Pixels::new(gray.width, gray.height, 1, data))
 }
 
-/// The median level of the outermost pixels: the paper, unless most of the border is ink.
+/// The median level of the outermost pixels, which is the background unless most of the border is ink.
 fn median_of_border(gray: &Pixels) -> u8 {
     let (width, height) = (gray.width as usize, gray.height as usize);
     let mut counts = [0_usize; 256];
@@ -145,7 +145,7 @@ fn bounding_box(ink: &Pixels, threshold: u8) -> Option<BoundingBox> {
     })
 }
 
-/// `(x, y)` in pixel indices; the middle where there is no mass.
+/// `(x, y)` in pixel indices. The middle of the image if there is no mass.
 fn centre_of_mass(ink: &Pixels) -> (f64, f64) {
     let (mut mass, mut x_moment, mut y_moment) = (0_u64, 0_u64, 0_u64);
     for (y, row) in ink.data.chunks_exact(ink.width as usize).enumerate() {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_framed_digit_stays_as_it_is() {
+    fn a_framed_digit_stays_the_same() {
         let framed = bar((28, 28), 12, 4, 4, 20);
         assert_eq!(FIT.apply(&framed).unwrap(), framed);
     }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn place_and_size_do_not_matter() {
+    fn position_and_size_do_not_matter() {
         let expected = bar((28, 28), 12, 4, 4, 20);
         for (scale, x, y) in [(2, 3, 5), (4, 100, 90), (9, 11, 300)] {
             let drawn = bar((500, 500), x, y, 4 * scale, 20 * scale);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_picture_and_one_pixel_are_no_error() {
+    fn a_blank_image_and_a_single_pixel_are_accepted() {
         for level in [0, 128, 255] {
             let blank = Pixels::new(30, 30, 1, vec![level; 900]);
             assert!(FIT.apply(&blank).unwrap().data.iter().all(|&level| level == 0));

@@ -1,22 +1,23 @@
-//! What decoding a picture takes, from the structure of its file. Nothing is decompressed.
+//! Reads from the structure of an image file what decoding it takes. Nothing is decompressed.
 //!
-//! A decoder allocates what each of its parts says, and the parts need not agree: the frame of a GIF may be larger than its
-//! screen, the bitstream of a WebP larger than its canvas. Each of these sizes is held against the limits here.
+//! A decoder allocates what each part of the file announces, and the parts need not agree: the frame of a GIF
+//! may be larger than its screen, the bitstream of a WebP larger than its canvas. Each of these
+//! sizes is held against the limits here.
 
 use image::ImageFormat;
 
-use super::{Limits, codes};
+use super::ImageLimits;
 
-/// What was found.
+mod webp;
+
+/// What decoding takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// Width of the picture in pixels.
     pub(super) width: u32,
-    /// Its height.
     pub(super) height: u32,
     /// Pixels of the largest part that is decoded.
     pub(super) pixels: u64,
-    /// Most bytes of memory at a time between the encoded picture and the row.
+    /// Largest number of bytes held at any time between the encoded image and the row.
     pub(super) memory: u64,
 }
 
@@ -25,22 +26,22 @@ pub(super) struct Survey {
 pub(super) enum Stop {
     /// A part is larger than the limits allow.
     TooLarge { width: u32, height: u32 },
-    /// The file is not what its format asks for.
+    /// The file breaks the rules of its format.
     Malformed(&'static str),
-    /// There are more blocks before the pixels than were to be read.
+    /// There are more blocks before the pixels than may be read.
     Unfinished,
 }
 
 pub(super) const ENDS_EARLY: Stop = Stop::Malformed("the file ends early");
 
-/// What decoders take beside the pixels: tables, rows, profiles.
+/// Bytes that decoders take in addition to the pixels: tables, rows, profiles.
 const OVERHEAD: u64 = 1 << 20;
 
-/// Reads the structure of a picture as far as its first frame: at most `blocks` blocks of it.
+/// Reads the structure of an image up to its first frame, at most `blocks` blocks of it.
 pub(super) fn survey(
     format: ImageFormat,
     file: &[u8],
-    limits: &Limits,
+    limits: &ImageLimits,
     blocks: usize,
 ) -> Result<Survey, Stop> {
     let reader = Reader {
@@ -52,19 +53,19 @@ pub(super) fn survey(
         ImageFormat::Png => png(reader),
         ImageFormat::Jpeg => jpeg(reader),
         ImageFormat::Gif => gif(reader),
-        ImageFormat::WebP => webp(reader),
+        ImageFormat::WebP => webp::survey(reader),
         _ => bmp(reader),
     }?;
     survey.memory += OVERHEAD + file.len() as u64;
     Ok(survey)
 }
 
-/// Goes through a file.
+/// Reads a file from its start to its end.
 #[derive(Clone)]
 pub(super) struct Reader<'a> {
     pub(super) rest: &'a [u8],
     blocks: usize,
-    limits: &'a Limits,
+    limits: &'a ImageLimits,
 }
 
 impl<'a> Reader<'a> {
@@ -103,13 +104,13 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// To be called for each block, of which a file may have millions.
+    /// Counts a block. A file may have millions of them.
     pub(super) fn block(&mut self) -> Result<(), Stop> {
         self.blocks = self.blocks.checked_sub(1).ok_or(Stop::Unfinished)?;
         Ok(())
     }
 
-    /// The number of pixels of a part, if it is within the limits.
+    /// Number of pixels of a part. Fails if it is not within the limits.
     fn pixels(&self, width: u32, height: u32) -> Result<u64, Stop> {
         let pixels = u64::from(width) * u64::from(height);
         if pixels == 0 {
@@ -123,11 +124,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Bytes a pixel while a decoded picture becomes 8-bit grey or red, green and blue; `copied` if it may be
-/// copied as it is, to be turned.
+/// Bytes per pixel while a decoded image is converted to 8-bit grey or RGB. `copied`: the decoded image may be
+/// copied first, to apply its orientation.
 fn conversion(channels: u64, bytes: u64, copied: bool) -> u64 {
     let pixel = channels * bytes;
-    // With transparency by way of 8-bit RGBA, then laid over white.
+    // With transparency: through 8-bit RGBA, which is then laid over white.
     let by_way_of = match (channels, bytes) {
         (2 | 4, 1) => 7,
         (2 | 4, _) => pixel + 4,
@@ -161,7 +162,7 @@ fn png(mut file: Reader<'_>) -> Result<Survey, Stop> {
     file.take(4)?;
     let mut turned = false;
     let mut has_pixels = false;
-    // The decoder stops after the last row; that the file is whole is seen here.
+    // The decoder stops after the last row, so this loop is what notices a file that was cut off.
     while !(has_pixels && file.rest.is_empty()) {
         file.block()?;
         let length = file.be32()?;
@@ -177,7 +178,7 @@ fn png(mut file: Reader<'_>) -> Result<Survey, Stop> {
         file.take(4)?;
     }
     let bytes = if depth == 16 { 2 } else { 1 };
-    // 16-bit levels of an interlaced picture are put into the order of this machine in a copy.
+    // The 16-bit levels of an interlaced image are converted to native byte order in a copy.
     let copied = turned || interlaced && depth == 16;
     Ok(Survey {
         width,
@@ -202,7 +203,7 @@ fn jpeg(mut file: Reader<'_>) -> Result<Survey, Stop> {
             }
         };
         match marker {
-            // They have no length.
+            // These markers have no length.
             0x00 | 0x01 | 0xd0..=0xd8 => continue,
             0xd9 | 0xda => return Err(Stop::Malformed("its pixels come before its size")),
             0xe1 => turned = true,
@@ -228,8 +229,8 @@ fn jpeg(mut file: Reader<'_>) -> Result<Survey, Stop> {
             most = (most.0.max(across), most.1.max(down));
         }
         let channels = if components == 1 { 1 } else { 3 };
-        // A progressive picture, or one whose components come one after the other, is kept as coefficients of 2 bytes until all
-        // are there; there may be up to a block of 8 x 8 more of them on each side for each sampling factor.
+        // A progressive image, or one with separate components, is kept as coefficients of 2 bytes until all of
+        // them are read. Sampling factors pad it by up to one block of 8 x 8 each per side.
         let padded = (u64::from(width) + 8 * most.0) * (u64::from(height) + 8 * most.1);
         let coefficients = padded * 2 * samples / (most.0 * most.1);
         return Ok(Survey {
@@ -279,143 +280,14 @@ fn gif(mut file: Reader<'_>) -> Result<Survey, Stop> {
                     width,
                     height,
                     pixels: screen.max(frame),
-                    // The frame is decoded apart from the screen unless it fits.
+                    // A frame that does not have the screen's size gets its own buffer.
                     memory: (4 * (screen + frame)).max(screen * conversion(4, 1, false)),
                 });
             }
             0x3b => return Err(Stop::Malformed("it has no frame")),
-            _ => return Err(Stop::Malformed("it has a block of no known kind")),
+            _ => return Err(Stop::Malformed("it has a block of an unknown kind")),
         }
     }
-}
-
-/// The bitstreams of a WebP that are decoded.
-#[derive(Default)]
-struct Streams {
-    /// Width and height of the last one, before it of what they are drawn on.
-    size: (u32, u32),
-    /// Pixels of the largest one.
-    pixels: u64,
-    lossy: bool,
-    lossless: bool,
-    alpha: bool,
-    /// Bytes of memory for the codes of the lossless ones.
-    codes: u64,
-}
-
-impl Streams {
-    /// Takes in a chunk. Says whether it holds pixels.
-    fn add(&mut self, name: [u8; 4], mut chunk: Reader<'_>) -> Result<bool, Stop> {
-        let (width, height) = match &name {
-            b"VP8 " => {
-                chunk.take(6)?;
-                self.lossy = true;
-                (chunk.le16()? & 0x3fff, chunk.le16()? & 0x3fff)
-            }
-            b"VP8L" => {
-                chunk.byte()?;
-                let sizes = chunk.le32()?;
-                self.lossless = true;
-                let (width, height) = ((sizes & 0x3fff) + 1, (sizes >> 14 & 0x3fff) + 1);
-                chunk.pixels(width, height)?;
-                self.codes += codes::memory(&mut chunk, width, height)?;
-                (width, height)
-            }
-            b"ALPH" => {
-                self.alpha = true;
-                if chunk.byte()? & 3 == 1 {
-                    let (width, height) = self.size;
-                    self.codes += codes::memory(&mut chunk, width, height)?;
-                }
-                return Ok(false);
-            }
-            _ => return Ok(false),
-        };
-        self.size = (width, height);
-        self.pixels = self.pixels.max(chunk.pixels(width, height)?);
-        Ok(true)
-    }
-
-    /// Bytes a pixel while they are decoded.
-    fn memory(&self) -> u64 {
-        // Planes of brightness and colour, a quarter of the size for colour.
-        let lossy = if self.lossy { 2 } else { 0 };
-        // Four bytes a pixel, and the images of its transforms and codes, which have a sixteenth of the pixels each.
-        let lossless = if self.lossless { 5 } else { 0 };
-        // A lossless picture, and one channel of it.
-        let alpha = if self.alpha { 6 } else { 0 };
-        lossy + lossless + alpha
-    }
-}
-
-/// The next chunk of a WebP. One that goes beyond the end of the file is none: a decoder would allocate what it says.
-fn next_chunk<'a>(file: &mut Reader<'a>) -> Result<([u8; 4], Reader<'a>), Stop> {
-    file.block()?;
-    let name = file.array()?;
-    let length = file.le32()? as usize;
-    let content = Reader {
-        rest: file.take(length)?,
-        ..file.clone()
-    };
-    // Chunks have an even length; the last byte of a file may be missing.
-    file.rest = file.rest.get(length % 2..).unwrap_or_default();
-    Ok((name, content))
-}
-
-fn webp(mut file: Reader<'_>) -> Result<Survey, Stop> {
-    file.take(12)?;
-    let (name, mut first) = next_chunk(&mut file)?;
-    let mut streams = Streams::default();
-    if &name != b"VP8X" {
-        if !streams.add(name, first)? {
-            return Err(Stop::Malformed("its first chunk holds no pixels"));
-        }
-        let ((width, height), pixels) = (streams.size, streams.pixels);
-        return Ok(Survey {
-            width,
-            height,
-            pixels,
-            memory: streams.codes + pixels * (4 + streams.memory()).max(conversion(4, 1, false)),
-        });
-    }
-    let flags = first.byte()?;
-    first.take(3)?;
-    let (width, height) = (first.le24()? + 1, first.le24()? + 1);
-    let canvas = file.pixels(width, height)?;
-    streams.size = (width, height);
-    let animated = flags & 2 != 0;
-    let turned = flags & 8 != 0;
-    let mut found = false;
-    while !found {
-        let (name, mut content) = next_chunk(&mut file)?;
-        if &name == b"ANMF" {
-            content.take(6)?;
-            let (width, height) = (content.le24()? + 1, content.le24()? + 1);
-            streams.pixels = streams.pixels.max(file.pixels(width, height)?);
-            streams.size = (width, height);
-            content.take(4)?;
-            while !found {
-                let (name, part) = next_chunk(&mut content)?;
-                found = streams.add(name, part)?;
-            }
-        } else {
-            found = streams.add(name, content)? && !animated;
-        }
-    }
-    // What comes after the pixels is read as well, if only its length.
-    while !file.rest.is_empty() {
-        next_chunk(&mut file)?;
-    }
-    // An animation is drawn on a canvas of its own, from a frame of its own.
-    let drawing = if animated { 8 } else { 0 };
-    let pixels = canvas.max(streams.pixels);
-    let decoding = 4 + streams.memory() + drawing;
-    Ok(Survey {
-        width,
-        height,
-        pixels,
-        memory: streams.codes + pixels * decoding.max(conversion(4, 1, turned)),
-    })
 }
 
 fn bmp(mut file: Reader<'_>) -> Result<Survey, Stop> {
@@ -423,7 +295,7 @@ fn bmp(mut file: Reader<'_>) -> Result<Survey, Stop> {
     let (width, height) = if file.le32()? == 12 {
         (file.le16()?, file.le16()?)
     } else {
-        // A height below zero is that of a picture whose first row is the topmost.
+        // A negative height means that the topmost row comes first.
         let side = |side: u32| side.cast_signed().unsigned_abs();
         (side(file.le32()?), side(file.le32()?))
     };

@@ -1,7 +1,7 @@
 //! Checks a shared library's file before the system's loader maps it.
 //!
-//! The loader maps a file that is shorter than its headers say, and the process then ends with SIGBUS at the first access
-//! behind the file's end. A half-copied library is common enough to deserve a message.
+//! The loader also maps a file that is shorter than its headers say. The process then ends with SIGBUS at the first
+//! access behind the end of the file. Half-copied libraries are common enough to deserve a message.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,7 +19,7 @@ const MACHINE: Option<(Machine, &str)> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Checks that `path` is a shared library for this machine and as long as its headers say.
+/// Checks that `path` is a shared library for this machine and has the length that its headers imply.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();
@@ -31,7 +31,7 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("expected a 64-bit ELF shared library: {error}"))?;
     let cut = |expected: u64| {
         format!(
-            "expected a library of at least {expected} bytes, as its headers say, found {length} bytes: the file is incomplete"
+            "expected at least {expected} bytes according to the headers, found {length} bytes: the file is incomplete"
         )
     };
     let endian = header
@@ -88,19 +88,19 @@ mod tests {
     }
 
     fn checked(bytes: &[u8]) -> Result<(), String> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("library.so");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("library.so");
         std::fs::write(&path, bytes).unwrap();
         check(&path)
     }
 
     #[test]
-    fn a_whole_file_passes() {
+    fn a_complete_file_passes() {
         assert_eq!(checked(&own_file()), Ok(()));
     }
 
     #[test]
-    fn a_file_that_was_cut_anywhere_is_refused() {
+    fn a_file_that_is_cut_off_anywhere_is_rejected() {
         let whole = own_file();
         for length in [0, 3, 40, 64, 500, whole.len() / 2, whole.len() - 1] {
             let error = checked(&whole[..length]).unwrap_err();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_for_another_machine_is_refused_by_name() {
+    fn a_file_for_another_machine_is_rejected_with_its_name() {
         let mut other = own_file();
         // e_machine of an ELF header.
         other[18..20].copy_from_slice(&243_u16.to_le_bytes());

@@ -1,8 +1,8 @@
 //! Environment variables that a library reads as it is loaded.
 //!
-//! A library such as ONNX Runtime or OpenMP reads its environment before or while it is loaded. Changing the environment
-//! of a running process is unsafe, because other threads may read it. A program that needs a variable therefore starts
-//! itself again with the variable set, before it does anything else.
+//! Libraries such as ONNX Runtime and OpenMP read their environment while they are loaded or before. Changing
+//! the environment of a running process is unsafe, because other threads may read it. A program that needs a
+//! variable therefore starts itself again with the variable set, before it does anything else.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,21 +11,17 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Turns off the telemetry of ONNX Runtime if it is `1` when the library is loaded.
-///
-/// Without it, the library looks up a host of its makers, writes a device id and a database of events below the user's
-/// cache folder, and sends the events, even if its environment is built with telemetry off. Documented in ONNX
-/// Runtime's `docs/Privacy.md`.
-pub const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+pub use crate::error::TELEMETRY_VARIABLE;
 
 /// Starts this program again with ONNX Runtime's telemetry turned off, unless [`TELEMETRY_VARIABLE`] is set already.
 ///
-/// Call it first in `main`: what the process has done so far is lost. It returns only if the variable is set, to
-/// whatever value, or if the program could not be started again.
+/// Call it first in `main`, because the program starts from the beginning. It returns only if the variable is set, to
+/// any value, or if the program could not be started again.
 ///
 /// # Errors
 ///
-/// The operating system does not let the process start its own program again, for example because `/proc` is missing.
+/// Fails if the operating system does not let the process start its own program, for example because `/proc`
+/// is missing.
 ///
 /// # Examples
 ///
@@ -43,8 +39,8 @@ pub fn without_telemetry() -> io::Result<()> {
 
 /// Starts this program again with those of `variables` (names and values) that are not set yet.
 ///
-/// The process keeps its id, its arguments and its open standard streams. If all variables are set, to whatever values,
-/// this function returns at once.
+/// The process keeps its id, its arguments and its standard streams. If all variables are set, to any values, this
+/// function returns at once.
 ///
 /// # Errors
 ///
@@ -80,12 +76,13 @@ pub fn start_with(variables: &[(&str, &str)]) -> io::Result<()> {
     ))
 }
 
-/// Whether the environment has the variable, with a value that is not empty.
+/// Whether the variable is set to a value that is not empty.
 pub(crate) fn is_set(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| value != OsStr::new(""))
 }
 
-/// The program's file. Its path gives the process its name; the link in `/proc` works also if the file was replaced.
+/// The program's file. Its path gives the process its name. The link in `/proc` also works if the file was
+/// replaced.
 fn own_program() -> PathBuf {
     match env::current_exe() {
         Ok(path) if path.is_file() => path,

@@ -1,24 +1,24 @@
-//! The inputs of a graph: what it must take, and how a batch of rows is laid out for it.
+//! The inputs of a graph: checks their types and shapes, and lays out batches for them.
 
 use std::borrow::Cow;
+use std::iter::repeat_n;
 
 use ort::session::SessionInputs;
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
-use super::session::RunError;
-use crate::bundle::{Bundle, BundleError};
+use crate::bundle::Bundle;
+use crate::error::{BundleError, RunError};
 use crate::input::{Preprocessor, Row};
-use crate::text::{Side, Tokenizer};
+use crate::text::{Padding, Side, Tokenizer};
 
 const INPUT_IDS: &str = "input_ids";
 const ATTENTION_MASK: &str = "attention_mask";
 const TOKEN_TYPE_IDS: &str = "token_type_ids";
 
-/// The inputs of one graph, with the rows of a batch side by side, kept so that a batch costs no allocation.
+/// The inputs of one graph, with buffers for a batch. The buffers are reused, so that a batch costs no allocation.
 #[derive(Debug)]
 pub(super) enum Inputs {
     Image {
-        /// Axes of one row.
         row_shape: [usize; 3],
         numbers: Vec<f32>,
     },
@@ -34,16 +34,16 @@ pub(super) enum Inputs {
     },
 }
 
-/// What was laid out.
+/// The size of a batch in the buffers.
 pub(super) struct Staged {
     pub(super) rows: usize,
-    /// Length of each row.
+    /// Number of values in each row.
     length: usize,
     pub(super) bytes: usize,
 }
 
 impl Inputs {
-    /// Checks that the graph takes the rows that the bundle's preprocessor makes.
+    /// Checks that the inputs take the rows of the bundle's preprocessor.
     pub(super) fn new(bundle: &Bundle, inputs: &[Outlet]) -> Result<Self, BundleError> {
         match &bundle.preprocessor {
             Preprocessor::Image(preprocessor) => {
@@ -69,7 +69,7 @@ impl Inputs {
         }
     }
 
-    /// Lays out a batch.
+    /// Copies a batch into the buffers.
     pub(super) fn stage<'a>(&mut self, rows: impl Iterator<Item = &'a Row>) -> Result<Staged, RunError> {
         match self {
             Self::Image { row_shape, numbers } => {
@@ -78,7 +78,7 @@ impl Inputs {
                 let mut count = 0;
                 for row in rows {
                     let Row::Image(row) = row else {
-                        return Err(RunError::InvalidInput("a text, for an image classifier".into()));
+                        return Err(RunError::InvalidInput("a text for an image classifier".into()));
                     };
                     check_length(length, row.len())?;
                     numbers.extend_from_slice(row);
@@ -95,7 +95,7 @@ impl Inputs {
             } => {
                 let rows = rows.map(|row| match row {
                     Row::Text(row) => Ok(row.as_slice()),
-                    Row::Image(_) => Err(RunError::InvalidInput("a picture, for a text classifier".into())),
+                    Row::Image(_) => Err(RunError::InvalidInput("an image for a text classifier".into())),
                 });
                 let rows: Vec<&[i64]> = rows.collect::<Result<_, _>>()?;
                 let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0);
@@ -103,27 +103,7 @@ impl Inputs {
                 ids.clear();
                 mask.clear();
                 for row in &rows {
-                    if row.is_empty() {
-                        return Err(RunError::InvalidInput("a text without tokens".into()));
-                    }
-                    let padding = length.checked_sub(row.len()).ok_or(RunError::RowLength {
-                        expected: length,
-                        found: row.len(),
-                    })?;
-                    let padding_tokens = std::iter::repeat_n(tokenizer.padding().id, padding);
-                    let (ones, zeros) = (std::iter::repeat_n(1, row.len()), std::iter::repeat_n(0, padding));
-                    match tokenizer.padding().side {
-                        Side::Right => {
-                            ids.extend_from_slice(row);
-                            ids.extend(padding_tokens);
-                            mask.extend(ones.chain(zeros));
-                        }
-                        Side::Left => {
-                            ids.extend(padding_tokens);
-                            ids.extend_from_slice(row);
-                            mask.extend(zeros.chain(ones));
-                        }
-                    }
+                    push_padded(row, length, tokenizer.padding(), ids, mask)?;
                 }
                 types.resize(ids.len(), 0);
                 staged(rows.len(), length, size_of_val(ids.as_slice()))
@@ -131,8 +111,8 @@ impl Inputs {
         }
     }
 
-    /// Fills a batch of pictures up to so many rows, with copies of the last: whatever they give is thrown away, and a copy cannot
-    /// give what no input would. Texts stay as they are.
+    /// Fills a batch of images up to `rows` rows. Their outputs are ignored. Copies of the last row are used because
+    /// they cannot cause values that no input causes.
     pub(super) fn pad(&mut self, staged: &mut Staged, rows: usize) {
         if let Self::Image { row_shape, numbers } = self {
             let length: usize = row_shape.iter().product();
@@ -144,7 +124,7 @@ impl Inputs {
         }
     }
 
-    /// What was laid out, as the graph takes it.
+    /// The batch in the buffers, as tensors.
     pub(super) fn tensors(&self, staged: &Staged) -> Result<SessionInputs<'_, '_, 1>, ort::Error> {
         let Staged { rows, length, .. } = *staged;
         match self {
@@ -178,7 +158,7 @@ impl Inputs {
         }
     }
 
-    /// Gives the memory of an unusually large batch back.
+    /// Frees the buffers, after an unusually large batch.
     pub(super) fn release(&mut self) {
         match self {
             Self::Image { numbers, .. } => *numbers = Vec::new(),
@@ -187,6 +167,38 @@ impl Inputs {
             }
         }
     }
+}
+
+/// Appends the ids and the mask of one text, padded to `length`.
+fn push_padded(
+    row: &[i64],
+    length: usize,
+    padding: Padding,
+    ids: &mut Vec<i64>,
+    mask: &mut Vec<i64>,
+) -> Result<(), RunError> {
+    if row.is_empty() {
+        return Err(RunError::InvalidInput("a text without tokens".into()));
+    }
+    let missing = length.checked_sub(row.len()).ok_or(RunError::RowLength {
+        expected: length,
+        found: row.len(),
+    })?;
+    let padding_ids = repeat_n(padding.id, missing);
+    let (ones, zeros) = (repeat_n(1, row.len()), repeat_n(0, missing));
+    match padding.side {
+        Side::Right => {
+            ids.extend_from_slice(row);
+            ids.extend(padding_ids);
+            mask.extend(ones.chain(zeros));
+        }
+        Side::Left => {
+            ids.extend(padding_ids);
+            ids.extend_from_slice(row);
+            mask.extend(zeros.chain(ones));
+        }
+    }
+    Ok(())
 }
 
 fn staged(rows: usize, length: usize, bytes: usize) -> Result<Staged, RunError> {
@@ -204,11 +216,11 @@ fn check_length(expected: usize, found: usize) -> Result<(), RunError> {
     }
 }
 
-/// One input of 32-bit floats, a batch axis of any size, and the row that the preprocessor makes.
+/// An image classifier takes one tensor of 32-bit floats: rows of the preprocessor.
 fn check_image(bundle: &Bundle, inputs: &[Outlet], row_shape: [usize; 3]) -> Result<(), BundleError> {
     let [input] = inputs else {
         let found = format!("{}: {}", inputs.len(), names(inputs));
-        let expected = "one input, for an image classifier";
+        let expected = "one input for an image classifier";
         return Err(BundleError::new(bundle.model(), None, expected, found));
     };
     let [a, b, c] = row_shape;
@@ -217,7 +229,7 @@ fn check_image(bundle: &Bundle, inputs: &[Outlet], row_shape: [usize; 3]) -> Res
     check_tensor(bundle, input, TensorElementType::Float32, &row_shape, expected)
 }
 
-/// `input_ids`, and what else of the inputs of a Hugging Face encoder the graph asks for.
+/// A text classifier takes the inputs of a Hugging Face encoder. Only `input_ids` is required.
 fn check_text(bundle: &Bundle, inputs: &[Outlet], tokenizer: &Tokenizer) -> Result<(), BundleError> {
     let known = [INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS];
     let has_ids = inputs.iter().any(|input| input.name() == INPUT_IDS);
@@ -231,7 +243,7 @@ fn check_text(bundle: &Bundle, inputs: &[Outlet], tokenizer: &Tokenizer) -> Resu
             names(inputs),
         ));
     }
-    // Where the graph's length is fixed, every text must be padded to it.
+    // If the sequence axis has a fixed length, every text must be padded to it.
     let row_shape = match tokenizer.buckets() {
         [only] => [*only as i64],
         _ => [-1],
@@ -243,7 +255,7 @@ fn check_text(bundle: &Bundle, inputs: &[Outlet], tokenizer: &Tokenizer) -> Resu
     })
 }
 
-/// A batch axis of any size, and rows of this shape; an axis of any size of the graph takes every size.
+/// Checks the element type and the shape: a dynamic batch axis, then `row_shape`. Dynamic axes take every length.
 fn check_tensor(
     bundle: &Bundle,
     input: &Outlet,

@@ -1,20 +1,21 @@
-//! Which nodes of a graph were placed where. ONNX Runtime says it in its log, at the most verbose level, when a session is made.
+//! Which nodes of a graph run on which provider. ONNX Runtime only writes that to its log, at the most verbose
+//! level, while it makes a session.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::logging::{LogLevel, LoggerFunction};
 
-use super::provider::Provider;
+use super::gpu;
+use crate::device::Provider;
 
-/// Reads a session's log. Warnings and errors go on to the program's log.
+/// Reads a session's log and forwards its warnings and errors to the program's log.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PlacementLog {
     nodes: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 impl PlacementLog {
-    /// For the session's builder.
     pub(super) fn logger(&self) -> LoggerFunction {
         let log = self.clone();
         Arc::new(move |level, _category, _id, _place, message| log.take(level, message))
@@ -34,13 +35,14 @@ impl PlacementLog {
         }
     }
 
-    /// How many nodes each provider has.
+    /// Number of nodes on each provider.
     pub(super) fn nodes(&self) -> BTreeMap<String, usize> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// `All nodes placed on [CPUExecutionProvider]. Number of nodes: 12`, or a line `Node(s) placed on [...]` for each provider.
+/// Parses `All nodes placed on [CPUExecutionProvider]. Number of nodes: 12`, or one of several lines with
+/// `Node(s) placed on [...]`.
 fn placed(message: &str) -> Option<(&str, usize)> {
     let (_, rest) = message.split_once("placed on [")?;
     let (provider, rest) = rest.split_once("]. Number of nodes: ")?;
@@ -48,12 +50,12 @@ fn placed(message: &str) -> Option<(&str, usize)> {
     Some((provider, digits.parse().ok()?))
 }
 
-/// Ours where we have one.
+/// [`Provider::name`], or ONNX Runtime's name for a provider that is not one of ours.
 fn short_name(runtime_name: &str) -> String {
     let known = [Provider::Cpu, Provider::Cuda, Provider::Tensorrt];
     let known = known
         .into_iter()
-        .find(|provider| provider.runtime_name() == runtime_name);
+        .find(|provider| gpu::runtime_name(*provider) == runtime_name);
     known.map_or_else(|| runtime_name.to_owned(), |provider| provider.name().to_owned())
 }
 
@@ -65,7 +67,7 @@ mod tests {
     use crate::runtime::library;
 
     #[test]
-    fn lines_of_the_log_are_counted() {
+    fn nodes_are_counted_per_provider() {
         let log = PlacementLog::default();
         for line in [
             "Node placements",
@@ -85,9 +87,9 @@ mod tests {
         );
     }
 
-    /// So that another version of the library, which may write other lines, is noticed.
+    /// Fails if a new version of ONNX Runtime writes other lines.
     #[test]
-    fn the_library_says_where_nodes_were_placed() {
+    fn the_library_logs_where_it_placed_the_nodes() {
         library::load(None).unwrap();
         let log = PlacementLog::default();
         let environment = library::environment().unwrap();

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use classifier::Kind;
+use classifier::InputKind;
 use walkdir::WalkDir;
 
 const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
@@ -85,7 +85,7 @@ pub struct Expanded {
 
 impl Expanded {
     /// How many files were left out, and which; nothing if there are none.
-    pub fn tell_left_out(&self, takes: Option<Kind>) -> Option<String> {
+    pub fn tell_left_out(&self, takes: Option<InputKind>) -> Option<String> {
         if self.left_out.is_empty() {
             return None;
         }
@@ -108,7 +108,7 @@ impl Expanded {
 ///
 /// `takes` is what the model takes, if it is known: folders are searched for files of that kind, and for a text classifier an
 /// argument that names no file is a text, unless it looks like the name of one: a mistyped name must not be taken for a text.
-pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Expanded {
+pub fn expand(arguments: &[OsString], takes: Option<InputKind>) -> Expanded {
     let mut expanded = Expanded::default();
     for argument in arguments {
         let path = Path::new(argument);
@@ -118,7 +118,7 @@ pub fn expand(arguments: &[OsString], takes: Option<Kind>) -> Expanded {
         } else if path.exists() {
             add_path(path, takes, &mut expanded);
         } else if add_matches(&name, takes, &mut expanded) {
-        } else if takes == Some(Kind::Text) && !looks_like_a_path(&name) {
+        } else if takes == Some(InputKind::Text) && !looks_like_a_path(&name) {
             expanded.inputs.push(Input::text(name));
         } else {
             expanded.inputs.push(Input::missing(name, no_such_file(takes)));
@@ -137,10 +137,10 @@ fn looks_like_a_path(argument: &str) -> bool {
         || (argument.contains('/') && !argument.contains(char::is_whitespace))
 }
 
-fn no_such_file(takes: Option<Kind>) -> String {
+fn no_such_file(takes: Option<InputKind>) -> String {
     let expected = match takes {
-        Some(Kind::Image) => format!("the file of {}, which is what the model takes", Kind::Image),
-        Some(Kind::Text) => "a file, as the name looks like one (--text takes it as a text)".to_owned(),
+        Some(InputKind::Image) => "an image file".to_owned(),
+        Some(InputKind::Text) => "a file, as the name looks like one (--text takes it as a text)".to_owned(),
         None => {
             "a file (a text needs --text, or --model with the name of a model that takes texts)".to_owned()
         }
@@ -148,7 +148,7 @@ fn no_such_file(takes: Option<Kind>) -> String {
     format!("expected {expected}, found no such file")
 }
 
-fn add_path(path: &Path, takes: Option<Kind>, expanded: &mut Expanded) {
+fn add_path(path: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
     if path.is_dir() {
         add_folder(path, takes, expanded);
     } else {
@@ -157,7 +157,7 @@ fn add_path(path: &Path, takes: Option<Kind>, expanded: &mut Expanded) {
 }
 
 /// What a pattern matches, as the shell would read it. False if it is no pattern, or matches nothing.
-fn add_matches(pattern: &str, takes: Option<Kind>, expanded: &mut Expanded) -> bool {
+fn add_matches(pattern: &str, takes: Option<InputKind>, expanded: &mut Expanded) -> bool {
     if !pattern.contains(['*', '?', '[']) {
         return false;
     }
@@ -184,7 +184,7 @@ fn add_matches(pattern: &str, takes: Option<Kind>, expanded: &mut Expanded) -> b
 }
 
 /// The files of a folder and of those below that a model of this kind can take, by their names. Hidden ones are passed over.
-fn add_folder(folder: &Path, takes: Option<Kind>, expanded: &mut Expanded) {
+fn add_folder(folder: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
     let wanted = |path: &Path| kind_of(path).is_some_and(|kind| takes.is_none_or(|takes| takes == kind));
     let before = expanded.inputs.len();
     let entries = WalkDir::new(folder)
@@ -215,21 +215,21 @@ fn add_folder(folder: &Path, takes: Option<Kind>, expanded: &mut Expanded) {
 }
 
 /// How the names of files end that a model of this kind takes.
-fn extensions(takes: Option<Kind>) -> String {
+fn extensions(takes: Option<InputKind>) -> String {
     let extensions = match takes {
-        Some(Kind::Image) => PICTURES.to_vec(),
-        Some(Kind::Text) => TEXTS.to_vec(),
+        Some(InputKind::Image) => PICTURES.to_vec(),
+        Some(InputKind::Text) => TEXTS.to_vec(),
         None => [&PICTURES[..], &TEXTS].concat(),
     };
     format!(".{}", extensions.join(", ."))
 }
 
 /// What a file holds, by its name.
-pub fn kind_of(path: &Path) -> Option<Kind> {
+pub fn kind_of(path: &Path) -> Option<InputKind> {
     if has_extension(path, &PICTURES) {
-        Some(Kind::Image)
+        Some(InputKind::Image)
     } else {
-        has_extension(path, &TEXTS).then_some(Kind::Text)
+        has_extension(path, &TEXTS).then_some(InputKind::Text)
     }
 }
 
@@ -289,7 +289,7 @@ mod tests {
     }
 
     /// Names relative to the folder; `!` before those that cannot be had.
-    fn names(folder: &Path, arguments: &[&str], takes: Option<Kind>) -> Vec<String> {
+    fn names(folder: &Path, arguments: &[&str], takes: Option<InputKind>) -> Vec<String> {
         let arguments: Vec<OsString> = arguments
             .iter()
             .map(|argument| folder.join(argument).into_os_string())
@@ -309,15 +309,18 @@ mod tests {
     fn a_folder_gives_what_the_model_takes_sorted_and_not_what_is_hidden() {
         let folder = folder();
         assert_eq!(
-            names(folder.path(), &[""], Some(Kind::Image)),
+            names(folder.path(), &[""], Some(InputKind::Image)),
             ["cat/a.JPG", "cat/b.png", "cat/deep/c.webp", "dog/e[1].bmp"]
         );
-        assert_eq!(names(folder.path(), &[""], Some(Kind::Text)), ["dog/review.txt"]);
+        assert_eq!(
+            names(folder.path(), &[""], Some(InputKind::Text)),
+            ["dog/review.txt"]
+        );
         assert_eq!(
             names(folder.path(), &["dog"], None),
             ["dog/e[1].bmp", "dog/review.txt"]
         );
-        let inputs = expand(&[folder.path().join("empty").into()], Some(Kind::Image)).inputs;
+        let inputs = expand(&[folder.path().join("empty").into()], Some(InputKind::Image)).inputs;
         let reason = inputs[0].source.clone().unwrap_err();
         assert!(reason.contains(".png, .jpg"), "{reason}");
     }
@@ -333,22 +336,22 @@ mod tests {
         let cats = folder.path().join("cat");
         let cats = cats.to_str().unwrap();
         assert_eq!(
-            told(cats, Some(Kind::Image)).unwrap(),
+            told(cats, Some(InputKind::Image)).unwrap(),
             "left out, as their names do not end in .png, .jpg, .jpeg, .webp, .gif, .bmp: 1 of the files, /notes.md"
         );
-        let told_all = told(folder.path().to_str().unwrap(), Some(Kind::Text)).unwrap();
+        let told_all = told(folder.path().to_str().unwrap(), Some(InputKind::Text)).unwrap();
         assert!(
             told_all.contains(".txt: 6 of the files, /cat/a.JPG") && told_all.ends_with(" and 1 more"),
             "{told_all}"
         );
         fs::remove_file(folder.path().join("cat/notes.md")).unwrap();
-        assert_eq!(told(cats, Some(Kind::Image)), None);
+        assert_eq!(told(cats, Some(InputKind::Image)), None);
     }
 
     #[test]
     fn patterns_are_those_of_the_shell() {
         let folder = folder();
-        let found = |pattern| names(folder.path(), &[pattern], Some(Kind::Image));
+        let found = |pattern| names(folder.path(), &[pattern], Some(InputKind::Image));
         assert_eq!(found("cat/*.png"), ["cat/b.png"]);
         assert_eq!(
             found("**/[ab].*"),
@@ -363,9 +366,9 @@ mod tests {
     #[test]
     fn only_a_text_classifier_takes_an_argument_as_text() {
         let texts = |takes| expand(&["Was it *good*?".into(), "-".into()], takes).inputs;
-        assert_eq!(texts(Some(Kind::Text))[0].source, Ok(Source::Text));
-        assert_eq!(texts(Some(Kind::Text))[1].source, Ok(Source::StandardInput));
-        for takes in [None, Some(Kind::Image)] {
+        assert_eq!(texts(Some(InputKind::Text))[0].source, Ok(Source::Text));
+        assert_eq!(texts(Some(InputKind::Text))[1].source, Ok(Source::StandardInput));
+        for takes in [None, Some(InputKind::Image)] {
             let reason = texts(takes)[0].source.clone().unwrap_err();
             assert!(reason.contains("no such file"), "{reason}");
         }
@@ -374,7 +377,7 @@ mod tests {
     #[test]
     fn what_looks_like_the_name_of_a_file_is_no_text() {
         let source = |argument: &str| {
-            expand(&[argument.into()], Some(Kind::Text))
+            expand(&[argument.into()], Some(InputKind::Text))
                 .inputs
                 .remove(0)
                 .source

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use classifier::runtime::library;
 use classifier::{Bundle, Classifier, Prediction, SessionOptions};
 
@@ -10,6 +10,7 @@ use super::inputs::Input;
 use super::{Answer, Model, Scored, Worker};
 use crate::catalog::{self, Pinned};
 use crate::cli::ClassifyArgs;
+use crate::cure;
 
 /// A model directory.
 pub struct Local {
@@ -21,7 +22,7 @@ pub struct Local {
 impl Local {
     /// Loads ONNX Runtime, and finds the model.
     pub fn open(args: &ClassifyArgs) -> Result<Self> {
-        library::load(args.onnxruntime.as_deref())?;
+        library::load(args.onnxruntime.as_deref()).map_err(|error| anyhow!(cure::library(&error)))?;
         let bundle = find_bundle(&args.models, args.model.as_deref())?;
         let model = Model {
             takes: Some(bundle.preprocessor.kind()),
@@ -51,7 +52,7 @@ impl Local {
 
 fn answer(prediction: Prediction, top_k: usize) -> Answer {
     let best = prediction.best().clone();
-    let scored = |score: classifier::Score| Scored {
+    let scored = |score: classifier::LabelScore| Scored {
         label: score.label,
         score: score.score,
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use classifier::{Kind, image};
+use classifier::{InputKind, image};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode, header};
@@ -81,8 +81,8 @@ impl Remote {
             let described: Description = read(&mut remote.get(&endpoint(&base, &["v1", "models", name]))?)?;
             remote.model = Model {
                 takes: match described.task.as_str() {
-                    "image-classification" => Some(Kind::Image),
-                    "text-classification" => Some(Kind::Text),
+                    "image-classification" => Some(InputKind::Image),
+                    "text-classification" => Some(InputKind::Text),
                     _ => None,
                 },
                 labels: described.labels,
@@ -228,8 +228,8 @@ fn server(url: &Url) -> String {
 }
 
 /// By the content; what is no picture is a text, unless its name or the model says that it should be one.
-fn content_type(input: &Input, bytes: &[u8], takes: Option<Kind>) -> &'static str {
-    if takes == Some(Kind::Text) {
+fn content_type(input: &Input, bytes: &[u8], takes: Option<InputKind>) -> &'static str {
+    if takes == Some(InputKind::Text) {
         return "text/plain; charset=utf-8";
     }
     let named = match &input.source {
@@ -239,7 +239,7 @@ fn content_type(input: &Input, bytes: &[u8], takes: Option<Kind>) -> &'static st
     match (image::media_type(bytes), takes.or(named)) {
         (Some(media_type), _) => media_type,
         // The server says what is wrong with it.
-        (None, Some(Kind::Image)) => "image/png",
+        (None, Some(InputKind::Image)) => "image/png",
         (None, _) => "text/plain; charset=utf-8",
     }
 }
@@ -282,12 +282,12 @@ mod tests {
         let text = "text/plain; charset=utf-8";
         for (name, bytes, takes, expected) in [
             ("a", &png[..], None, "image/png"),
-            ("a.txt", png, Some(Kind::Image), "image/png"),
+            ("a.txt", png, Some(InputKind::Image), "image/png"),
             ("a.txt", b"good", None, text),
             ("a", b"good", None, text),
             ("a.jpg", b"no picture", None, "image/png"),
-            ("a", b"no picture", Some(Kind::Image), "image/png"),
-            ("a", png, Some(Kind::Text), text),
+            ("a", b"no picture", Some(InputKind::Image), "image/png"),
+            ("a", png, Some(InputKind::Text), text),
         ] {
             assert_eq!(content_type(&file(name), bytes, takes), expected, "{name}");
         }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
-use classifier::Kind as InputKind;
+use classifier::InputKind;
 
 use super::{Form, Options, RequestPriority, check_charset, text};
 use crate::error::{Error, quoted, shortened};

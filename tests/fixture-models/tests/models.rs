@@ -9,7 +9,7 @@ use std::{
 };
 
 use classifier::{
-    Bundle, Classifier, Error, RunError, Session, SessionOptions,
+    Bundle, Classifier, ClassifierError, RunError, Session, SessionOptions,
     runtime::{library, session::Interrupt},
 };
 use image::{GrayImage, ImageFormat, Luma};
@@ -61,10 +61,16 @@ fn scores_are_those_computed_by_hand() {
 fn bright_images_give_nan_or_fail_in_the_graphs_made_for_it() {
     let bright = image([255, 255, 200, 200]);
     let error = open("nan").scores(&bright).unwrap_err();
-    assert!(matches!(error, Error::Run(RunError::NonFinite { .. })), "{error}");
+    assert!(
+        matches!(error, ClassifierError::Run(RunError::NonFinite { .. })),
+        "{error}"
+    );
     let error = open("fails").scores(&bright).unwrap_err();
     assert!(
-        matches!(error, Error::Run(RunError::Failed(_) | RunError::InvalidInput(_))),
+        matches!(
+            error,
+            ClassifierError::Run(RunError::Failed(_) | RunError::InvalidInput(_))
+        ),
         "{error}"
     );
     assert!(open("linear").scores(&bright).is_ok());

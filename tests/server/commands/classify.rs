@@ -66,7 +66,7 @@ fn classify_reports_invalid_inputs_and_continues_with_the_others() {
     let errors = text(&output.stderr);
     for part in [
         "bad.png",
-        "not a picture",
+        "unknown image format",
         "a great film",
         "no such file",
         "2 of 3 inputs failed",
@@ -92,7 +92,10 @@ fn every_input_has_a_json_line_even_if_it_failed() {
         "{output:?}"
     );
     assert!(
-        lines[1]["error"].as_str().unwrap().contains("not a picture"),
+        lines[1]["error"]
+            .as_str()
+            .unwrap()
+            .contains("unknown image format"),
         "{output:?}"
     );
     assert_eq!(lines[1]["label"], Value::Null);
@@ -195,7 +198,7 @@ fn classify_accepts_directories_and_patterns() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
     assert!(
-        text(&output.stderr).contains("*.gif: expected the file of a picture"),
+        text(&output.stderr).contains("*.gif: expected an image file"),
         "{output:?}"
     );
 }
@@ -276,7 +279,7 @@ fn classify_prints_the_same_with_and_without_a_server() {
         for part in [
             "bad.png",
             "422 invalid_image",
-            "not a picture",
+            "unknown image format",
             "1 of 5 inputs failed",
         ] {
             assert!(errors.contains(part), "expected {part:?} in: {errors}");

@@ -64,7 +64,7 @@ async fn invalid_texts_are_rejected_with_the_field_at_fault() {
             text("", "text/plain", b"banana\xff"),
             422,
             "invalid_text",
-            "body: expected UTF-8, found bytes that are none at position 6",
+            "body: invalid UTF-8 at byte 6",
         ),
         (
             text("", "text/plain; charset=utf-16", b"b\0a\0"),
@@ -82,13 +82,13 @@ async fn invalid_texts_are_rejected_with_the_field_at_fault() {
             text("?model=linear", "text/plain", b"banana"),
             415,
             "unsupported_media_type",
-            "body: expected a picture, which is what the model takes, found a text, model \"linear\"",
+            "body: the model takes an image, found a text, model \"linear\"",
         ),
         (
             server.send_png("?model=words", square(0)),
             415,
             "unsupported_media_type",
-            "body: expected a text",
+            "body: the model takes a text",
         ),
         (
             json(json!({"inputs": [""]})),
@@ -106,19 +106,19 @@ async fn invalid_texts_are_rejected_with_the_field_at_fault() {
             json(json!({"model": "linear", "inputs": ["banana"]})),
             400,
             "invalid_request",
-            "inputs[0]: expected a picture",
+            "inputs[0]: the model takes an image",
         ),
         (
             json(json!({"model": "words", "inputs": ["banana", {"image": "AAAA"}]})),
             400,
             "invalid_request",
-            "inputs[1].image: expected a text",
+            "inputs[1].image: the model takes a text",
         ),
         (
             json(json!({"inputs": ["banana", {"image": "AAAA"}]})),
             400,
             "invalid_request",
-            "inputs[1].image: expected a text",
+            "inputs[1].image: the model takes a text",
         ),
         (
             json(json!({"inputs": ["banana", 7]})),
@@ -148,7 +148,7 @@ async fn invalid_texts_are_rejected_with_the_field_at_fault() {
             form([("text", "banana"), ("image", "x")]),
             400,
             "invalid_request",
-            "image[1]: expected a text",
+            "image[1]: the model takes a text",
         ),
         (
             server.post("").multipart(Form::new().part("text", latin)),
@@ -210,7 +210,7 @@ fn a_graph_that_ignores_the_attention_mask_is_rejected() {
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(
-            text.contains("as the text has alone, beside a longer one"),
+            text.contains("as for the text alone, in a batch with a longer one"),
             "{command:?}: {text}"
         );
     }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use classifier::{
     bundle::{CONFIG, MODEL, Measured as Figures, PREPROCESSOR_CONFIG, SERVING, Serving},
     golden::{GOLDEN, GoldenEntry, GoldenFile},
-    image::{Limits, decode, to_rgb},
+    image::{ImageLimits, decode, to_rgb},
 };
 use image::DynamicImage;
 use tch::Device;
@@ -223,7 +223,7 @@ fn write_golden(files: &ImageFiles, directory: &Path) -> Result<()> {
 
 fn small(path: &Path) -> Result<Vec<u8>> {
     let picture = || -> Result<Vec<u8>> {
-        let picture = DynamicImage::ImageRgb8(to_rgb(decode(&read(path)?, &Limits::default())?));
+        let picture = DynamicImage::ImageRgb8(to_rgb(decode(&read(path)?, &ImageLimits::default())?));
         let (width, height) = (picture.width(), picture.height());
         let shorter = width.min(height);
         if shorter <= GOLDEN_SIDE {

@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use classifier::{
-    Limits,
-    image::{Layout, Preprocessor, PreprocessorConfig, Resample, Size, decode, to_rgb},
+    ImageLimits,
+    image::{ImagePreprocessor, Layout, PreprocessorConfig, Resample, Size, decode, to_rgb},
 };
 use image::DynamicImage;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
@@ -76,9 +76,9 @@ struct Work {
     side: u32,
     variation: Variation,
     /// What serving does.
-    served: Preprocessor,
+    served: ImagePreprocessor,
     /// What is left to do with a changed picture.
-    changed: Preprocessor,
+    changed: ImagePreprocessor,
 }
 
 impl Photos {
@@ -92,8 +92,8 @@ impl Photos {
                 files: files.files.clone(),
                 side,
                 variation,
-                served: Preprocessor::new(&preprocessor(side), Layout::Nhwc)?,
-                changed: Preprocessor::new(&normalised(square), Layout::Nhwc)?,
+                served: ImagePreprocessor::new(&preprocessor(side), Layout::Nhwc)?,
+                changed: ImagePreprocessor::new(&normalised(square), Layout::Nhwc)?,
             }),
             threads,
         })
@@ -106,7 +106,7 @@ impl Work {
         let path = &self.files[at].0;
         let bytes = read(path)?;
         let row = || -> Result<Vec<f32>> {
-            let picture = decode(&bytes, &Limits::default())?;
+            let picture = decode(&bytes, &ImageLimits::default())?;
             let Some(change) = change else {
                 return Ok(self.served.apply(picture)?);
             };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use classifier::{
-    Bundle, Limits,
+    Bundle, ImageLimits,
     bundle::{CONFIG, MODEL, PREPROCESSOR_CONFIG, SERVING},
     image::{decode, to_rgb},
 };
@@ -166,7 +166,7 @@ fn features(model: &Path, files: &ImageFiles, width: usize, views: Views) -> Res
             let path = &files.files[at].0;
             let bytes = read(path)?;
             let mut features = || -> Result<Vec<f32>> {
-                let mut picture = decode(&bytes, &Limits::default())?;
+                let mut picture = decode(&bytes, &ImageLimits::default())?;
                 if view > 0 {
                     let mut rng = ChaCha8Rng::seed_from_u64(views.seed);
                     rng.set_stream((view as u64) << 32 | at as u64);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use classifier::{Limits, image::decode};
+use classifier::{ImageLimits, image::decode};
 use md5::{Digest as _, Md5};
 use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
@@ -247,6 +247,6 @@ fn decoded_sum(path: &Path) -> Result<Sum, String> {
     let one_line =
         |error: &dyn std::error::Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let bytes = fs::read(path).map_err(|error| one_line(&error))?;
-    decode(&bytes, &Limits::default()).map_err(|error| one_line(&error))?;
+    decode(&bytes, &ImageLimits::default()).map_err(|error| one_line(&error))?;
     Ok(Md5::digest(&bytes).into())
 }

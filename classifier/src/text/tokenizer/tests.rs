@@ -1,9 +1,11 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proptest::strategy::Strategy as _;
 
 use super::*;
+use crate::error::BundleError;
+use crate::text::{Side, TOKENIZER, TOKENIZER_CONFIG, TextServing, decode};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,7 +30,7 @@ fn ids(text: &str) -> Vec<i64> {
     tokens.ids
 }
 
-/// A tokenizer that keeps so many tokens.
+/// A tokenizer that keeps `max_length` tokens.
 fn keeping(truncation: Truncation, max_length: usize) -> Tokenizer {
     Tokenizer {
         max_length,

@@ -1,5 +1,7 @@
-//! Finds the libraries of CUDA, cuDNN and TensorRT and loads them before ONNX Runtime asks for them: the system's loader takes a
-//! library that is loaded already, wherever it came from.
+//! Finds the libraries of CUDA, cuDNN and TensorRT and loads them before ONNX Runtime asks for them.
+//!
+//! The system's loader takes a library that is already loaded, wherever it came from. So they need not be on its
+//! search path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,26 +10,26 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::ep::cuda::{CUDA_DYLIBS, CUDNN_DYLIBS};
 
-use super::elf;
-use super::provider::Provider;
+use crate::device::{DeviceCure, Provider};
+use crate::runtime::elf;
 
-/// Folder beside the ONNX Runtime library that `make setup-gpu` fills.
-const SETUP_FOLDER: &str = "nvidia";
+/// Directory beside the ONNX Runtime library in which the libraries are looked for by default.
+const DEFAULT_DIRECTORY: &str = "nvidia";
 /// Comes with the driver, never with CUDA.
 const DRIVER: &str = "libcuda.so.1";
-/// TensorRT 10, which this version of ONNX Runtime is built against; what others depend on comes first.
+/// TensorRT 10, which this version of ONNX Runtime is built against. Dependencies come first.
 const TENSORRT_DYLIBS: &[&str] = &[
     "libnvinfer.so.10",
     "libnvinfer_plugin.so.10",
     "libnvonnxparser.so.10",
 ];
-/// ONNX Runtime's own, beside its library.
+/// Provider libraries of ONNX Runtime, which lie beside its own library.
 const PROVIDER_DYLIBS: &[&str] = &[
     "libonnxruntime_providers_shared.so",
     "libonnxruntime_providers_cuda.so",
     "libonnxruntime_providers_tensorrt.so",
 ];
-/// Without these no graph runs; others, such as libcufft, only some operators need.
+/// Libraries that every graph needs. Others, such as libcufft, are needed by few operators.
 const NEEDED: &[&str] = &[
     "libcudart.so.13",
     "libcublasLt.so.13",
@@ -38,23 +40,31 @@ const NEEDED: &[&str] = &[
     "libnvonnxparser.so.10",
 ];
 
-/// Loads what a provider needs: from `folder`, or without one from beside the ONNX Runtime library, else from where the system
-/// finds it. Fails with what is missing.
+/// Why the libraries of a provider cannot be loaded.
+#[derive(Debug)]
+pub(super) struct Missing {
+    pub(super) reason: String,
+    /// `None` if the reason says what would help.
+    pub(super) cure: Option<DeviceCure>,
+}
+
+/// Loads the libraries of a provider from `directory`, or if it is `None` from beside the ONNX Runtime library. Those
+/// that are missing there are left to the system's loader.
 pub(super) fn preload(
-    folder: Option<&Path>,
+    directory: Option<&Path>,
     beside: Option<&Path>,
     provider: Provider,
-) -> Result<(), String> {
+) -> Result<(), Missing> {
     static LOADED: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
-    let places = places(folder, beside);
+    let places = places(directory, beside);
     if let Some(beside) = beside {
-        check_provider_files(beside)?;
+        check_provider_files(beside).map_err(|reason| Missing { reason, cure: None })?;
     }
     let mut known = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let load = |name: &str, path: &Path| {
-        // One result for the process: a library that is loaded stays.
+        // One result per process, because a loaded library stays loaded.
         let load = || {
-            // A name without a folder is looked up by the system's loader.
+            // The system's loader looks up a name without a directory.
             if path.is_absolute() {
                 elf::check(path)?;
             }
@@ -65,10 +75,10 @@ pub(super) fn preload(
     preload_from(&places, provider, load)
 }
 
-/// Checks ONNX Runtime's own libraries for GPUs, which it loads by itself from its folder.
-fn check_provider_files(folder: &Path) -> Result<(), String> {
+/// Checks the provider libraries, which ONNX Runtime loads itself from its directory.
+fn check_provider_files(directory: &Path) -> Result<(), String> {
     for name in PROVIDER_DYLIBS {
-        let path = folder.join(name);
+        let path = directory.join(name);
         if path.is_file() {
             elf::check(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         }
@@ -76,7 +86,7 @@ fn check_provider_files(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What the loader said; the binding's own words leave it out.
+/// The loader's message, which the text of the binding's error leaves out.
 fn reason(error: &dyn std::error::Error) -> String {
     error
         .source()
@@ -87,12 +97,13 @@ fn preload_from(
     places: &[PathBuf],
     provider: Provider,
     mut load: impl FnMut(&str, &Path) -> Result<(), String>,
-) -> Result<(), String> {
-    load(DRIVER, Path::new(DRIVER)).map_err(|error| {
-        format!(
-            "the NVIDIA driver is missing: {error}; install it on the machine (version 580 or newer), and give a container access \
-             with --gpus"
-        )
+) -> Result<(), Missing> {
+    load(DRIVER, Path::new(DRIVER)).map_err(|error| Missing {
+        reason: format!(
+            "the NVIDIA driver is missing: {error}; install it on the machine (version 580 or newer), and start \
+             containers with --gpus"
+        ),
+        cure: None,
     })?;
     let tensorrt: &[&str] = match provider {
         Provider::Tensorrt => TENSORRT_DYLIBS,
@@ -113,7 +124,7 @@ fn preload_from(
     let Some((first, error)) = missing.first() else {
         if provider == Provider::Tensorrt {
             for (name, path) in builder_resources(places) {
-                // Which of them are needed, the GPU decides; TensorRT says what it lacks.
+                // The GPU decides which of them are needed. TensorRT reports the one that it lacks.
                 let _ = load(&name, &path);
             }
         }
@@ -125,15 +136,17 @@ fn preload_from(
         [] => String::new(),
         looked => format!("in {} and ", looked.join(", ")),
     };
-    Err(format!(
-        "{} cannot be loaded: {error}; looked for {} {looked}on the system's loader path; {}",
-        product(first),
-        names.join(", "),
-        cure(first)
-    ))
+    Err(Missing {
+        reason: format!(
+            "{} cannot be loaded: {error}; looked for {} {looked}on the system's loader path",
+            product(first),
+            names.join(", ")
+        ),
+        cure: Some(cure(first)),
+    })
 }
 
-/// What TensorRT loads by name when it builds an engine: one file, or one for each kind of GPU.
+/// The libraries that TensorRT loads by name when it builds an engine: one, or one per kind of GPU.
 fn builder_resources(places: &[PathBuf]) -> Vec<(String, PathBuf)> {
     let entries = places.iter().flat_map(fs::read_dir).flatten().flatten();
     let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
@@ -150,20 +163,20 @@ fn product(library: &str) -> &'static str {
     }
 }
 
-fn cure(library: &str) -> &'static str {
+fn cure(library: &str) -> DeviceCure {
     if TENSORRT_DYLIBS.contains(&library) {
-        "install TensorRT 10 for CUDA 13, or name the folder of its libraries in gpu_libraries"
+        DeviceCure::InstallTensorrt
     } else {
-        "`make setup-gpu` fetches it, or name its folder in gpu_libraries"
+        DeviceCure::InstallCuda
     }
 }
 
-/// The folders that may hold them: itself, those of Python's `nvidia-*` packages below it (`cublas/lib`, `cu13/lib`), and the
-/// same below a `site-packages`.
-fn places(folder: Option<&Path>, beside: Option<&Path>) -> Vec<PathBuf> {
-    let root = match (folder, beside) {
-        (Some(folder), _) => folder.to_path_buf(),
-        (None, Some(beside)) => beside.join(SETUP_FOLDER),
+/// The directories that may hold libraries: `directory` itself, those of Python's `nvidia-*` packages in it
+/// (`cublas/lib`, `cu13/lib`), and the same in a `site-packages`.
+fn places(directory: Option<&Path>, beside: Option<&Path>) -> Vec<PathBuf> {
+    let root = match (directory, beside) {
+        (Some(directory), _) => directory.to_path_buf(),
+        (None, Some(beside)) => beside.join(DEFAULT_DIRECTORY),
         (None, None) => return Vec::new(),
     };
     let mut places = Vec::new();
@@ -178,7 +191,7 @@ fn places(folder: Option<&Path>, beside: Option<&Path>) -> Vec<PathBuf> {
     places
 }
 
-/// The version in the name of a library that this process has loaded: `10.13.3` of `libnvinfer.so.10.13.3`.
+/// The version in the file name of a loaded library, such as `10.13.3` for `libnvinfer.so.10.13.3`.
 pub(super) fn loaded_version(library: &str) -> Option<String> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     version_in(&maps, library)
@@ -196,12 +209,12 @@ fn version_in(maps: &str, library: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Every library can be loaded but those that `missing` names.
+    /// Loads every library except those in `missing`.
     fn preload_without(
         missing: &[&str],
         places: &[PathBuf],
         provider: Provider,
-    ) -> Result<Vec<PathBuf>, String> {
+    ) -> Result<Vec<PathBuf>, Missing> {
         let mut loaded = Vec::new();
         preload_from(places, provider, |name, path| {
             if missing.contains(&name) {
@@ -216,44 +229,48 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_with_its_cure() {
-        for (missing, provider, parts) in [
+    fn missing_libraries_are_named_with_their_cure() {
+        use DeviceCure::{InstallCuda, InstallTensorrt};
+        for (missing, provider, part, cure) in [
             (
                 DRIVER,
                 Provider::Cuda,
-                ["the NVIDIA driver is missing: libcuda.so.1", "--gpus"],
+                "the NVIDIA driver is missing: libcuda.so.1",
+                None,
             ),
             (
                 "libcublasLt.so.13",
                 Provider::Cuda,
-                ["CUDA 13 cannot be loaded", "make setup-gpu"],
+                "CUDA 13 cannot be loaded",
+                Some(InstallCuda),
             ),
             (
                 "libcudnn.so.9",
                 Provider::Cuda,
-                ["cuDNN 9 cannot be loaded", "gpu_libraries"],
+                "cuDNN 9 cannot be loaded",
+                Some(InstallCuda),
             ),
             (
                 "libnvinfer.so.10",
                 Provider::Tensorrt,
-                ["TensorRT 10 cannot be loaded", "install TensorRT 10"],
+                "TensorRT 10 cannot be loaded",
+                Some(InstallTensorrt),
             ),
         ] {
             let error = preload_without(&[missing], &[], provider).unwrap_err();
-            assert!(error.contains(missing), "{error}");
-            for part in parts {
-                assert!(error.contains(part), "{part}: {error}");
-            }
+            assert_eq!(error.cure, cure);
+            assert!(error.reason.contains(missing), "{error:?}");
+            assert!(error.reason.contains(part), "{error:?}");
         }
         preload_without(&["libnvinfer.so.10"], &[], Provider::Cuda).unwrap();
         preload_without(&["libcufft.so.12"], &[], Provider::Cuda).unwrap();
     }
 
     #[test]
-    fn a_folder_comes_before_the_system() {
-        let folder = tempfile::tempdir().unwrap();
+    fn a_directory_is_searched_before_the_system() {
+        let directory = tempfile::tempdir().unwrap();
         let touch = |name: &str| {
-            let path = folder.path().join(name);
+            let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, "").unwrap();
             path
@@ -261,7 +278,7 @@ mod tests {
         let flat = touch("libcudart.so.13");
         let of_a_package = touch("cublas/lib/libcublas.so.13");
         let of_site_packages = touch("nvidia/cudnn/lib/libcudnn.so.9");
-        let loaded = preload_without(&[], &places(Some(folder.path()), None), Provider::Cuda).unwrap();
+        let loaded = preload_without(&[], &places(Some(directory.path()), None), Provider::Cuda).unwrap();
         for path in [
             flat,
             of_a_package,
@@ -272,7 +289,7 @@ mod tests {
         }
         assert_eq!(loaded[0], Path::new(DRIVER));
         let resource = touch("libnvinfer_builder_resource_sm90.so.10.13.2");
-        let loaded = preload_without(&[], &places(Some(folder.path()), None), Provider::Tensorrt).unwrap();
+        let loaded = preload_without(&[], &places(Some(directory.path()), None), Provider::Tensorrt).unwrap();
         assert_eq!(loaded.last(), Some(&resource));
 
         let beside = tempfile::tempdir().unwrap();
@@ -283,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_read_from_the_name_of_a_loaded_library() {
+    fn the_version_is_read_from_the_name_of_a_loaded_library() {
         let maps = "7f0 r-xp 0 08:01 12  /usr/lib/libnvinfer_plugin.so.10.13.3\n7f1 r-xp 0 08:01 13  /usr/lib/libnvinfer.so.10.13.2\n";
         assert_eq!(version_in(maps, "libnvinfer.so").as_deref(), Some("10.13.2"));
         assert_eq!(version_in(maps, "libother.so"), None);
