@@ -1,5 +1,5 @@
-// Builds the scripts of the pages into dist/, which is checked in, so that cargo needs no node.
-// `--check` fails where dist/ is not what the sources give; `--tests` builds the tests into build/tests/ as well.
+// Builds the scripts of the pages into dist/. It is checked in, so that cargo needs no Node.js.
+// `--check` fails if dist/ is out of date; `--tests` also builds the tests into build/tests/.
 
 import { execFileSync } from "node:child_process";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
@@ -12,7 +12,7 @@ const root = path.dirname(fileURLToPath(import.meta.url));
 const at = (...parts) => path.join(root, ...parts);
 const has = (flag) => process.argv.includes(flag);
 
-// The types of what the server sends and takes come from its own document.
+// The types of requests and responses come from the server's OpenAPI document.
 await mkdir(at("generated"), { recursive: true });
 const document = new URL("../openapi/openapi.json", import.meta.url);
 await writeFile(at("generated/openapi.d.ts"), astToString(await openapiTS(document)));
@@ -32,7 +32,7 @@ for (const file of outputFiles) {
   if (has("--check")) {
     const committed = await readFile(file.path, "utf8").catch(() => "");
     if (committed !== file.text) {
-      console.error(`web/dist/${path.basename(file.path)} is not what web/src gives: run \`make web\``);
+      console.error(`web/dist/${path.basename(file.path)} is out of date: run \`make web\``);
       process.exitCode = 1;
     }
   } else {

@@ -1,4 +1,4 @@
-// Takes the pictures in docs/images/ in Chromium, of the server that CLASSIFYD_BINARY names: `make screenshots`.
+// Takes the screenshots in docs/images/ in Chromium, with the server that CLASSIFYD_BINARY names: `make screenshots`.
 
 import { spawn } from "node:child_process";
 import { mkdir, readFile } from "node:fs/promises";
@@ -32,7 +32,7 @@ const browser = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
 });
 
-/** Something for the live panel to show: for half a minute, clients that come and go. */
+/** Half a minute of varying load, so that the live panel shows something. */
 async function load() {
   const url = "http://127.0.0.1:8080/v1/classify?model=images";
   const request = { method: "POST", headers: { "Content-Type": "image/png" }, body: await readFile(path.join(root, "models/images/1/golden/ship_1.png")) };
@@ -56,7 +56,7 @@ async function draw(page) {
   await canvas.scrollIntoViewIfNeeded();
   const box = await canvas.boundingBox();
   const at = (x, y) => [box.x + box.width * x, box.y + box.height * y];
-  // Not quite straight, as a hand draws.
+  // Slightly uneven, like a hand-drawn line.
   const [start, ...rest] = [[0.28, 0.27], [0.4, 0.25], [0.58, 0.24], [0.7, 0.25], [0.64, 0.4], [0.55, 0.58], [0.48, 0.82]];
   await page.mouse.move(...at(...start));
   await page.mouse.down();
@@ -64,7 +64,7 @@ async function draw(page) {
     await page.mouse.move(...at(...point), { steps: 6 });
   }
   await page.mouse.up();
-  await page.locator("#answer:not([hidden])").waitFor();
+  await page.locator("#result:not([hidden])").waitFor();
 }
 
 async function save(page, name, options) {

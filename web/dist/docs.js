@@ -14,11 +14,11 @@ void asksForKeys().then((keys) => SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  // The schemas stand with the operations that use them; as a list of their own they are closed at first.
+  // Operations show their schemas; the separate list of schemas is collapsed.
   defaultModelsExpandDepth: 0,
-  // Would be asked for at another host.
+  // The validator would be a request to another host.
   validatorUrl: null,
-  // A field of a form that was left empty is not meant to be sent.
+  // Empty form fields are not sent.
   requestInterceptor: (request) => {
     if (request.body instanceof FormData) {
       for (const [name, value] of [...request.body]) {

@@ -42,7 +42,7 @@ async function request(path, init = {}) {
     if (error instanceof DOMException && error.name === "AbortError") {
       throw error;
     }
-    const detail = "No answer came. Is the server still running, and are you still connected?";
+    const detail = "The server did not respond. Is it running, and are you connected?";
     throw new Refusal(0, "The server cannot be reached", detail, void 0, void 0, void 0);
   }
   if (!response.ok) {
@@ -57,8 +57,8 @@ async function refusal(response) {
   }
   return new Refusal(
     response.status,
-    problem.title ?? `The server answered ${response.status} ${response.statusText}`.trim(),
-    problem.detail ?? "It gave no reason.",
+    problem.title ?? `The server returned ${response.status} ${response.statusText}`.trim(),
+    problem.detail ?? "The server gave no reason.",
     problem.code,
     problem.request_id ?? response.headers.get("X-Request-Id") ?? void 0,
     response.headers.get("Retry-After") ?? void 0
@@ -155,43 +155,43 @@ function milliseconds(value) {
   return `${value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)} ms`;
 }
 
-// src/answer.ts
+// src/result.ts
 var CALM = 700;
 var announcing;
 var savedUrl;
 function showEmpty(text) {
   byId("empty").textContent = text;
   show(byId("empty"), true);
-  show(byId("answer"), false);
+  show(byId("result"), false);
   show(byId("problem"), false);
   show(byId("wire"), false);
-  byId("answer-model").textContent = "";
+  byId("result-model").textContent = "";
   byId("echo").textContent = "";
   clearTimeout(announcing);
 }
 function showBusy(busy) {
-  byId("answer").setAttribute("aria-busy", String(busy));
+  byId("result").setAttribute("aria-busy", String(busy));
 }
-function showAnswer(model2, input, answer) {
-  const result = answer.classification.results[0];
+function showResult(model2, input, response) {
+  const result = response.classification.results[0];
   if (!result) {
     return;
   }
   show(byId("empty"), false);
   show(byId("problem"), false);
-  byId("answer-model").textContent = `${answer.classification.model}, version ${answer.classification.version}`;
+  byId("result-model").textContent = `${response.classification.model}, version ${response.classification.version}`;
   byId("label").textContent = result.label;
   byId("score").textContent = percent(result.score);
   byId("echo").textContent = `${result.label} · ${percent(result.score)}`;
   const { truth } = input;
-  byId("truth").textContent = truth === void 0 ? "" : truth === result.label ? `Labelled ${truth}: right.` : `Labelled ${truth}: wrong.`;
+  byId("truth").textContent = truth === void 0 ? "" : truth === result.label ? `True label: ${truth}. Correct.` : `True label: ${truth}. Wrong.`;
   show(byId("truth"), truth !== void 0);
   show(byId("truncated"), result.truncated === true);
   byId("bars").replaceChildren(...result.top.map(({ label, score }) => bar(label, score)));
-  showTiming(answer);
+  showTiming(response);
   showRequest(model2, input);
-  byId("json").textContent = JSON.stringify(answer.classification, void 0, 2);
-  show(byId("answer"), true);
+  byId("json").textContent = JSON.stringify(response.classification, void 0, 2);
+  show(byId("result"), true);
   announce(`${result.label}, ${percent(result.score)}`);
 }
 function announce(text) {
@@ -214,7 +214,7 @@ function showTiming({ timing, total }) {
     const rest = total - timing.decode - timing.queue - timing.inference;
     parts.push(["rest", "Network and browser", Math.max(0, rest)]);
   } else {
-    parts.push(["rest", "In all", total]);
+    parts.push(["rest", "Total", total]);
   }
   byId("timing-bar").replaceChildren(
     ...parts.map(([kind, , duration]) => {
@@ -230,7 +230,7 @@ function showTiming({ timing, total }) {
   );
 }
 function showRequest(model2, input) {
-  const body = typeof input.body === "string" ? { text: input.body } : { file: input.fileName ?? "picture.png" };
+  const body = typeof input.body === "string" ? { text: input.body } : { file: input.fileName ?? "image.png" };
   const { contentType } = input;
   byId("curl").textContent = curl({ url: url(classifyPath(model2)).href, contentType, body, withKey: hasKey() });
   if (savedUrl) {
@@ -241,14 +241,14 @@ function showRequest(model2, input) {
     savedUrl = URL.createObjectURL(input.body);
     const save = byId("save");
     save.href = savedUrl;
-    save.download = input.fileName ?? "picture.png";
+    save.download = input.fileName ?? "image.png";
     byId("save-name").textContent = save.download;
   }
   show(byId("save-line"), input.body instanceof Blob);
   show(byId("wire"), true);
 }
 function showProblem(error) {
-  const problem = error instanceof Refusal ? error : new Refusal(0, "The page failed", String(error), void 0, void 0, void 0);
+  const problem = error instanceof Refusal ? error : new Refusal(0, "Error in this page", String(error), void 0, void 0, void 0);
   byId("problem-title").textContent = problem.title;
   byId("problem-detail").textContent = problem.detail;
   const notes = [];
@@ -265,7 +265,7 @@ function showProblem(error) {
   show(byId("problem-code"), notes.length > 0);
   show(byId("problem"), true);
   show(byId("empty"), false);
-  show(byId("answer"), false);
+  show(byId("result"), false);
   show(byId("wire"), false);
   byId("echo").textContent = problem.title;
   clearTimeout(announcing);
@@ -274,7 +274,7 @@ function start() {
   const copy = byId("copy");
   copy.addEventListener("click", () => {
     void copyText(byId("curl")).then((copied) => {
-      copy.textContent = copied ? "Copied" : "Select it to copy";
+      copy.textContent = copied ? "Copied" : "Press Ctrl+C to copy";
       setTimeout(() => copy.textContent = "Copy", 2e3);
     });
   });
@@ -309,9 +309,9 @@ var Drawing = class {
   }
   canvas;
   changed;
-  /** In parts of the drawing area, so that it can be painted at any size. */
+  /** Coordinates are fractions of the drawing area, so that it can be painted at any size. */
   strokes = [];
-  /** The stroke of each pointer that is down: several fingers draw side by side. */
+  /** The stroke of each active pointer: several fingers can draw at once. */
   open = /* @__PURE__ */ new Map();
   pen = { x: 0.5, y: 0.3 };
   penStroke;
@@ -331,8 +331,8 @@ var Drawing = class {
     this.penStroke = void 0;
     this.touched();
   }
-  /** White on black, whatever the theme. */
-  async picture() {
+  /** The drawing as a PNG, white on black in every theme. */
+  async image() {
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = SENT;
     this.paintOn(canvas, "#fff", "#000");
@@ -551,7 +551,7 @@ function start2() {
         update(tiles, rates(first, now));
       }
       show(list, scrapes.length > 1);
-      say(scrapes.length > 1 ? "" : "Reading the metrics…");
+      say(scrapes.length > 1 ? "" : "Loading the metrics…");
     } catch (error) {
       show(list, false);
       say(reason(error));
@@ -573,14 +573,14 @@ function say(text) {
 function reason(error) {
   if (error instanceof Refusal) {
     if (error.status === 404) {
-      return "The metrics are not served on this address, so there is nothing to show here.";
+      return "This address does not serve metrics.";
     }
     if (error.status === 401 || error.status === 403) {
-      return "The metrics are only for those who have the key.";
+      return "The metrics require an API key.";
     }
     return `${error.title}. ${error.detail}`;
   }
-  return "The metrics cannot be read.";
+  return "The metrics cannot be loaded.";
 }
 var SVG = "http://www.w3.org/2000/svg";
 function tile(list, title) {
@@ -616,7 +616,7 @@ function update(tiles, now) {
   }
 }
 
-// src/picture.ts
+// src/image.ts
 var SENT_AS_IT_IS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 var MAX_BYTES = 2 * 1024 * 1024;
 var MAX_SIDE = 1024;
@@ -627,36 +627,36 @@ function refusal2(title, detail) {
 async function fromFile(file) {
   const contentType = file.type || "image/png";
   if (!contentType.startsWith("image/")) {
-    throw refusal2("That is no picture", `This model looks at pictures, and ${file.name} is none. ${ADVICE}`);
+    throw refusal2("Not an image", `This model classifies images, and ${file.name} is not one. ${ADVICE}`);
   }
-  const asItIs = { body: file, contentType, fileName: file.name || "picture.png" };
+  const asItIs = { body: file, contentType, fileName: file.name || "image.png" };
   if (SENT_AS_IT_IS.includes(contentType) && file.size <= MAX_BYTES) {
     return asItIs;
   }
-  let picture2;
+  let image2;
   try {
-    picture2 = await createImageBitmap(file);
+    image2 = await createImageBitmap(file);
   } catch {
     if (!SENT_AS_IT_IS.includes(contentType)) {
-      throw refusal2("That kind of picture cannot be read", `This browser cannot show ${file.name}, and the server does not take it as it is. ${ADVICE}`);
+      throw refusal2("Unsupported image format", `Neither this browser nor the server can read ${file.name}. ${ADVICE}`);
     }
     return asItIs;
   }
-  const scale = Math.min(1, MAX_SIDE / Math.max(picture2.width, picture2.height));
+  const scale = Math.min(1, MAX_SIDE / Math.max(image2.width, image2.height));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(picture2.width * scale));
-  canvas.height = Math.max(1, Math.round(picture2.height * scale));
-  canvas.getContext("2d")?.drawImage(picture2, 0, 0, canvas.width, canvas.height);
-  picture2.close();
+  canvas.width = Math.max(1, Math.round(image2.width * scale));
+  canvas.height = Math.max(1, Math.round(image2.height * scale));
+  canvas.getContext("2d")?.drawImage(image2, 0, 0, canvas.width, canvas.height);
+  image2.close();
   const body = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
   if (!body) {
     return asItIs;
   }
-  const fileName = `${file.name.replace(/\.[^.]*$/, "") || "picture"}.jpg`;
-  const note = `Sent as a JPEG of ${canvas.width} × ${canvas.height} pixels, made in this browser.`;
+  const fileName = `${file.name.replace(/\.[^.]*$/, "") || "image"}.jpg`;
+  const note = `Resized in this browser and sent as a JPEG of ${canvas.width} × ${canvas.height} pixels.`;
   return { body, contentType: "image/jpeg", fileName, note };
 }
-function pictureOf(transfer, anyFile) {
+function imageOf(transfer, anyFile) {
   const files = [...transfer?.files ?? []];
   return files.find((file) => file.type.startsWith("image/")) ?? (anyFile ? files[0] : void 0);
 }
@@ -669,7 +669,7 @@ var MAX_LABELS = 30;
 var models2 = [];
 var model;
 var mode = "draw";
-var picture;
+var image;
 var unusable;
 var textTruth;
 var running;
@@ -683,7 +683,7 @@ async function loadModels() {
     models2 = await models();
   } catch (error) {
     if (isKeyWanted(error)) {
-      state.textContent = "The models are shown when the key is there.";
+      state.textContent = "Enter the key to see the models.";
       askForKey();
     } else {
       state.textContent = error instanceof Refusal ? `${error.title}. ${error.detail}` : String(error);
@@ -705,7 +705,7 @@ function modelCard(candidate) {
   radio.value = candidate.name;
   radio.addEventListener("change", () => choose(candidate));
   const { measured } = candidate;
-  const kind = candidate.task === "text-classification" ? "Texts" : "Pictures";
+  const kind = candidate.task === "text-classification" ? "Text" : "Images";
   const facts = [`${kind} · ${candidate.labels.length} labels`];
   if (measured) {
     facts.push(`${(measured.accuracy * 100).toFixed(1)} % on ${measured.dataset}`);
@@ -727,7 +727,7 @@ function choose(next) {
   show(byId("modes"), !takesText);
   show(byId("workbench"), true);
   const drawable = next.labels.every((label) => label.length === 1);
-  setMode(takesText ? "text" : picture || unusable ? "picture" : drawable ? "draw" : "picture");
+  setMode(takesText ? "text" : image || unusable ? "image" : drawable ? "draw" : "image");
   void loadExamples(next);
 }
 function revealIn(row, part) {
@@ -740,11 +740,11 @@ function whatItCanSay({ name, labels, problem_type }) {
   const listed = labels.slice(0, MAX_LABELS).join(", ");
   const more = labels.length > MAX_LABELS ? ` and ${labels.length - MAX_LABELS} more` : "";
   const which = problem_type === "multi_label_classification" ? "any" : "one";
-  return `Whatever it is given, ${name} says ${which} of: ${listed}${more}.`;
+  return `For any input, ${name} returns ${which} of these labels: ${listed}${more}.`;
 }
 function setMode(next) {
   mode = next;
-  for (const panel of ["draw", "picture", "text"]) {
+  for (const panel of ["draw", "image", "text"]) {
     show(byId(`${panel}-panel`), panel === next);
   }
   for (const radio of document.querySelectorAll('input[name="mode"]')) {
@@ -762,12 +762,12 @@ async function currentInput() {
       if (drawing.isEmpty) {
         return void 0;
       }
-      return { body: await drawing.picture(), contentType: "image/png", fileName: "drawing.png" };
-    case "picture":
+      return { body: await drawing.image(), contentType: "image/png", fileName: "drawing.png" };
+    case "image":
       if (unusable) {
         throw unusable;
       }
-      return picture;
+      return image;
     case "text": {
       const text = byId("text").value;
       if (text.trim() === "") {
@@ -779,25 +779,25 @@ async function currentInput() {
   }
 }
 var EMPTY = {
-  draw: "Draw something, and the answer comes as you draw.",
-  picture: "Choose a picture, or one of the examples.",
-  text: "Type something, or choose one of the examples."
+  draw: "Draw something. The result updates as you draw.",
+  image: "Choose an image or one of the examples.",
+  text: "Type something or choose one of the examples."
 };
 async function run() {
   running?.abort();
   const mine = new AbortController();
   running = mine;
-  const asked = model;
+  const selected = model;
   try {
     const input = await currentInput();
-    if (!asked || !input) {
+    if (!selected || !input) {
       showEmpty(EMPTY[mode]);
       return;
     }
     showBusy(true);
-    const got = await classify(asked.name, input, mine.signal);
+    const got = await classify(selected.name, input, mine.signal);
     if (running === mine) {
-      showAnswer(asked.name, input, got);
+      showResult(selected.name, input, got);
     }
   } catch (error) {
     if (running !== mine) {
@@ -822,23 +822,23 @@ function askForKey() {
   show(byId("key-form"), true);
   byId("key").focus();
 }
-async function takePicture(file) {
+async function takeImage(file) {
   try {
-    usePicture(await fromFile(file));
+    useImage(await fromFile(file));
   } catch (error) {
     if (!(error instanceof Refusal)) {
       throw error;
     }
     unusable = error;
-    picture = void 0;
+    image = void 0;
     show(byId("preview"), false);
     byId("drop-text").textContent = file.name;
-    show(byId("picture-note"), false);
-    toPictures();
+    show(byId("image-note"), false);
+    showImages();
   }
 }
-function usePicture(input) {
-  picture = input;
+function useImage(input) {
+  image = input;
   unusable = void 0;
   if (previewUrl) {
     URL.revokeObjectURL(previewUrl);
@@ -848,34 +848,34 @@ function usePicture(input) {
   preview.src = previewUrl;
   show(preview, true);
   byId("drop-text").textContent = input.fileName ?? "";
-  byId("picture-note").textContent = input.note ?? "";
-  show(byId("picture-note"), input.note !== void 0);
-  toPictures();
+  byId("image-note").textContent = input.note ?? "";
+  show(byId("image-note"), input.note !== void 0);
+  showImages();
 }
-function toPictures() {
+function showImages() {
   const taking = model?.task === "image-classification" ? void 0 : models2.find((one) => one.task === "image-classification");
   if (taking) {
     choose(taking);
   } else {
-    setMode("picture");
+    setMode("image");
   }
 }
-function listenForPictures() {
+function listenForImages() {
   for (const id of ["file", "camera"]) {
     const chooser = byId(id);
     chooser.addEventListener("change", () => {
       const file = chooser.files?.[0];
       chooser.value = "";
       if (file) {
-        void takePicture(file);
+        void takeImage(file);
       }
     });
   }
   document.addEventListener("paste", (event) => {
-    const file = pictureOf(event.clipboardData, false);
+    const file = imageOf(event.clipboardData, false);
     if (file) {
       event.preventDefault();
-      void takePicture(file);
+      void takeImage(file);
     }
   });
   const veil = byId("drop-veil");
@@ -891,14 +891,14 @@ function listenForPictures() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     show(veil, false);
-    const file = pictureOf(event.dataTransfer, true);
+    const file = imageOf(event.dataTransfer, true);
     if (file) {
-      void takePicture(file);
+      void takeImage(file);
     }
   });
   byId("preview").addEventListener("load", (event) => {
-    const image = event.currentTarget;
-    image.classList.toggle("pixels", image.naturalWidth <= 96);
+    const image2 = event.currentTarget;
+    image2.classList.toggle("pixels", image2.naturalWidth <= 96);
   });
   byId("preview").addEventListener("error", () => show(byId("preview"), false));
 }
@@ -919,11 +919,11 @@ async function loadExamples(of) {
     const items = chosen.map((example2, at) => {
       const text = texts[at];
       const content = contents[at];
-      const button = text === void 0 && content ? pictureExample(example2, content) : textExample(example2, text ?? "");
+      const button = text === void 0 && content ? imageExample(example2, content) : textExample(example2, text ?? "");
       return make("li", "", button);
     });
     const list = byId("example-list");
-    list.className = of.task === "text-classification" ? "text-examples" : "picture-examples";
+    list.className = of.task === "text-classification" ? "text-examples" : "image-examples";
     list.replaceChildren(...items);
     show(section, items.length > 0);
   } catch {
@@ -938,18 +938,18 @@ function oneOfEachLabel(examples2) {
   });
   return ranked.sort((a, b) => a.rank - b.rank).map(({ example: example2 }) => example2);
 }
-function pictureExample(example2, content) {
-  const image = make("img", "pixels");
+function imageExample(example2, content) {
+  const image2 = make("img", "pixels");
   const thumbnail = URL.createObjectURL(content);
   thumbnails.push(thumbnail);
-  image.src = thumbnail;
-  image.alt = `Example: ${example2.label}`;
-  const button = make("button", "thumbnail", image);
+  image2.src = thumbnail;
+  image2.alt = `Example: ${example2.label}`;
+  const button = make("button", "thumbnail", image2);
   button.type = "button";
   button.title = example2.label;
   button.addEventListener(
     "click",
-    () => usePicture({ body: content, contentType: example2.media_type, fileName: example2.name, truth: example2.label })
+    () => useImage({ body: content, contentType: example2.media_type, fileName: example2.name, truth: example2.label })
   );
   return button;
 }
@@ -981,7 +981,7 @@ function listen() {
     show(byId("key-form"), false);
     void loadModels();
   });
-  listenForPictures();
+  listenForImages();
 }
 listen();
 start();

@@ -1,4 +1,4 @@
-// What the page asks of the server.
+// Requests of the page to the server.
 
 import type { components } from "../generated/openapi";
 
@@ -7,15 +7,15 @@ export type Example = components["schemas"]["ExampleDescription"];
 export type Classification = components["schemas"]["Classification"];
 export type Problem = components["schemas"]["Problem"];
 
-/** What is classified: a picture or a text, and how it is called. */
+/** The image or text to classify. */
 export interface Input {
   body: Blob | string;
   contentType: string;
-  /** Name of the file that the curl line reads; a text stands in the line itself. */
+  /** Name of the file that the curl command reads. A text is part of the command itself. */
   fileName?: string;
-  /** Said about the picture, for example that it was made smaller. */
+  /** Shown with the image, for example that it was resized. */
   note?: string;
-  /** The true label, where it is known. */
+  /** The true label, if known. */
   truth?: string;
 }
 
@@ -25,16 +25,16 @@ export interface Timing {
   inference: number;
 }
 
-export interface Answer {
+export interface TimedResponse {
   classification: Classification;
-  /** As it came. */
+  /** The response body. */
   text: string;
   timing: Timing | undefined;
-  /** Milliseconds from the call to the whole answer. */
+  /** Milliseconds from the call to the complete response. */
   total: number;
 }
 
-/** An answer that is no success. */
+/** An unsuccessful response. */
 export class Refusal extends Error {
   constructor(
     readonly status: number,
@@ -48,7 +48,7 @@ export class Refusal extends Error {
   }
 }
 
-/** Kept in memory only. */
+/** Kept in memory only, never in storage or in the page. */
 let key: string | undefined;
 
 export function useKey(value: string): void {
@@ -59,7 +59,7 @@ export function hasKey(): boolean {
   return key !== undefined;
 }
 
-/** Labels that the page shows. */
+/** The number of labels to show. */
 export const TOP_K = 5;
 
 export function url(path: string): URL {
@@ -82,7 +82,7 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
     if (error instanceof DOMException && error.name === "AbortError") {
       throw error;
     }
-    const detail = "No answer came. Is the server still running, and are you still connected?";
+    const detail = "The server did not respond. Is it running, and are you connected?";
     throw new Refusal(0, "The server cannot be reached", detail, undefined, undefined, undefined);
   }
   if (!response.ok) {
@@ -98,8 +98,8 @@ async function refusal(response: Response): Promise<Refusal> {
   }
   return new Refusal(
     response.status,
-    problem.title ?? `The server answered ${response.status} ${response.statusText}`.trim(),
-    problem.detail ?? "It gave no reason.",
+    problem.title ?? `The server returned ${response.status} ${response.statusText}`.trim(),
+    problem.detail ?? "The server gave no reason.",
     problem.code,
     problem.request_id ?? response.headers.get("X-Request-Id") ?? undefined,
     response.headers.get("Retry-After") ?? undefined,
@@ -125,7 +125,7 @@ export async function example(model: string, name: string): Promise<Blob> {
   return response.blob();
 }
 
-export async function classify(model: string, input: Input, signal: AbortSignal): Promise<Answer> {
+export async function classify(model: string, input: Input, signal: AbortSignal): Promise<TimedResponse> {
   const started = performance.now();
   const response = await request(classifyPath(model), {
     method: "POST",
@@ -142,7 +142,7 @@ export async function classify(model: string, input: Input, signal: AbortSignal)
   };
 }
 
-/** Milliseconds of each stage out of a Server-Timing header. */
+/** Milliseconds of each stage, from a Server-Timing header. */
 export function serverTiming(header: string | null): Timing | undefined {
   const durations = new Map<string, number>();
   for (const metric of (header ?? "").split(",")) {

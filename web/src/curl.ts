@@ -1,14 +1,14 @@
-// The curl line that does what the page just did.
+// The curl command for the request that the page has just sent.
 
 export interface CurlRequest {
   url: string;
   contentType: string;
-  /** A text that stands in the line, or the name of a file. */
+  /** A text for the command itself, or the name of a file. */
   body: { text: string } | { file: string };
   withKey: boolean;
 }
 
-/** Quoted for a POSIX shell. */
+/** Quotes a text for a POSIX shell. */
 export function quote(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
@@ -18,7 +18,7 @@ export function curl(request: CurlRequest): string {
   if (request.withKey) {
     options.push(`-H "Authorization: Bearer $CLASSIFYD_API_KEY"`);
   }
-  // --data-raw, for --data would read a file where the text begins with @.
+  // --data-raw, because --data would read a file if the text begins with @.
   options.push("text" in request.body ? `--data-raw ${quote(request.body.text)}` : `--data-binary ${quote(`@${request.body.file}`)}`);
   return `curl ${[quote(request.url), ...options].join(" \\\n  ")}`;
 }

@@ -1,4 +1,4 @@
-// The page at /docs: Swagger UI on the document of this server.
+// The page at /docs: Swagger UI with this server's OpenAPI document.
 
 interface SwaggerUIBundle {
   (options: Record<string, unknown>): unknown;
@@ -6,12 +6,12 @@ interface SwaggerUIBundle {
 
 declare const SwaggerUIBundle: SwaggerUIBundle;
 
-/** Without the button and the padlocks for keys. */
+/** Hides the button and the padlocks for API keys. */
 const withoutKeys = () => ({
   wrapComponents: { authorizeBtn: () => () => null, authorizeOperationBtn: () => () => null },
 });
 
-/** Whether the server asks for a key; if it cannot be found out, the page is ready for one. */
+/** Whether the server requires an API key. If that is unknown, the page offers to enter one. */
 async function asksForKeys(): Promise<boolean> {
   try {
     return !(await fetch("v1/models")).ok;
@@ -25,11 +25,11 @@ void asksForKeys().then((keys) => SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  // The schemas stand with the operations that use them; as a list of their own they are closed at first.
+  // Operations show their schemas; the separate list of schemas is collapsed.
   defaultModelsExpandDepth: 0,
-  // Would be asked for at another host.
+  // The validator would be a request to another host.
   validatorUrl: null,
-  // A field of a form that was left empty is not meant to be sent.
+  // Empty form fields are not sent.
   requestInterceptor: (request: { body?: unknown }) => {
     if (request.body instanceof FormData) {
       for (const [name, value] of [...request.body]) {
@@ -42,7 +42,7 @@ void asksForKeys().then((keys) => SwaggerUIBundle({
   },
 }));
 
-// Swagger UI has a dark theme, but does not ask the system for it.
+// Swagger UI has a dark theme, but ignores the system's preference.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const setTheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", setTheme);

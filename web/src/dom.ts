@@ -1,6 +1,6 @@
-// Small helpers around the document.
+// Small helpers for the DOM.
 
-/** The element of this id, which is in the page. */
+/** The element with this id. Throws if there is none. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const element = document.getElementById(id);
   if (!element) {
@@ -9,7 +9,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   return element as T;
 }
 
-/** A new element with text or children in it. */
+/** Creates an element with text or children. */
 export function make<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   className: string,
@@ -27,11 +27,11 @@ export function show(element: HTMLElement, visible: boolean): void {
 
 export function percent(score: number): string {
   const value = score * 100;
-  // Rounded to 100 % it would say more than the model does.
+  // 100 % would claim more certainty than the model has.
   if (value > 99.99 && value < 100) {
     return "> 99.99 %";
   }
-  // Rounded to 0 % it would say that the model rules the label out.
+  // 0 % would claim that the model rules the label out.
   if (value < 0.01) {
     return "< 0.01 %";
   }

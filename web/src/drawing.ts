@@ -5,17 +5,17 @@ interface Point {
   y: number;
 }
 
-/** Width of a stroke, as a part of the drawing area. */
+/** Width of a stroke, as a fraction of the drawing area. */
 const WIDTH = 0.075;
-/** How far an arrow key moves the pen, as a part of the drawing area. */
+/** Distance that an arrow key moves the pen, as a fraction of the drawing area. */
 const STEP = 0.05;
-/** Side of the picture that is sent, in pixels. */
+/** Side of the image to send, in pixels. */
 const SENT = 280;
 
 export class Drawing {
-  /** In parts of the drawing area, so that it can be painted at any size. */
+  /** Coordinates are fractions of the drawing area, so that it can be painted at any size. */
   private strokes: Point[][] = [];
-  /** The stroke of each pointer that is down: several fingers draw side by side. */
+  /** The stroke of each active pointer: several fingers can draw at once. */
   private readonly open = new Map<number, Point[]>();
   private pen: Point = { x: 0.5, y: 0.3 };
   private penStroke: Point[] | undefined;
@@ -54,8 +54,8 @@ export class Drawing {
     this.touched();
   }
 
-  /** White on black, whatever the theme. */
-  async picture(): Promise<Blob> {
+  /** The drawing as a PNG, white on black in every theme. */
+  async image(): Promise<Blob> {
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = SENT;
     this.paintOn(canvas, "#fff", "#000");
@@ -81,7 +81,7 @@ export class Drawing {
     if (!stroke) {
       return;
     }
-    // What the pointer did between two frames.
+    // All positions of the pointer since the last frame.
     const events = event.getCoalescedEvents();
     for (const part of events.length > 0 ? events : [event]) {
       stroke.push(this.place(part));

@@ -1,13 +1,13 @@
-// The live panel: /metrics, read every two seconds while the page is looked at.
+// The live panel: reads /metrics every two seconds while the page is visible.
 
 import { Refusal, request } from "./api";
 import { byId, make, milliseconds, show } from "./dom";
 import { type Rates, type Scrape, rates, scrape } from "./metrics";
 
 const PERIOD = 2000;
-/** Seconds that a number is about. */
+/** Seconds that each number covers. */
 const WINDOW = 30;
-/** Numbers in a curve: two minutes. */
+/** Numbers in a curve, which span two minutes. */
 const HISTORY = 60;
 
 interface Tile {
@@ -43,7 +43,7 @@ export function start(): void {
         update(tiles, rates(first, now));
       }
       show(list, scrapes.length > 1);
-      say(scrapes.length > 1 ? "" : "Reading the metrics…");
+      say(scrapes.length > 1 ? "" : "Loading the metrics…");
     } catch (error) {
       show(list, false);
       say(reason(error));
@@ -58,7 +58,7 @@ export function start(): void {
 
 function say(text: string): void {
   const state = byId("live-state");
-  // Only what is new, for screen readers and for the layout.
+  // Only changes, for screen readers and for the layout.
   if (state.textContent !== text) {
     state.textContent = text;
   }
@@ -68,14 +68,14 @@ function say(text: string): void {
 function reason(error: unknown): string {
   if (error instanceof Refusal) {
     if (error.status === 404) {
-      return "The metrics are not served on this address, so there is nothing to show here.";
+      return "This address does not serve metrics.";
     }
     if (error.status === 401 || error.status === 403) {
-      return "The metrics are only for those who have the key.";
+      return "The metrics require an API key.";
     }
     return `${error.title}. ${error.detail}`;
   }
-  return "The metrics cannot be read.";
+  return "The metrics cannot be loaded.";
 }
 
 const SVG = "http://www.w3.org/2000/svg";

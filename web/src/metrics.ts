@@ -1,4 +1,4 @@
-// What the live panel shows, out of Prometheus' text format.
+// Computes the live panel's numbers from Prometheus' text format.
 
 export interface Sample {
   name: string;
@@ -27,10 +27,10 @@ export function parse(text: string): Sample[] {
 
 /** The numbers of one scrape that the panel needs. */
 export interface Scrape {
-  /** Seconds. */
+  /** Time of the scrape, in seconds. */
   time: number;
   requests: number;
-  /** Upper bound of each bucket in seconds -> requests that took at most so long. */
+  /** Maps the upper bound of each bucket, in seconds, to the number of requests that took at most that long. */
   durations: Map<number, number>;
   batches: number;
   batchedInputs: number;
@@ -62,16 +62,16 @@ export function scrape(text: string, time: number): Scrape {
 
 export interface Rates {
   requestsPerSecond: number;
-  /** Seconds; undefined where there was no request. */
+  /** Seconds; undefined if there was no request. */
   p99: number | undefined;
-  /** Undefined where there was no batch. */
+  /** Undefined if there was no batch. */
   batchSize: number | undefined;
   queueDepth: number;
 }
 
-/** What happened between two scrapes. */
+/** The rates between two scrapes. */
 export function rates(before: Scrape, after: Scrape): Rates {
-  // A server that was started anew counts from nothing.
+  // After a restart, counters begin at zero.
   const restarted = after.requests < before.requests;
   const since = (value: number, earlier: number) => (restarted ? value : value - earlier);
   const batches = since(after.batches, before.batches);
@@ -86,7 +86,7 @@ export function rates(before: Scrape, after: Scrape): Rates {
   };
 }
 
-/** As Prometheus' histogram_quantile: linear within a bucket. Buckets are cumulative, sorted by bound. */
+/** Like Prometheus' histogram_quantile: linear within a bucket. Buckets are cumulative and sorted by bound. */
 export function quantile(q: number, buckets: readonly (readonly [number, number])[]): number | undefined {
   const total = buckets.at(-1)?.[1] ?? 0;
   if (total <= 0) {

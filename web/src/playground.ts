@@ -1,34 +1,34 @@
-// The playground: a model, an input, and the answer as the input changes.
+// The playground: choose a model, enter an input, see the result as the input changes.
 
-import * as answer from "./answer";
+import * as result from "./result";
 import * as api from "./api";
 import { byId, make, show } from "./dom";
 import { Drawing } from "./drawing";
 import * as live from "./live";
-import { fromFile, pictureOf } from "./picture";
+import { fromFile, imageOf } from "./image";
 
 /** Milliseconds between a change and its request. */
 const DRAWING_PAUSE = 120;
 const TYPING_PAUSE = 250;
-/** Pictures and texts shown as examples. */
+/** The number of examples to show. */
 const MAX_EXAMPLES = 10;
-/** Labels that are listed. */
+/** The number of labels to list. */
 const MAX_LABELS = 30;
 
-type Mode = "draw" | "picture" | "text";
+type Mode = "draw" | "image" | "text";
 
 let models: api.Model[] = [];
 let model: api.Model | undefined;
 let mode: Mode = "draw";
-/** The last picture that was chosen, classified again when the model changes. */
-let picture: api.Input | undefined;
-/** Why the last file that was given cannot be classified. */
+/** The last chosen image, which is classified again when the model changes. */
+let image: api.Input | undefined;
+/** Why the last chosen file cannot be classified. */
 let unusable: api.Refusal | undefined;
-/** Set while the text is that of an example. */
+/** The true label while the text is an unchanged example. */
 let textTruth: string | undefined;
 let running: AbortController | undefined;
 let planned: ReturnType<typeof setTimeout> | undefined;
-/** Thumbnails that are shown. */
+/** Object URLs of the thumbnails. */
 let thumbnails: string[] = [];
 let previewUrl: string | undefined;
 
@@ -42,7 +42,7 @@ async function loadModels(): Promise<void> {
     models = await api.models();
   } catch (error) {
     if (isKeyWanted(error)) {
-      state.textContent = "The models are shown when the key is there.";
+      state.textContent = "Enter the key to see the models.";
       askForKey();
     } else {
       state.textContent = error instanceof api.Refusal ? `${error.title}. ${error.detail}` : String(error);
@@ -65,7 +65,7 @@ function modelCard(candidate: api.Model): HTMLElement {
   radio.value = candidate.name;
   radio.addEventListener("change", () => choose(candidate));
   const { measured } = candidate;
-  const kind = candidate.task === "text-classification" ? "Texts" : "Pictures";
+  const kind = candidate.task === "text-classification" ? "Text" : "Images";
   const facts = [`${kind} · ${candidate.labels.length} labels`];
   if (measured) {
     facts.push(`${(measured.accuracy * 100).toFixed(1)} % on ${measured.dataset}`);
@@ -87,13 +87,13 @@ function choose(next: api.Model): void {
   const takesText = next.task === "text-classification";
   show(byId("modes"), !takesText);
   show(byId("workbench"), true);
-  // Digits and letters can be drawn; a horse is better photographed.
+  // Digits and letters can be drawn; for other labels, offer image files.
   const drawable = next.labels.every((label) => label.length === 1);
-  setMode(takesText ? "text" : picture || unusable ? "picture" : drawable ? "draw" : "picture");
+  setMode(takesText ? "text" : image || unusable ? "image" : drawable ? "draw" : "image");
   void loadExamples(next);
 }
 
-/** Scrolls a row sideways until this part of it is seen; the page itself stays where it is. */
+/** Scrolls a row sideways until this part of it is visible. The page itself does not scroll. */
 function revealIn(row: HTMLElement, part: Element | null): void {
   if (part) {
     const [outer, inner] = [row.getBoundingClientRect(), part.getBoundingClientRect()];
@@ -101,17 +101,16 @@ function revealIn(row: HTMLElement, part: Element | null): void {
   }
 }
 
-/** A model knows its labels and nothing else, whatever it is shown. */
 function whatItCanSay({ name, labels, problem_type }: api.Model): string {
   const listed = labels.slice(0, MAX_LABELS).join(", ");
   const more = labels.length > MAX_LABELS ? ` and ${labels.length - MAX_LABELS} more` : "";
   const which = problem_type === "multi_label_classification" ? "any" : "one";
-  return `Whatever it is given, ${name} says ${which} of: ${listed}${more}.`;
+  return `For any input, ${name} returns ${which} of these labels: ${listed}${more}.`;
 }
 
 function setMode(next: Mode): void {
   mode = next;
-  for (const panel of ["draw", "picture", "text"] as const) {
+  for (const panel of ["draw", "image", "text"] as const) {
     show(byId(`${panel}-panel`), panel === next);
   }
   for (const radio of document.querySelectorAll<HTMLInputElement>('input[name="mode"]')) {
@@ -133,12 +132,12 @@ async function currentInput(): Promise<api.Input | undefined> {
       if (drawing.isEmpty) {
         return undefined;
       }
-      return { body: await drawing.picture(), contentType: "image/png", fileName: "drawing.png" };
-    case "picture":
+      return { body: await drawing.image(), contentType: "image/png", fileName: "drawing.png" };
+    case "image":
       if (unusable) {
         throw unusable;
       }
-      return picture;
+      return image;
     case "text": {
       const text = byId<HTMLTextAreaElement>("text").value;
       if (text.trim() === "") {
@@ -151,40 +150,40 @@ async function currentInput(): Promise<api.Input | undefined> {
 }
 
 const EMPTY: Record<Mode, string> = {
-  draw: "Draw something, and the answer comes as you draw.",
-  picture: "Choose a picture, or one of the examples.",
-  text: "Type something, or choose one of the examples.",
+  draw: "Draw something. The result updates as you draw.",
+  image: "Choose an image or one of the examples.",
+  text: "Type something or choose one of the examples.",
 };
 
 async function run(): Promise<void> {
-  // What was asked before is of no interest any more, and the server is told so.
+  // Cancels the previous request, so that the server drops its work.
   running?.abort();
   const mine = new AbortController();
   running = mine;
-  const asked = model;
+  const selected = model;
   try {
     const input = await currentInput();
-    if (!asked || !input) {
-      answer.showEmpty(EMPTY[mode]);
+    if (!selected || !input) {
+      result.showEmpty(EMPTY[mode]);
       return;
     }
-    answer.showBusy(true);
-    const got = await api.classify(asked.name, input, mine.signal);
+    result.showBusy(true);
+    const got = await api.classify(selected.name, input, mine.signal);
     if (running === mine) {
-      answer.showAnswer(asked.name, input, got);
+      result.showResult(selected.name, input, got);
     }
   } catch (error) {
     if (running !== mine) {
       return;
     }
-    answer.showProblem(error);
+    result.showProblem(error);
     if (isKeyWanted(error)) {
       askForKey();
     }
   } finally {
     if (running === mine) {
       running = undefined;
-      answer.showBusy(false);
+      result.showBusy(false);
     }
   }
 }
@@ -201,26 +200,26 @@ function askForKey(): void {
   byId("key").focus();
 }
 
-// Pictures
+// Images
 
-async function takePicture(file: File): Promise<void> {
+async function takeImage(file: File): Promise<void> {
   try {
-    usePicture(await fromFile(file));
+    useImage(await fromFile(file));
   } catch (error) {
     if (!(error instanceof api.Refusal)) {
       throw error;
     }
     unusable = error;
-    picture = undefined;
+    image = undefined;
     show(byId("preview"), false);
     byId("drop-text").textContent = file.name;
-    show(byId("picture-note"), false);
-    toPictures();
+    show(byId("image-note"), false);
+    showImages();
   }
 }
 
-function usePicture(input: api.Input): void {
-  picture = input;
+function useImage(input: api.Input): void {
+  image = input;
   unusable = undefined;
   if (previewUrl) {
     URL.revokeObjectURL(previewUrl);
@@ -230,38 +229,38 @@ function usePicture(input: api.Input): void {
   preview.src = previewUrl;
   show(preview, true);
   byId("drop-text").textContent = input.fileName ?? "";
-  byId("picture-note").textContent = input.note ?? "";
-  show(byId("picture-note"), input.note !== undefined);
-  toPictures();
+  byId("image-note").textContent = input.note ?? "";
+  show(byId("image-note"), input.note !== undefined);
+  showImages();
 }
 
-/** A picture is for a model that takes pictures. */
-function toPictures(): void {
+/** Shows the image panel, and selects an image model if a text model is selected. */
+function showImages(): void {
   const taking = model?.task === "image-classification" ? undefined : models.find((one) => one.task === "image-classification");
   if (taking) {
     choose(taking);
   } else {
-    setMode("picture");
+    setMode("image");
   }
 }
 
-function listenForPictures(): void {
+function listenForImages(): void {
   for (const id of ["file", "camera"]) {
     const chooser = byId<HTMLInputElement>(id);
     chooser.addEventListener("change", () => {
       const file = chooser.files?.[0];
-      // The same file chosen again is a change again.
+      // Otherwise choosing the same file again would be no change.
       chooser.value = "";
       if (file) {
-        void takePicture(file);
+        void takeImage(file);
       }
     });
   }
   document.addEventListener("paste", (event) => {
-    const file = pictureOf(event.clipboardData, false);
+    const file = imageOf(event.clipboardData, false);
     if (file) {
       event.preventDefault();
-      void takePicture(file);
+      void takeImage(file);
     }
   });
   const veil = byId("drop-veil");
@@ -277,17 +276,17 @@ function listenForPictures(): void {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     show(veil, false);
-    const file = pictureOf(event.dataTransfer, true);
+    const file = imageOf(event.dataTransfer, true);
     if (file) {
-      void takePicture(file);
+      void takeImage(file);
     }
   });
-  // A small picture is shown as its pixels, not as a blur.
+  // Shows a small image as sharp pixels, not blurred.
   byId<HTMLImageElement>("preview").addEventListener("load", (event) => {
     const image = event.currentTarget as HTMLImageElement;
     image.classList.toggle("pixels", image.naturalWidth <= 96);
   });
-  // It cannot be shown here; the server says the rest.
+  // The browser cannot show this image; the server explains the error.
   byId<HTMLImageElement>("preview").addEventListener("error", () => show(byId("preview"), false));
 }
 
@@ -310,15 +309,15 @@ async function loadExamples(of: api.Model): Promise<void> {
     const items = chosen.map((example, at) => {
       const text = texts[at];
       const content = contents[at];
-      const button = text === undefined && content ? pictureExample(example, content) : textExample(example, text ?? "");
+      const button = text === undefined && content ? imageExample(example, content) : textExample(example, text ?? "");
       return make("li", "", button);
     });
     const list = byId("example-list");
-    list.className = of.task === "text-classification" ? "text-examples" : "picture-examples";
+    list.className = of.task === "text-classification" ? "text-examples" : "image-examples";
     list.replaceChildren(...items);
     show(section, items.length > 0);
   } catch {
-    // The page works without them.
+    // The page works without examples.
   }
 }
 
@@ -333,7 +332,7 @@ function oneOfEachLabel(examples: api.Example[]): api.Example[] {
   return ranked.sort((a, b) => a.rank - b.rank).map(({ example }) => example);
 }
 
-function pictureExample(example: api.Example, content: Blob): HTMLElement {
+function imageExample(example: api.Example, content: Blob): HTMLElement {
   const image = make("img", "pixels");
   const thumbnail = URL.createObjectURL(content);
   thumbnails.push(thumbnail);
@@ -343,7 +342,7 @@ function pictureExample(example: api.Example, content: Blob): HTMLElement {
   button.type = "button";
   button.title = example.label;
   button.addEventListener("click", () =>
-    usePicture({ body: content, contentType: example.media_type, fileName: example.name, truth: example.label }),
+    useImage({ body: content, contentType: example.media_type, fileName: example.name, truth: example.label }),
   );
   return button;
 }
@@ -379,10 +378,10 @@ function listen(): void {
     show(byId("key-form"), false);
     void loadModels();
   });
-  listenForPictures();
+  listenForImages();
 }
 
 listen();
-answer.start();
+result.start();
 live.start();
 void loadModels();

@@ -1,5 +1,5 @@
-// A client generated from openapi.json: the types by openapi-typescript, the calls by openapi-fetch. That it compiles is
-// checked by the build, that it works here.
+// A client generated from openapi.json, with types by openapi-typescript and calls by openapi-fetch. The build checks that
+// it compiles; these tests check that it works.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -30,19 +30,19 @@ test("classifies a digit as JSON", async () => {
   assert.equal(data.results[0].top.length, 2);
 });
 
-test("classifies a digit as it is", async () => {
-  const picture = await digit("3_18.png");
+test("classifies a digit sent as the request body", async () => {
+  const image = await digit("3_18.png");
   const { data } = await client.POST("/v1/classify", {
     params: { query: { model: "digits", top_k: 1 } },
     headers: { "Content-Type": "image/png" },
-    // The document says `string` with `format: binary`, as OpenAPI writes bytes.
-    body: picture as unknown as string,
+    // OpenAPI describes bytes as `string` with `format: binary`.
+    body: image as unknown as string,
     bodySerializer: (body: unknown) => body as BodyInit,
   });
   assert.equal(data?.results[0]?.label, "3");
 });
 
-test("gets the problem of a bad request, typed", async () => {
+test("gets a typed problem document for an invalid request", async () => {
   const { data, error, response } = await client.POST("/v1/classify", { body: { model: "nope", inputs: "a" } });
   assert.equal(data, undefined);
   assert.equal(response.status, 404);

@@ -1,4 +1,4 @@
-// Starts the server under test, and a browser.
+// Starts the server under test and a browser.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -16,14 +16,14 @@ const BINARY = process.env["CLASSIFYD_BINARY"] ?? path.join(ROOT, "target/debug/
 export class Server {
   private constructor(
     private readonly child: ChildProcess,
-    /** With a slash at its end. */
+    /** Ends with a slash. */
     readonly url: string,
   ) {}
 
-  /** `classifyd serve` with the configuration of `make serve`, or another, on a free port. */
+  /** Starts `classifyd serve` on a free port, by default with the configuration of `make serve`. */
   static async start(options: string[] = [], config = path.join(ROOT, "classifyd.toml")): Promise<Server> {
     if (!existsSync(BINARY)) {
-      throw new Error(`${BINARY} is not there: run \`cargo build\`, or set CLASSIFYD_BINARY`);
+      throw new Error(`${BINARY} does not exist: run \`cargo build\`, or set CLASSIFYD_BINARY`);
     }
     const child = spawn(BINARY, ["serve", "--config", config, "--listen", "127.0.0.1:0", "--log-format", "json", ...options], {
       cwd: ROOT,
@@ -35,7 +35,7 @@ export class Server {
       lines.push(line);
       const entry = parse(line);
       if (entry["message"] === "ready") {
-        // Read on, or the server would stand still when the pipe is full.
+        // Keeps reading, because the server would block on a full pipe.
         child.stderr.resume();
         return new Server(child, `http://${String(entry["address"])}/`);
       }
@@ -52,13 +52,13 @@ export class Server {
   }
 }
 
-/** An API key that the binary has made, and what the configuration says of it. */
+/** Makes an API key with the binary; returns the key and its entry for the configuration. */
 export function makeKey(): { key: string; entry: string } {
   const { stdout, stderr } = spawnSync(BINARY, ["api-key", "test"], { cwd: ROOT, env: environment(), encoding: "utf8" });
   return { key: stderr.trim().split("\n").at(-1) ?? "", entry: stdout };
 }
 
-/** Without what the test's own environment would configure. */
+/** The environment without variables that would configure the server. */
 function environment(): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("CLASSIFYD_")));
 }
@@ -77,7 +77,7 @@ export class Chromium {
     private readonly profile: string,
   ) {}
 
-  /** A browser with a profile of its own that asks nobody but the page's server. */
+  /** A browser with its own profile that contacts only the page's server. */
   static async start(options: BrowserContextOptions = {}): Promise<Chromium> {
     const profile = await mkdtemp(path.join(tmpdir(), "classifyd-chromium-"));
     const context = await chromium.launchPersistentContext(profile, {
@@ -96,7 +96,7 @@ export class Chromium {
     return new Chromium(context, profile);
   }
 
-  /** A page whose complaints and requests are kept. */
+  /** Opens a page and records its console errors and requests. */
   async open(): Promise<Watched> {
     return new Watched(await this.context.newPage());
   }
@@ -112,10 +112,10 @@ export class Watched {
   readonly requests: string[] = [];
 
   constructor(readonly page: Page) {
-    // A machine that does other things as well is slow.
+    // Generous, for a busy machine.
     page.setDefaultTimeout(20_000);
     page.on("console", (message) => {
-      // Chromium writes such a line for every answer that is no success, which some tests ask for.
+      // Chromium logs such a line for every unsuccessful response, which some tests provoke.
       if (["error", "warning"].includes(message.type()) && !message.text().startsWith("Failed to load resource")) {
         this.complaints.push(message.text());
       }
@@ -124,7 +124,7 @@ export class Watched {
     page.on("request", (request) => this.requests.push(request.url()));
   }
 
-  /** Requests that went to anything but this server. */
+  /** Requests to anything but this server. */
   outside(server: Server): string[] {
     return this.requests.filter((url) => !url.startsWith(server.url) && !/^(blob|data):/.test(url));
   }

@@ -1,4 +1,4 @@
-// What needs no browser.
+// Tests without a browser.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -8,7 +8,7 @@ import { curl, quote } from "../src/curl";
 import { milliseconds, percent } from "../src/dom";
 import { parse, quantile, rates, scrape } from "../src/metrics";
 
-test("samples are read with their labels", () => {
+test("samples are parsed with their labels", () => {
   const text = '# HELP a help\n# TYPE a counter\na 1\nb{x="1",y="a \\"b\\" \\\\ {c}"} 2.5e-3\nc_bucket{le="+Inf"} 7\nd +Inf\n';
   assert.deepEqual(parse(text), [
     { name: "a", labels: {}, value: 1 },
@@ -40,7 +40,7 @@ function metrics(requests: number, batches: number, inputs: number, depth: numbe
   ].join("\n");
 }
 
-test("rates are what happened between two scrapes", () => {
+test("rates are differences between two scrapes", () => {
   const before = scrape(metrics(10, 5, 10, 0), 100);
   const after = scrape(metrics(30, 10, 30, 2), 110);
   const now = rates(before, after);
@@ -50,36 +50,36 @@ test("rates are what happened between two scrapes", () => {
   assert.ok(now.p99 !== undefined && Math.abs(now.p99 - 0.0099) < 1e-9);
 });
 
-test("a server that was started anew counts from nothing", () => {
+test("counters restart at zero after a server restart", () => {
   const now = rates(scrape(metrics(1000, 500, 1000, 0), 100), scrape(metrics(20, 10, 20, 0), 110));
   assert.equal(now.requestsPerSecond, 2);
   assert.equal(now.batchSize, 2);
 });
 
-test("nothing happened", () => {
+test("rates are zero without requests", () => {
   const same = metrics(10, 5, 10, 0);
   const now = rates(scrape(same, 100), scrape(same, 110));
   assert.deepEqual(now, { requestsPerSecond: 0, p99: undefined, batchSize: undefined, queueDepth: 1 });
 });
 
-test("the shell reads a quoted text as it was", () => {
+test("the shell reads a quoted text unchanged", () => {
   for (const text of ["plain", "it's", "'", "a\nb", '$(id) `id` "x" \\ @file !', "", "naïve 🎬"]) {
     assert.equal(execFileSync("sh", ["-c", `printf %s ${quote(text)}`], { encoding: "utf8" }), text);
   }
 });
 
-test("the key itself does not stand in the curl line", () => {
+test("the curl command does not contain the API key itself", () => {
   const line = curl({ url: "http://h/v1/classify", contentType: "text/plain", body: { text: "a" }, withKey: true });
   assert.ok(line.includes('"Authorization: Bearer $CLASSIFYD_API_KEY"'), line);
 });
 
-test("Server-Timing", () => {
+test("the Server-Timing header is parsed", () => {
   assert.deepEqual(serverTiming("decode;dur=0.081, queue;dur=0.010, inference;dur=1.5"), { decode: 0.081, queue: 0.01, inference: 1.5 });
   assert.equal(serverTiming("decode;dur=1"), undefined);
   assert.equal(serverTiming(null), undefined);
 });
 
-test("numbers in words", () => {
+test("numbers are formatted with their units", () => {
   assert.deepEqual([1, 0.99999, 0.9991, 0.982, 0.0712, 0.0001, 0.00009, 0].map(percent), ["100 %", "> 99.99 %", "99.91 %", "98.2 %", "7.12 %", "0.01 %", "< 0.01 %", "< 0.01 %"]);
   assert.deepEqual([0.0812, 12.34, 123.4].map(milliseconds), ["0.08 ms", "12.3 ms", "123 ms"]);
 });

@@ -1,52 +1,51 @@
-// The answer: labels, bars, time, the curl line and the JSON; or what went wrong.
+// Shows the result: labels, bars, timing, the curl command and the JSON; or the error.
 
-import { type Answer, type Input, Refusal, classifyPath, hasKey, url } from "./api";
+import { type TimedResponse, type Input, Refusal, classifyPath, hasKey, url } from "./api";
 import { curl } from "./curl";
 import { byId, make, milliseconds, percent, show } from "./dom";
 
-/** A screen reader is told an answer when it has stayed for so long, or it would be told half-drawn digits. */
+/** Milliseconds that a result must stay before screen readers hear it, so that half-drawn digits are skipped. */
 const CALM = 700;
 
 let announcing: ReturnType<typeof setTimeout> | undefined;
 let savedUrl: string | undefined;
 
-/** Before anything was classified. */
 export function showEmpty(text: string): void {
   byId("empty").textContent = text;
   show(byId("empty"), true);
-  show(byId("answer"), false);
+  show(byId("result"), false);
   show(byId("problem"), false);
   show(byId("wire"), false);
-  byId("answer-model").textContent = "";
+  byId("result-model").textContent = "";
   byId("echo").textContent = "";
   clearTimeout(announcing);
 }
 
 export function showBusy(busy: boolean): void {
-  byId("answer").setAttribute("aria-busy", String(busy));
+  byId("result").setAttribute("aria-busy", String(busy));
 }
 
-export function showAnswer(model: string, input: Input, answer: Answer): void {
-  const result = answer.classification.results[0];
+export function showResult(model: string, input: Input, response: TimedResponse): void {
+  const result = response.classification.results[0];
   if (!result) {
     return;
   }
   show(byId("empty"), false);
   show(byId("problem"), false);
-  byId("answer-model").textContent = `${answer.classification.model}, version ${answer.classification.version}`;
+  byId("result-model").textContent = `${response.classification.model}, version ${response.classification.version}`;
   byId("label").textContent = result.label;
   byId("score").textContent = percent(result.score);
-  // Above the input, where a narrow screen has the answer further down.
+  // Repeated above the input, because a narrow screen has the result further down.
   byId("echo").textContent = `${result.label} · ${percent(result.score)}`;
   const { truth } = input;
-  byId("truth").textContent = truth === undefined ? "" : truth === result.label ? `Labelled ${truth}: right.` : `Labelled ${truth}: wrong.`;
+  byId("truth").textContent = truth === undefined ? "" : truth === result.label ? `True label: ${truth}. Correct.` : `True label: ${truth}. Wrong.`;
   show(byId("truth"), truth !== undefined);
   show(byId("truncated"), result.truncated === true);
   byId("bars").replaceChildren(...result.top.map(({ label, score }) => bar(label, score)));
-  showTiming(answer);
+  showTiming(response);
   showRequest(model, input);
-  byId("json").textContent = JSON.stringify(answer.classification, undefined, 2);
-  show(byId("answer"), true);
+  byId("json").textContent = JSON.stringify(response.classification, undefined, 2);
+  show(byId("result"), true);
   announce(`${result.label}, ${percent(result.score)}`);
 }
 
@@ -65,14 +64,14 @@ function bar(label: string, score: number): HTMLElement {
   return make("li", "bar", make("span", "bar-label", label), track, make("span", "bar-score", percent(score)));
 }
 
-function showTiming({ timing, total }: Answer): void {
+function showTiming({ timing, total }: TimedResponse): void {
   const parts: [string, string, number][] = [];
   if (timing) {
     parts.push(["decode", "Decode", timing.decode], ["queue", "Queue", timing.queue], ["inference", "Inference", timing.inference]);
     const rest = total - timing.decode - timing.queue - timing.inference;
     parts.push(["rest", "Network and browser", Math.max(0, rest)]);
   } else {
-    parts.push(["rest", "In all", total]);
+    parts.push(["rest", "Total", total]);
   }
   byId("timing-bar").replaceChildren(
     ...parts.map(([kind, , duration]) => {
@@ -89,7 +88,7 @@ function showTiming({ timing, total }: Answer): void {
 }
 
 function showRequest(model: string, input: Input): void {
-  const body = typeof input.body === "string" ? { text: input.body } : { file: input.fileName ?? "picture.png" };
+  const body = typeof input.body === "string" ? { text: input.body } : { file: input.fileName ?? "image.png" };
   const { contentType } = input;
   byId("curl").textContent = curl({ url: url(classifyPath(model)).href, contentType, body, withKey: hasKey() });
   if (savedUrl) {
@@ -100,7 +99,7 @@ function showRequest(model: string, input: Input): void {
     savedUrl = URL.createObjectURL(input.body);
     const save = byId<HTMLAnchorElement>("save");
     save.href = savedUrl;
-    save.download = input.fileName ?? "picture.png";
+    save.download = input.fileName ?? "image.png";
     byId("save-name").textContent = save.download;
   }
   show(byId("save-line"), input.body instanceof Blob);
@@ -111,7 +110,7 @@ export function showProblem(error: unknown): void {
   const problem =
     error instanceof Refusal
       ? error
-      : new Refusal(0, "The page failed", String(error), undefined, undefined, undefined);
+      : new Refusal(0, "Error in this page", String(error), undefined, undefined, undefined);
   byId("problem-title").textContent = problem.title;
   byId("problem-detail").textContent = problem.detail;
   const notes = [];
@@ -128,7 +127,7 @@ export function showProblem(error: unknown): void {
   show(byId("problem-code"), notes.length > 0);
   show(byId("problem"), true);
   show(byId("empty"), false);
-  show(byId("answer"), false);
+  show(byId("result"), false);
   show(byId("wire"), false);
   byId("echo").textContent = problem.title;
   clearTimeout(announcing);
@@ -138,13 +137,13 @@ export function start(): void {
   const copy = byId<HTMLButtonElement>("copy");
   copy.addEventListener("click", () => {
     void copyText(byId("curl")).then((copied) => {
-      copy.textContent = copied ? "Copied" : "Select it to copy";
+      copy.textContent = copied ? "Copied" : "Press Ctrl+C to copy";
       setTimeout(() => (copy.textContent = "Copy"), 2000);
     });
   });
 }
 
-/** The clipboard is only there over https and on localhost; elsewhere the line is selected, to be copied by hand. */
+/** Browsers offer the clipboard only on HTTPS and localhost. Elsewhere this selects the command, to be copied by hand. */
 async function copyText(element: HTMLElement): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(element.textContent ?? "");
