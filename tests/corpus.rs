@@ -1,4 +1,5 @@
-//! Every input of `fuzz/corpus` goes through its fuzz target. An input that once broke something lies there.
+//! Runs every input of `fuzz/corpus` through its fuzz target. The corpus includes inputs that once
+//! broke something.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,10 +14,10 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Most bytes of all inputs together.
+/// The maximum size of all inputs together, in bytes.
 const CORPUS: usize = 1_000_000;
 
-// One test, for the memory of several at a time could not be told apart.
+// A single test, because the memory of parallel tests could not be told apart.
 #[test]
 fn every_corpus_input_passes_its_fuzz_target() {
     let corpus = fuzz::repository().join("fuzz/corpus");
@@ -31,7 +32,7 @@ fn every_corpus_input_passes_its_fuzz_target() {
         for file in files {
             let bytes = fs::read(&file).unwrap();
             size += bytes.len();
-            // Shown where the test fails.
+            // Shown if the test fails.
             println!("{}", file.display());
             fuzz::run(&MEMORY, target, &bytes);
         }

@@ -1,4 +1,5 @@
-//! Traces that the real binary exports to a collector: this one, which is only a route that decodes what comes.
+//! Traces that the real binary exports to a collector. The collector is a route that decodes
+//! requests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -29,7 +30,7 @@ struct Collector {
 }
 
 impl Collector {
-    /// Listens on a free port, of which it gives the URL.
+    /// Listens on a free port. Returns the URL.
     async fn start(&self) -> String {
         let collector = self.clone();
         let route = post(async move |body: Bytes| collector.take(&body));
@@ -61,7 +62,7 @@ impl Collector {
         }
     }
 
-    /// All spans, once there are so many of this name.
+    /// Waits for this number of spans with this name, and returns all spans.
     async fn wait_for(&self, name: &str, count: usize) -> Vec<Span> {
         let started = Instant::now();
         loop {
@@ -137,7 +138,7 @@ async fn a_request_has_a_child_span_of_its_clients_span_and_one_for_each_stage()
             "0af7651916cd43dd8448eb211c80319c",
         ])
         .await;
-    // What is left is exported when the server ends.
+    // The server exports the remaining spans at shutdown.
     server.signal("TERM");
     assert!(server.wait(Duration::from_secs(20)).success());
 
@@ -181,7 +182,7 @@ async fn a_request_has_a_child_span_of_its_clients_span_and_one_for_each_stage()
         assert!(stage.start_time_unix_nano <= stage.end_time_unix_nano, "{name}");
         before = stage.end_time_unix_nano;
     }
-    // The clock that stages are measured with is not the one that spans are.
+    // Stages and spans are measured with different clocks.
     assert!(before <= request.end_time_unix_nano + 1_000_000);
     assert_eq!(collector.services.lock().unwrap()[0], "classifyd");
     assert!(

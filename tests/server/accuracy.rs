@@ -1,19 +1,20 @@
-//! A fixed sample of the test split of each shipped classifier, over HTTP: of pictures the first of each class, as
-//! `trainer samples SET --sheet tests/fixtures/samples/MODEL.png --per-class 20` wrote them; of reviews 100 of each label,
-//! evenly spread, as `trainer samples imdb --out tests/fixtures/samples --per-class 100` wrote them. The whole splits are
-//! for `scripts/test-accuracy-over-http.sh`.
+//! Accuracy over HTTP on a fixed sample of each shipped classifier's test split. The images are the
+//! first of each class, written by `trainer samples SET --sheet tests/fixtures/samples/MODEL.png
+//! --per-class 20`. The reviews are 100 of each label, evenly spread, written by `trainer samples
+//! imdb --out tests/fixtures/samples --per-class 100`. `scripts/test-accuracy-over-http.sh` tests
+//! the complete splits.
 
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 
 use crate::harness::{Server, encode, ok, root, shipped_models};
 
-/// Part of the sample reviews that got the right label when the model was exported.
+/// The fraction of the sample reviews that the model labelled correctly when it was exported.
 const STATED_OF_REVIEWS: f64 = 0.945;
-/// Pictures of each class in a sheet.
+/// Images of each class in a sheet.
 const PER_CLASS: u32 = 20;
 
-/// Sends every picture of a model's sheet. Gives the part of them that got the right label.
+/// Sends every image of a model's sheet, and returns the fraction with the correct label.
 async fn accuracy(server: &Server, model: &str) -> f64 {
     let sheet = image::open(root().join(format!("tests/fixtures/samples/{model}.png"))).unwrap();
     let config = std::fs::read(shipped_models().join(model).join("1/config.json")).unwrap();
@@ -24,9 +25,9 @@ async fn accuracy(server: &Server, model: &str) -> f64 {
     for class in 0..classes {
         let label = config["id2label"][class.to_string()].as_str().unwrap();
         for column in 0..PER_CLASS {
-            let picture = sheet.crop_imm(column * side, class * side, side, side);
-            let picture = encode(&picture, image::ImageFormat::Png);
-            let found = server.label(&format!("?model={model}"), picture).await;
+            let image = sheet.crop_imm(column * side, class * side, side, side);
+            let image = encode(&image, image::ImageFormat::Png);
+            let found = server.label(&format!("?model={model}"), image).await;
             right += u32::from(found == label);
         }
     }
@@ -36,7 +37,8 @@ async fn accuracy(server: &Server, model: &str) -> f64 {
 #[tokio::test]
 async fn accuracy_on_test_samples_matches_the_model_cards() {
     let server = Server::start(&shipped_models(), &[]);
-    // What was measured on these 200 pictures each, less two pictures, for another machine may round otherwise.
+    // The accuracy measured on these 200 images each, minus two images, because another CPU may
+    // round differently.
     for (model, stated) in [("digits", 1.0), ("fashion", 0.945), ("images", 0.945)] {
         let found = accuracy(&server, model).await;
         assert!(

@@ -1,4 +1,4 @@
-//! Bodies: the memory that they take, and what errors repeat of them.
+//! The memory that bodies use, and how much of a request errors quote.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ fn linear(options: &[&str]) -> Server {
     Server::start(models.path(), options)
 }
 
-/// Opens a connection and sends the head of a classification.
+/// Opens a connection and sends the request head of a classification.
 fn begin(server: &Server, header: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
@@ -30,8 +30,8 @@ fn status(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer[9..]).into_owned()
 }
 
-/// Sends a picture from another address.
-async fn send_from_elsewhere(server: &Server, picture: Vec<u8>) -> reqwest::Response {
+/// Sends an image from another address.
+async fn send_from_elsewhere(server: &Server, image: Vec<u8>) -> reqwest::Response {
     let client = reqwest::Client::builder()
         .local_address(std::net::IpAddr::from([127, 0, 0, 2]))
         .build()
@@ -39,14 +39,14 @@ async fn send_from_elsewhere(server: &Server, picture: Vec<u8>) -> reqwest::Resp
     let request = client
         .post(format!("http://{}/v1/classify", server.address))
         .header(CONTENT_TYPE, "image/png")
-        .body(picture);
+        .body(image);
     request.send().await.unwrap()
 }
 
 #[tokio::test]
 async fn errors_quote_at_most_a_hundred_characters_of_a_request() {
     let server = linear(&[]);
-    // Takes eight characters where it is escaped.
+    // Escaping turns this into eight characters.
     let long = "\u{200b}".repeat(1_000_000);
     let json = |body: String| {
         server
@@ -117,7 +117,7 @@ async fn a_body_in_one_byte_chunks_takes_memory_for_its_length_only() {
     stream.write_all(b"0\r\n\r\n").unwrap();
     assert_eq!(status(&mut stream), "422");
     let added = server.peak_memory() - before;
-    // Kept as they come, the chunks take 39 bytes each: 39 MiB.
+    // Stored separately, the chunks would need 39 bytes each: 39 MiB.
     assert!(added < 16.0, "{added} MiB for a body of 1 MiB");
 }
 
@@ -128,12 +128,12 @@ async fn bodies_beyond_their_memory_budget_are_rejected_and_the_next_request_wor
     let mut slow: Vec<_> = (0..8)
         .map(|_| {
             let mut stream = begin(&server, "Content-Length: 2097152");
-            // A server that refuses may close before all of it is written.
+            // The server may close the connection before all of a rejected body is written.
             let _ = stream.write_all(&part);
             stream
         })
         .collect();
-    // Those that are refused are answered at once; the others wait for the rest of their bodies.
+    // Rejected requests get their response at once; the others wait for the rest of their bodies.
     let mut refused = 0;
     for stream in &mut slow {
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -144,7 +144,8 @@ async fn bodies_beyond_their_memory_budget_are_rejected_and_the_next_request_wor
         }
     }
     assert!((4..8).contains(&refused), "{refused} of 8 were refused");
-    // A server that refuses may close before the client has sent all, which then sees no answer.
+    // The server may close the connection before the client has sent everything, so there may be no
+    // response.
     let answer = loop {
         let long = server
             .post("")
@@ -161,7 +162,7 @@ async fn bodies_beyond_their_memory_budget_are_rejected_and_the_next_request_wor
         answer["detail"].as_str().unwrap().contains("4194304 bytes"),
         "{answer}"
     );
-    // One of another client finds room.
+    // A request of another client still fits.
     ok(send_from_elsewhere(&server, white_row(1)).await).await;
 
     drop(slow);
@@ -198,7 +199,7 @@ async fn inputs_that_no_model_accepts_are_counted_and_not_kept() {
     assert_eq!(answer["code"], "too_many_inputs");
     assert_eq!(answer["detail"], "inputs: expected at most 65536, found 5000000");
     let added = server.peak_memory() - before;
-    // Kept, they take 64 bytes each beside the body's 15 MB.
+    // Stored, the inputs would need 64 bytes each besides the body's 15 MB.
     assert!(added < 150.0, "{added} MiB");
 }
 
@@ -218,13 +219,13 @@ async fn request_heads_stay_within_their_memory_limit() {
             stream
         })
         .collect();
-    // One more for the scrape.
+    // One more connection for the scrape.
     server
         .wait_for_metric("classifyd_connections", (CONNECTIONS + 1) as f64)
         .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let each = (server.memory() - before) * 1024.0 / CONNECTIONS as f64;
-    // The head's 16 KiB and 16 KiB beside it, as --print-config counts them.
+    // 16 KiB for the request head and 16 KiB of state, as --print-config counts them.
     assert!(each < 32.0, "{each} KiB a connection");
     println!("{each:.1} KiB a connection");
     drop(open);
@@ -239,7 +240,7 @@ async fn request_heads_stay_within_their_memory_limit() {
 #[tokio::test]
 async fn one_client_cannot_use_up_the_memory_for_bodies() {
     let server = linear(&["--max-body", "2 MiB", "--body-memory", "8 MiB"]);
-    // All but the last byte of each, so that the server keeps what it has.
+    // Sends all but the last byte of each, so that the server must keep the rest.
     let part = vec![0; 2 * 1024 * 1024 - 1];
     let greedy: Vec<_> = (0..8)
         .map(|_| {
@@ -255,7 +256,7 @@ async fn one_client_cannot_use_up_the_memory_for_bodies() {
     }
     for _ in 0..5 {
         let answer = send_from_elsewhere(&server, vec![0; 1024 * 1024]).await;
-        // Read whole, and no picture.
+        // The server has read all of the body, which is not an image.
         assert_eq!(answer.status(), 422);
     }
     drop(greedy);
@@ -267,7 +268,7 @@ async fn clients_with_photographs_stay_within_the_memory_for_bodies() {
     let server = linear(&["--body-memory", "32 MiB"]);
     let before = server.peak_memory();
     let part = vec![0; 1_300_000];
-    // None of these is complete, so that the server has to keep what it has of each.
+    // None of these bodies is complete, so the server must keep what it has received.
     let mut clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let mut stream = begin(&server, "Content-Length: 1400000");
@@ -288,7 +289,7 @@ async fn clients_with_photographs_stay_within_the_memory_for_bodies() {
     assert!(statuses.contains_key("503"), "{statuses:?}");
     assert!(statuses.contains_key("422"), "{statuses:?}");
     let added = server.peak_memory() - before;
-    // Beside the bodies: the heads and buffers of the connections, and what the allocator keeps.
+    // Besides the bodies: request heads, buffers of the connections, and the allocator's reserve.
     assert!(added < 160.0, "{added} MiB");
     println!("{added:.1} MiB for {CLIENTS} bodies of 1.4 MB, {statuses:?}");
     ok(send_from_elsewhere(&server, white_row(1)).await).await;

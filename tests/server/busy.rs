@@ -1,4 +1,4 @@
-//! A proxy in front of a server, which is too busy at first and keeps what it was asked.
+//! A proxy in front of a server. It simulates a busy server at first, and records the requests.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-/// The proxy. Each connection is for one request.
+/// A recording proxy. It accepts one request for each connection.
 pub(crate) struct Busy {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
-/// A request that came.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) at: Instant,
-    /// Request line and headers.
+    /// The request line and the headers.
     pub(crate) head: String,
 }
 
@@ -31,7 +31,8 @@ impl Request {
 }
 
 impl Busy {
-    /// Refuses the first requests with 503 and `Retry-After: 1`, and hands the others to the server.
+    /// Rejects the first requests with 503 and `Retry-After: 1`, and forwards the others to the
+    /// server.
     pub(crate) fn before(server: SocketAddr, refusals: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -40,7 +41,7 @@ impl Busy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (kept, left) = (Arc::clone(&kept), Arc::clone(&left));
-                // What goes wrong here, the client sees as a broken connection, and its test fails.
+                // An error here breaks the client's connection, so its test fails.
                 thread::spawn(move || pass(client, server, &left, &kept));
             }
         });

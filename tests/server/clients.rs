@@ -1,5 +1,5 @@
-//! The programs of README.md and docs/clients.md, run as they stand there. That for Go is among the system tests, that for Rust is
-//! compiled with the documentation.
+//! Runs the programs of README.md and docs/clients.md verbatim. The system tests run the Go
+//! program, and the documentation tests compile the Rust program.
 
 use std::process::Command;
 
@@ -30,8 +30,8 @@ fn the_readme_shows_the_output_of_its_examples() {
 #[test]
 fn the_programs_in_clients_md_print_the_documented_output() {
     let server = Server::start(&shipped_models(), &DEFAULTS);
-    let folder = tempfile::tempdir().unwrap();
-    let keys = folder.path().join("keys.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys.toml");
     let entry = format!("[[api_keys]]\nname = \"test\"\nsha256 = \"{API_KEY_SHA256}\"\n");
     std::fs::write(&keys, entry).unwrap();
     let options = [&DEFAULTS[..], &["--config", keys.to_str().unwrap()]].concat();

@@ -1,4 +1,4 @@
-//! The commands other than `serve`: what is true of all of them. `bench` is tested in its own crate.
+//! Properties of all commands besides `serve`. The crate `load` tests `bench`.
 
 mod classify;
 mod models;
@@ -88,8 +88,8 @@ fn colours_are_printed_on_terminals_only() {
 #[test]
 fn shell_completions_work() {
     let script = run(&["completions", "bash"]);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.bash");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.bash");
     fs::write(&file, script.stdout).unwrap();
     for (words, expected) in [
         ("classifyd cla", "classify"),
@@ -116,8 +116,8 @@ fn shell_completions_work() {
 
 #[test]
 fn every_command_has_a_manual_page() {
-    let folder = tempfile::tempdir().unwrap();
-    let man1 = folder.path().join("man1");
+    let directory = tempfile::tempdir().unwrap();
+    let man1 = directory.path().join("man1");
     assert!(run(&["man", man1.to_str().unwrap()]).status.success());
     let main = fs::read_to_string(man1.join("classifyd.1")).unwrap();
     assert_eq!(main, text(&run(&["man"]).stdout));
@@ -139,7 +139,7 @@ fn every_command_has_a_manual_page() {
     }
 }
 
-/// The block of README.md under this heading.
+/// The code block under this heading of README.md.
 fn readme_block(heading: &str) -> String {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
@@ -149,11 +149,11 @@ fn readme_block(heading: &str) -> String {
 
 #[test]
 fn the_command_line_examples_of_the_readme_work() {
-    let folder = Path::new(env!("CARGO_BIN_EXE_classifyd")).parent().unwrap();
+    let directory = Path::new(env!("CARGO_BIN_EXE_classifyd")).parent().unwrap();
     let block = readme_block("On the command line");
     let path = "PATH=\"$PWD/target/release:$PATH\"";
     assert!(block.contains(path), "{block}");
-    let block = block.replace(path, &format!("PATH=\"{}:$PATH\"", folder.display()));
+    let block = block.replace(path, &format!("PATH=\"{}:$PATH\"", directory.display()));
     let mut command = Command::new("bash");
     command.args(["-euxc", &block]).current_dir(root());
     for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("CLASSIFYD_")) {

@@ -1,4 +1,4 @@
-//! Clients that are slow, many, or in the way of a shutdown.
+//! Slow clients, many clients, and connections during a shutdown.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::harness::{Server, some_models, white_row};
 
-/// A client that keeps its connection as long as the server lets it.
+/// A client that keeps its connection open as long as the server allows.
 struct KeepAlive {
     address: SocketAddr,
     request: Arc<Vec<u8>>,
@@ -17,16 +17,16 @@ struct KeepAlive {
 
 enum Outcome {
     Status(u16),
-    /// No connection could be made: the listener is closed.
+    /// The connection was refused: the listener is closed.
     NotListening,
-    /// The kernel had made the connection when the listener was closed, and the server never saw it.
+    /// The kernel accepted the connection as the listener closed, so the server never saw it.
     ResetAtOnce,
-    /// The request was taken, and no answer came.
+    /// The server accepted the request but did not respond.
     Lost(String),
 }
 
 impl KeepAlive {
-    fn ask(&mut self) -> Outcome {
+    fn send_request(&mut self) -> Outcome {
         let fresh = self.stream.is_none();
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -71,12 +71,12 @@ impl KeepAlive {
     }
 }
 
-fn request(picture: &[u8]) -> Arc<Vec<u8>> {
+fn request(image: &[u8]) -> Arc<Vec<u8>> {
     let head = format!(
         "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
-        picture.len()
+        image.len()
     );
-    Arc::new([head.as_bytes(), picture].concat())
+    Arc::new([head.as_bytes(), image].concat())
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn sigterm_under_load_loses_no_accepted_request() {
             let (answered, resets) = (Arc::clone(&answered), Arc::clone(&resets));
             std::thread::spawn(move || {
                 loop {
-                    match client.ask() {
+                    match client.send_request() {
                         Outcome::Status(200) => answered.fetch_add(1, Ordering::Relaxed),
                         Outcome::ResetAtOnce => resets.fetch_add(1, Ordering::Relaxed),
                         Outcome::NotListening => return,
@@ -115,7 +115,8 @@ fn sigterm_under_load_loses_no_accepted_request() {
         client.join().unwrap();
     }
     assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));
-    // Between the last accept and the closing of the listener lie microseconds, in which the kernel may take one more.
+    // In the microseconds between the last accept and the close of the listener, the kernel may
+    // accept one more connection.
     let resets = resets.load(Ordering::Relaxed);
     assert!(resets <= 2, "{resets} connections were reset");
 }
@@ -125,42 +126,45 @@ fn a_client_rejected_during_its_upload_gets_the_response_and_learns_whether_the_
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--max-body", "1MB"]);
     let good = request(&white_row(1));
-    let ask = |head: &str, length: usize| {
+    let send_request = |head: &str, length: usize| {
         let head = format!("{head}\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         let mut client = KeepAlive {
             address: server.address,
             request: Arc::new([head.as_bytes(), &vec![0; length]].concat()),
             stream: None,
         };
-        let Outcome::Status(status) = client.ask() else {
+        let Outcome::Status(status) = client.send_request() else {
             panic!("no answer to {head}")
         };
         let kept = client.stream.is_some();
         client.request = Arc::clone(&good);
-        let Outcome::Status(200) = client.ask() else {
+        let Outcome::Status(200) = client.send_request() else {
             panic!("no answer after {head}")
         };
         (status, kept)
     };
     let post = "POST /v1/classify HTTP/1.1";
     let png = "POST /v1/classify HTTP/1.1\r\nContent-Type: image/png";
-    assert_eq!(ask(png, 1_500_000), (413, true), "read and thrown away");
+    assert_eq!(send_request(png, 1_500_000), (413, true), "read and thrown away");
     assert_eq!(
-        ask(png, 2_500_000),
+        send_request(png, 2_500_000),
         (413, false),
         "more than anyone should have to read"
     );
-    assert_eq!(ask(post, 900_000), (415, true));
-    assert_eq!(ask("POST /v1/classify?topk=3 HTTP/1.1", 900_000), (400, true));
-    assert_eq!(ask("POST /nowhere HTTP/1.1", 900_000), (404, false));
-    assert_eq!(ask("PUT /v1/models HTTP/1.1", 900_000), (405, false));
+    assert_eq!(send_request(post, 900_000), (415, true));
+    assert_eq!(
+        send_request("POST /v1/classify?topk=3 HTTP/1.1", 900_000),
+        (400, true)
+    );
+    assert_eq!(send_request("POST /nowhere HTTP/1.1", 900_000), (404, false));
+    assert_eq!(send_request("PUT /v1/models HTTP/1.1", 900_000), (405, false));
 }
 
 #[test]
 fn the_listen_backlog_holds_many_simultaneous_connects() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
-    // It accepts nothing meanwhile.
+    // The server accepts no connection meanwhile.
     server.signal("STOP");
     let mut streams: Vec<_> = (0..500)
         .map(|_| TcpStream::connect_timeout(&server.address, Duration::from_millis(900)).unwrap())
@@ -208,7 +212,7 @@ async fn connections_beyond_the_limit_wait_if_all_come_from_one_proxy() {
     let server = Server::start(models.path(), &limit);
     let first = TcpStream::connect(server.address).unwrap();
     let second = TcpStream::connect(server.address).unwrap();
-    // Both are accepted before the third comes.
+    // Waits until both are accepted, before the third connects.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let is_answered = Arc::new(AtomicBool::new(false));
     let third = tokio::spawn({
@@ -235,7 +239,7 @@ async fn a_client_that_holds_all_connections_loses_one_to_a_newcomer() {
         "",
         "POST /v1/cl",
         "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
-        // Answers that nobody reads.
+        // Requests whose responses nobody reads.
         &"GET /assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20),
     ];
     let greedy: Vec<_> = (0..30)
@@ -250,7 +254,8 @@ async fn a_client_that_holds_all_connections_loses_one_to_a_newcomer() {
         let answer = tokio::time::timeout(Duration::from_secs(5), is_served(other));
         assert!(answer.await.expect("an answer"));
     }
-    // Each of the 20 needed a place; whether one was free by itself depends on who closed first.
+    // Each of the 20 clients needed a slot. Whether one was free depended on which client closed
+    // first.
     let displaced = server
         .metrics()
         .await
@@ -266,7 +271,7 @@ async fn connect_from(address: &str, server: SocketAddr) -> tokio::net::TcpStrea
     socket.connect(server).await.unwrap()
 }
 
-/// Whether a connection is served; one that is refused is closed without an answer.
+/// Whether a connection is served. A rejected one is closed without a response.
 async fn is_served(mut stream: tokio::net::TcpStream) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -298,7 +303,7 @@ async fn one_client_cannot_take_the_queue_slots_of_others() {
     server
         .wait_for_metric("classifyd_connections_refused_total", 20.0)
         .await;
-    // One that is closed makes a place, once the server has seen it.
+    // A closed connection frees its slot, once the server notices.
     greedy.pop();
     let started = std::time::Instant::now();
     while !is_served(connect(&server, "127.0.0.1").await).await {

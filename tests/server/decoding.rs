@@ -1,4 +1,4 @@
-//! Decoding stays within its threads and its memory, whatever is sent and whoever has gone.
+//! Decoding stays within its threads and memory, for every input and after clients disconnect.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::hostile_images::{
     flat_webp, gif_of_large_frame, png_of_empty_blocks, png_with, webp_of_large_bitstream, zeros,
 };
 
-/// 33 million pixels, as many as are allowed by default.
+/// 33 million pixels, the default limit.
 fn large_webp() -> Vec<u8> {
-    let picture = flat_webp(16_383, 2048);
-    assert_eq!(picture.len(), 28);
-    picture
+    let image = flat_webp(16_383, 2048);
+    assert_eq!(image.len(), 28);
+    image
 }
 
 fn count(threads: &[String], name: &str) -> usize {
@@ -48,7 +48,7 @@ async fn images_of_disconnected_clients_keep_their_decoding_permits_until_done()
                 "{problem}"
             );
         } else {
-            // The connection is closed while the picture is being decoded.
+            // Closes the connection while the image is being decoded.
             let request = request.timeout(Duration::from_millis(5)).send();
             gone.push(tokio::spawn(request));
         }
@@ -64,7 +64,7 @@ async fn images_of_disconnected_clients_keep_their_decoding_permits_until_done()
     for name in ["decode", "tokio-rt-worker"] {
         assert_eq!(count(&after, name), count(&threads, name), "{name}: {after:?}");
     }
-    // 37 MiB each while they are decoded.
+    // Each needs 37 MiB while it is decoded.
     let grown = server.peak_memory() - memory;
     assert!(grown < 60.0 * cpus as f64, "{grown} MiB");
 }
@@ -95,8 +95,8 @@ async fn large_images_hidden_in_small_files_are_not_decoded() {
         ("gif", gif_of_large_frame((4, 4), (11_585, 11_585)), 422),
         ("webp", webp_of_large_bitstream((4, 4), (16_383, 16_383)), 422),
     ];
-    for (name, picture, status) in cases {
-        let response = server.post("").body(picture).header(CONTENT_TYPE, "image/png");
+    for (name, image, status) in cases {
+        let response = server.post("").body(image).header(CONTENT_TYPE, "image/png");
         let response = response.send().await.unwrap();
         if status == 200 {
             ok(response).await;
@@ -119,7 +119,7 @@ async fn images_being_decoded_share_a_memory_budget() {
         Some(64.0 * 1024.0 * 1024.0)
     );
     let memory = server.memory();
-    let webp = |picture| server.post("").header(CONTENT_TYPE, "image/webp").body(picture);
+    let webp = |image| server.post("").header(CONTENT_TYPE, "image/webp").body(image);
     let refused = problem(webp(large_webp()).send().await.unwrap()).await;
     assert_eq!(refused["code"], "image_too_large", "{refused}");
     assert!(
@@ -129,7 +129,7 @@ async fn images_being_decoded_share_a_memory_budget() {
             .starts_with("body: expected a picture that is decoded in at most"),
         "{refused}"
     );
-    // About 36 MiB each: one after the other.
+    // Each needs about 36 MiB, so only one is decoded at a time.
     let requests: Vec<_> = (0..4)
         .map(|_| tokio::spawn(webp(flat_webp(2048, 2048)).send()))
         .collect();
@@ -169,7 +169,8 @@ async fn the_images_of_one_request_share_a_limit() {
     );
 }
 
-/// Requests with many large pictures wait for each other, but hold neither the queue nor the pool.
+/// Requests with many large images wait for each other, but occupy neither the queue nor the pool
+/// meanwhile.
 #[tokio::test]
 async fn images_waiting_to_be_decoded_leave_room_for_small_ones() {
     let models = some_models(&["linear"]);
@@ -209,7 +210,7 @@ async fn images_waiting_to_be_decoded_leave_room_for_small_ones() {
     assert_eq!(server.label("", white_row(1)).await, "b");
 }
 
-/// Waits until something is decoded.
+/// Waits until an image is being decoded.
 async fn decoding(server: &Server) {
     let started = std::time::Instant::now();
     while server.metrics().await.get("classifyd_decode_running") == Some(0.0) {
@@ -221,10 +222,10 @@ async fn decoding(server: &Server) {
 async fn a_small_image_in_a_large_file_is_decoded_in_the_pool() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
-    let picture = png_of_empty_blocks(96, 3_000_000);
-    assert!(picture.len() > 15_000_000, "{}", picture.len());
-    let request = tokio::spawn(server.send_png("", picture).send());
-    // Fails where a thread that serves connections decodes it.
+    let image = png_of_empty_blocks(96, 3_000_000);
+    assert!(image.len() > 15_000_000, "{}", image.len());
+    let request = tokio::spawn(server.send_png("", image).send());
+    // Fails if a thread that serves connections decodes the image.
     decoding(&server).await;
     assert_eq!(server.label("", white_row(1)).await, "b");
     ok(request.await.unwrap().unwrap()).await;
@@ -264,12 +265,12 @@ async fn probes_and_small_requests_are_answered_while_hostile_images_are_decoded
 async fn an_image_that_expires_while_waiting_to_be_decoded_is_answered_immediately() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &[]);
-    let webp = |query: &str, picture| {
+    let webp = |query: &str, image| {
         let request = server.post(query).header(CONTENT_TYPE, "image/webp");
-        request.body(picture).send()
+        request.body(image).send()
     };
     let flood: Vec<_> = (0..8).map(|_| tokio::spawn(webp("", large_webp()))).collect();
-    // All of them run or wait.
+    // All of them are being decoded or waiting.
     let in_line = async || {
         let metrics = server.metrics().await;
         let value = |series| metrics.get(series).unwrap();
@@ -280,7 +281,7 @@ async fn an_image_that_expires_while_waiting_to_be_decoded_is_answered_immediate
         assert!(started.elapsed() < Duration::from_secs(20), "{}", in_line().await);
     }
     let expired = problem(webp("?timeout_ms=50", flat_webp(300, 300)).await.unwrap()).await;
-    // Refused at once where it is known already how long the others take.
+    // Rejected immediately, if the decoding time of the others is known by now.
     assert!(
         expired["code"] == "deadline_exceeded" || expired["code"] == "queue_full",
         "{expired}"
@@ -295,14 +296,14 @@ async fn an_image_that_expires_while_waiting_to_be_decoded_is_answered_immediate
 
 #[tokio::test]
 async fn tensor_rows_beyond_their_memory_budget_are_rejected_and_the_next_request_works() {
-    // A row of this model takes 12 KiB, so that 100 of them are more than all that may be.
+    // A row of this model needs 12 KiB, so 100 of them exceed the limit.
     let options = ["--queue-memory", "1 MiB", "--max-batch", "100"];
     let server = Server::start(&shipped_models(), &options);
     server
         .wait_for_log(&["hold less than two batches of this model", "\"images\""])
         .await;
     let form = (0..100).fold(reqwest::multipart::Form::new(), |form, at| {
-        // Large enough to be decoded for a while: 2 million pixels each.
+        // Large enough to take a while: 2 million pixels each.
         let part = reqwest::multipart::Part::bytes(flat_webp(2000, 1000 + at));
         form.part("image", part.mime_str("image/webp").unwrap())
     });
@@ -339,7 +340,8 @@ async fn small_images_do_not_wait_for_another_clients_large_images() {
     let server = Server::start(models.path(), &[]);
     let address = std::net::IpAddr::from([127, 0, 0, 2]);
     let other = reqwest::Client::builder().local_address(address).build().unwrap();
-    // The other one is alone for a while, and then has more in the pool than have a turn at a time where clients meet.
+    // The other client is alone at first. Then it has more images in the pool than it may have
+    // while it shares the model.
     assert_eq!(server.label("", white_row(1)).await, "b");
     let alone = other
         .post(server.url("/v1/classify"))

@@ -1,4 +1,5 @@
-//! Which device a model runs on, and what is said where it cannot be had. The library of the tests is the one without CUDA.
+//! The device of a model, and the errors for unavailable devices. The tests use ONNX Runtime
+//! without CUDA.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use crate::harness::{
     Server, changed_model, classifyd, fixture_models, ok, problem, some_models, square, white_row,
 };
 
-/// Starts what must not start, and gives what it says.
+/// Runs a server that must not start, and returns its output.
 fn refusal(models: &std::path::Path, options: &[&str]) -> String {
     let output = classifyd()
         .args(["serve", "--listen", "127.0.0.1:0", "--models"])
@@ -62,7 +63,7 @@ fn the_error_for_an_unavailable_device_names_where_it_was_configured() {
     });
     let text = refusal(models.path(), &[]);
     assert!(text.contains("device: model linear: TensorRT on GPU 0"), "{text}");
-    // The server's own configuration is stronger.
+    // The server's own configuration overrides the model's.
     Server::start(models.path(), &["--device", "cpu"]);
 }
 
@@ -111,7 +112,7 @@ async fn device_auto_falls_back_to_the_cpu_and_logs_why() {
     );
 }
 
-/// That failing runs do is tested beside the engine, where they can be had.
+/// The engine's unit tests cover failing runs, which this test cannot provoke.
 #[tokio::test]
 async fn invalid_inputs_do_not_degrade_a_model() {
     let server = Server::start(&fixture_models(), &["--default-image-model", "fails"]);
@@ -154,7 +155,7 @@ fn warm_loads_every_model_and_prints_its_device() {
     assert_eq!(rows[0].join(" "), "model provider gpu lanes max batch seconds");
     assert_eq!(rows[1][..5], ["linear/1", "cpu", "-", "1", "7"], "{table}");
     assert_eq!(rows[2][0], "words/1", "{table}");
-    // One reason, one line, however many models there are.
+    // One log line for each reason, however many models share it.
     assert_eq!(log.matches("fell back").count(), 1, "{log}");
     assert!(log.contains("linear, words"), "{log}");
 

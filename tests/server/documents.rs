@@ -1,4 +1,4 @@
-//! Programs that stand in documents, and what they print.
+//! Runs the programs in documents and compares their output.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::busy::Busy;
 use crate::harness::root;
 
-/// The server's address in documents.
+/// The address of the server in documents.
 const ADDRESS: &str = "127.0.0.1:8080";
 const API_KEY: &str = "key-of-a-test";
-/// As the configuration of a server has it.
+/// Its hash, as in the configuration of a server.
 pub(crate) const API_KEY_SHA256: &str = "175b99ddc84d97d10b1a8550267e9b07f3e45a2da8c28bf3bd7947fc8768b08b";
 
-/// A fenced block and, from the one behind it, what it prints.
+/// A fenced code block, and its documented output from the next block.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) language: String,
@@ -22,7 +22,7 @@ pub(crate) struct Program {
     output: String,
 }
 
-/// The programs in these languages that have what they print behind them.
+/// The programs in these languages that are followed by their output.
 pub(crate) fn programs(document: &str, languages: &[&str]) -> Vec<Program> {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let mut blocks: Vec<(String, String)> = Vec::new();
@@ -55,20 +55,21 @@ pub(crate) fn programs(document: &str, languages: &[&str]) -> Vec<Program> {
 }
 
 impl Program {
-    /// Whether it sends an API key.
+    /// Whether the program sends an API key.
     pub(crate) fn has_key(&self) -> bool {
         self.source.contains("CLASSIFYD_API_KEY")
     }
 
-    /// Runs it with a server; `start` makes the command from a file that holds the program.
+    /// Runs the program with a server and checks its output. `start` builds the command from the
+    /// path of a file with the program.
     ///
-    /// A program that sends again when the server is busy finds it busy at first.
+    /// A program that retries meets a busy server first.
     pub(crate) fn check(&self, server: SocketAddr, extension: &str, start: impl Fn(&str) -> Command) {
         let retries = self.source.to_ascii_lowercase().contains("retry");
         let proxy = Busy::before(server, usize::from(retries));
         assert!(self.source.contains(ADDRESS), "no server in: {}", self.source);
         let source = self.source.replace(ADDRESS, &proxy.address.to_string());
-        // Go takes no file whose name begins with a dot, as such names do by default.
+        // By default, temporary file names begin with a dot, and Go ignores such files.
         let file = tempfile::Builder::new()
             .prefix("program")
             .suffix(extension)
@@ -113,7 +114,7 @@ impl Program {
     }
 }
 
-/// The same words, and the same scores but for the last digits, which depend on the CPU.
+/// Compares the words, and the scores except for their last digits, which depend on the CPU.
 fn same(found: &str, expected: &str) -> bool {
     let (found, expected) = (pieces(found.trim_end()), pieces(expected.trim_end()));
     let close = |(found, expected): (&&str, &&str)| match (fraction(found), fraction(expected)) {

@@ -1,4 +1,4 @@
-//! How the server ends.
+//! How the server shuts down.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -95,7 +95,7 @@ async fn a_second_signal_ends_grace_early() {
     server.signal("TERM");
     server.wait_for_log(&["listener closed"]).await;
     assert!(!running.is_finished());
-    // Orchestrators still ask.
+    // Orchestrators still send probes.
     let ready = format!("http://{}/readyz", server.admin_address.unwrap());
     assert_eq!(
         problem(server.client.get(ready).send().await.unwrap()).await["code"],
@@ -106,7 +106,7 @@ async fn a_second_signal_ends_grace_early() {
     assert_eq!(server.wait(LIMIT).code(), Some(0));
 }
 
-/// Whether a process handles SIGTERM, which `/proc/PID/status` says in a bit mask.
+/// Whether a process handles SIGTERM, from the bit mask in `/proc/PID/status`.
 fn hears_terminate(process: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -169,21 +169,18 @@ async fn a_request_that_is_still_uploading_or_decoding_after_grace_gets_draining
     let head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n";
     upload.write_all(head.as_bytes()).unwrap();
     upload.write_all(&[0; 10]).unwrap();
-    // More than are decoded in a second.
+    // More images than the pool decodes in a second.
     let form = (0..16).fold(reqwest::multipart::Form::new(), |form, _| {
         let part = reqwest::multipart::Part::bytes(flat_webp(4000, 4000));
         form.part("image", part.mime_str("image/webp").unwrap())
     });
-    let pictures = tokio::spawn(server.post("").multipart(form).send());
+    let images = tokio::spawn(server.post("").multipart(form).send());
     let started = Instant::now();
     while server.metrics().await.get("classifyd_decode_running") == Some(0.0) {
         assert!(started.elapsed() < Duration::from_secs(20));
     }
     server.signal("TERM");
-    assert_eq!(
-        problem(pictures.await.unwrap().unwrap()).await["code"],
-        "draining"
-    );
+    assert_eq!(problem(images.await.unwrap().unwrap()).await["code"], "draining");
     let mut answer = String::new();
     upload.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     upload.read_to_string(&mut answer).unwrap();
@@ -201,7 +198,7 @@ fn every_upload_still_in_progress_after_grace_gets_draining() {
         ("", "image/png"),
         ("", "application/json"),
         ("?model=nope", "text/plain"),
-        // Refused already, but the rest of the body is read first.
+        // Already rejected, but the server reads the rest of the body first.
         ("?topk=3", "image/png"),
         ("", "image/tiff"),
     ]
@@ -216,7 +213,7 @@ fn every_upload_still_in_progress_after_grace_gets_draining() {
         std::thread::spawn(move || {
             upload.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             let mut answer = Vec::new();
-            // Until the server closes the connection.
+            // Reads until the server closes the connection.
             loop {
                 let sent = upload.write_all(&[b'x'; 100]);
                 match upload.read_to_end(&mut answer) {
@@ -244,7 +241,7 @@ fn every_upload_still_in_progress_after_grace_gets_draining() {
 async fn an_idle_connection_does_not_delay_shutdown() {
     let models = some_models(&["linear"]);
     let mut server = Server::start(models.path(), &["--drain-delay", "0s"]);
-    // The client keeps its connection for a next request.
+    // The client keeps its connection open for another request.
     assert_eq!(server.label("", white_row(1)).await, "b");
     server.signal("TERM");
     assert_eq!(server.wait(Duration::from_secs(3)).code(), Some(0));

@@ -1,4 +1,4 @@
-//! One client beside another that has many connections.
+//! One client while another one has many connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,25 +8,32 @@ use reqwest::Client;
 
 use crate::harness::{Server, some_models, square};
 
-/// The many.
+/// The other client's connections.
 const CONNECTIONS: usize = 200;
 
-/// Asks on one connection, again and again, until it is told to stop. Counts the good answers.
-async fn ask(client: Client, url: String, picture: Vec<u8>, stop: Arc<AtomicBool>, good: Arc<AtomicUsize>) {
+/// Sends requests on one connection until told to stop, and counts the successful responses.
+async fn send_request(
+    client: Client,
+    url: String,
+    image: Vec<u8>,
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicUsize>,
+) {
     while !stop.load(Ordering::Relaxed) {
         let request = client.post(&url).header("content-type", "image/png");
-        match request.body(picture.clone()).send().await {
+        match request.body(image.clone()).send().await {
             Ok(answer) if answer.status() == 200 => {
                 good.fetch_add(1, Ordering::Relaxed);
             }
-            // Refused: not at once again, or the test is about refusals alone.
+            // Rejected: pauses before the next request, or the test would measure rejections only.
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-/// Answers to one connection and to many of another address in the time that many answers take.
-async fn shares(server: &Server, picture: &[u8], answers: usize) -> (usize, usize) {
+/// The number of responses for a single connection, and for many connections from another address
+/// meanwhile.
+async fn shares(server: &Server, image: &[u8], answers: usize) -> (usize, usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let (one, many) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let url = server.url("/v1/classify");
@@ -39,10 +46,10 @@ async fn shares(server: &Server, picture: &[u8], answers: usize) -> (usize, usiz
     let other = from([127, 0, 0, 2]);
     let clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
-            tokio::spawn(ask(
+            tokio::spawn(send_request(
                 other.clone(),
                 url.clone(),
-                picture.to_vec(),
+                image.to_vec(),
                 Arc::clone(&stop),
                 Arc::clone(&many),
             ))
@@ -50,14 +57,14 @@ async fn shares(server: &Server, picture: &[u8], answers: usize) -> (usize, usiz
         .collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = many.load(Ordering::Relaxed);
-    let alone = ask(
+    let alone = send_request(
         from([127, 0, 0, 1]),
         url,
-        picture.to_vec(),
+        image.to_vec(),
         Arc::clone(&stop),
         Arc::clone(&one),
     );
-    // On a thread of its own, so that it need not wait for the others here.
+    // A separate thread, so that the client need not wait for the others' tasks.
     let alone = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(alone);

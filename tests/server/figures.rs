@@ -22,7 +22,7 @@ fn named_tests(page: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Whether the file has a test of this name.
+/// Whether the file has a test with this name.
 fn has_test(source: &str, name: &str) -> bool {
     let Some((before, _)) = source.split_once(&format!("fn {name}(")) else {
         return false;
@@ -46,7 +46,8 @@ fn every_test_that_a_page_names_exists() {
     }
 }
 
-/// Beside each promise of the threat model stands a test, but for what no test can show.
+/// Each claim of the threat model links to a test, except the one about cargo-deny, which no test
+/// can prove.
 #[test]
 fn every_claim_of_the_threat_model_names_its_tests() {
     let page = page("threat-model.md");

@@ -1,4 +1,4 @@
-//! Starts the binary and talks to it.
+//! Starts the binary and sends it requests.
 
 use std::io::{BufRead, BufReader, Cursor};
 use std::net::SocketAddr;
@@ -11,44 +11,44 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 
-/// Root of the repository.
+/// The root of the repository.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Models that misbehave in chosen ways, see `tests/fixture-models`.
+/// Models that misbehave in defined ways, see `tests/fixture-models`.
 pub(crate) fn fixture_models() -> PathBuf {
     root().join("tests/fixtures/models")
 }
 
-/// The models that the repository ships.
+/// The shipped models.
 pub(crate) fn shipped_models() -> PathBuf {
     root().join("models")
 }
 
-/// A folder of models that holds links to some of the fixtures only.
+/// A models directory with links to some of the fixtures.
 pub(crate) fn some_models(names: &[&str]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for name in names {
-        std::os::unix::fs::symlink(fixture_models().join(name), folder.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(fixture_models().join(name), directory.path().join(name)).unwrap();
     }
-    folder
+    directory
 }
 
-/// A folder with a copy of one of the fixtures, changed.
+/// A models directory with a changed copy of a fixture.
 pub(crate) fn changed_model(name: &str, change: impl FnOnce(&Path)) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join(name).join("1");
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join(name).join("1");
     std::fs::create_dir_all(&copy).unwrap();
     for entry in std::fs::read_dir(fixture_models().join(name).join("1")).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
     }
     change(&copy);
-    folder
+    directory
 }
 
-/// The command, without what the test's own environment would configure.
+/// The command, without environment variables that would configure it.
 pub(crate) fn classifyd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_classifyd"));
     for (name, _) in std::env::vars_os() {
@@ -63,7 +63,7 @@ pub(crate) fn classifyd() -> Command {
     command
 }
 
-/// A 4 x 4 picture in one level of grey. Fixtures take white ones as an order to misbehave.
+/// A 4 x 4 image in one grey level. A white one makes a fixture misbehave.
 pub(crate) fn square(level: u8) -> Vec<u8> {
     encode(
         &image::GrayImage::from_pixel(4, 4, image::Luma([level])).into(),
@@ -71,23 +71,24 @@ pub(crate) fn square(level: u8) -> Vec<u8> {
     )
 }
 
-/// A 4 x 4 picture with one white row: the fixture `linear` answers `a`, `b` or `c` for row 0, 1 or 2.
+/// A 4 x 4 image with one white row. The fixture `linear` labels row 0, 1 and 2 as `a`, `b` and
+/// `c`.
 pub(crate) fn white_row(row: u32) -> Vec<u8> {
-    let picture = image::GrayImage::from_fn(4, 4, |_, y| image::Luma([if y == row { 255 } else { 0 }]));
-    encode(&picture.into(), image::ImageFormat::Png)
+    let image = image::GrayImage::from_fn(4, 4, |_, y| image::Luma([if y == row { 255 } else { 0 }]));
+    encode(&image.into(), image::ImageFormat::Png)
 }
 
-pub(crate) fn encode(picture: &image::DynamicImage, format: image::ImageFormat) -> Vec<u8> {
+pub(crate) fn encode(image: &image::DynamicImage, format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// A running server.
+/// A running server, which is killed on drop.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// Of probes and metrics, if they have one of their own.
+    /// The address of probes and metrics, if it is separate.
     pub(crate) admin_address: Option<SocketAddr>,
     pub(crate) client: Client,
     log: Arc<Mutex<Vec<String>>>,
@@ -99,7 +100,7 @@ impl Server {
         Self::start_at("127.0.0.1:0", models, options)
     }
 
-    /// Starts `classifyd serve` where others expect it, and waits until it is ready.
+    /// Starts `classifyd serve` at an address and waits until it is ready.
     pub(crate) fn start_at(listen: &str, models: &Path, options: &[&str]) -> Self {
         let mut child = classifyd()
             .args(["serve", "--listen", listen, "--log-format", "json", "--models"])
@@ -147,20 +148,20 @@ impl Server {
         self.client.post(self.url(&format!("/v1/classify{query}")))
     }
 
-    /// Sends one picture as it is.
-    pub(crate) fn send_png(&self, query: &str, picture: Vec<u8>) -> RequestBuilder {
-        self.post(query).header(CONTENT_TYPE, "image/png").body(picture)
+    /// Sends an image as the request body.
+    pub(crate) fn send_png(&self, query: &str, image: Vec<u8>) -> RequestBuilder {
+        self.post(query).header(CONTENT_TYPE, "image/png").body(image)
     }
 
-    /// Sends one text as it is.
+    /// Sends a text as the request body.
     pub(crate) fn send_text(&self, query: &str, text: impl Into<String>) -> RequestBuilder {
         let body: String = text.into();
         self.post(query).header(CONTENT_TYPE, "text/plain").body(body)
     }
 
-    /// The label of one picture; fails if there is none.
-    pub(crate) async fn label(&self, query: &str, picture: Vec<u8>) -> String {
-        let answer = ok(self.send_png(query, picture).send().await.unwrap()).await;
+    /// Classifies an image and returns its label. Fails without one.
+    pub(crate) async fn label(&self, query: &str, image: Vec<u8>) -> String {
+        let answer = ok(self.send_png(query, image).send().await.unwrap()).await;
         answer["results"][0]["label"].as_str().unwrap().to_owned()
     }
 
@@ -170,7 +171,7 @@ impl Server {
         Metrics(answer.unwrap().text().await.unwrap())
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until a metric has this value.
     pub(crate) async fn wait_for_metric(&self, series: &str, value: f64) {
         let started = Instant::now();
         loop {
@@ -210,7 +211,7 @@ impl Server {
         }
     }
 
-    /// Waits for a log line that holds all of these.
+    /// Waits for a log line that contains all of these.
     pub(crate) async fn wait_for_log(&self, parts: &[&str]) {
         let started = Instant::now();
         while !self
@@ -227,7 +228,7 @@ impl Server {
         }
     }
 
-    /// Names of the threads of the process.
+    /// The names of the process's threads.
     pub(crate) fn threads(&self) -> Vec<String> {
         std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
             .unwrap()
@@ -236,12 +237,12 @@ impl Server {
             .collect()
     }
 
-    /// Most memory that the process has had, in MiB.
+    /// The peak memory of the process, in MiB.
     pub(crate) fn peak_memory(&self) -> f64 {
         self.status_in_mib("VmHWM:")
     }
 
-    /// Memory that the process has, in MiB.
+    /// The current memory of the process, in MiB.
     pub(crate) fn memory(&self) -> f64 {
         self.status_in_mib("VmRSS:")
     }
@@ -252,7 +253,7 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
     }
 
-    /// Waits until the process has so many threads of this name.
+    /// Waits until the process has this number of threads with this name.
     pub(crate) async fn wait_for_threads(&self, name: &str, count: usize) {
         let started = Instant::now();
         let tasks = format!("/proc/{}/task", self.child.id());
@@ -284,7 +285,7 @@ impl Drop for Server {
     }
 }
 
-/// The answer, which must be a success.
+/// Returns the body of a response, which must be successful.
 pub(crate) async fn ok(response: Response) -> Value {
     let status = response.status();
     let text = response.text().await.unwrap();
@@ -292,7 +293,7 @@ pub(crate) async fn ok(response: Response) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The problem document, checked for what every one of them must have.
+/// Returns a problem document after checking what all of them have in common.
 pub(crate) async fn problem(response: Response) -> Value {
     let status = response.status();
     let headers = response.headers().clone();
@@ -320,11 +321,11 @@ pub(crate) async fn problem(response: Response) -> Value {
     problem
 }
 
-/// A scrape.
+/// The response of a scrape.
 pub(crate) struct Metrics(pub(crate) String);
 
 impl Metrics {
-    /// The value of a series, written as Prometheus writes it: `name{label="value"}`.
+    /// The value of a series, written as in Prometheus: `name{label="value"}`.
     pub(crate) fn get(&self, series: &str) -> Option<f64> {
         self.0
             .lines()

@@ -9,7 +9,7 @@ fn healthcheck(options: &[&str]) -> Output {
     classifyd().arg("healthcheck").args(options).output().unwrap()
 }
 
-/// One line on standard error that holds `part`, and exit code 1.
+/// Asserts one line on standard error that contains `part`, and exit code 1.
 fn fails_with(output: &Output, part: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
@@ -45,7 +45,7 @@ async fn a_ready_server_is_healthy_and_a_draining_one_is_only_live() {
 fn a_server_that_is_absent_or_silent_is_not_healthy() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // The kernel takes the connection, but nobody answers.
+    // The kernel accepts the connection, but no process responds.
     fails_with(
         &healthcheck(&["--listen", &address, "--timeout", "200ms"]),
         "no answer from",
@@ -59,8 +59,8 @@ fn healthcheck_takes_the_address_from_the_configuration() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.toml");
     std::fs::write(&file, format!("listen = {address:?}")).unwrap();
     let output = classifyd()
         .arg("healthcheck")

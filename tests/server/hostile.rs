@@ -1,4 +1,5 @@
-//! Pictures and bodies that are made to hurt: each is refused or survived, the next request works, memory stays bounded.
+//! Images and bodies designed to do harm: each is rejected or survived, the next request works, and
+//! memory stays bounded.
 
 use image::codecs::gif::GifEncoder;
 use image::{DynamicImage, Frame, ImageFormat, RgbaImage};
@@ -10,7 +11,7 @@ fn pillow(name: &str) -> Vec<u8> {
     std::fs::read(root().join("classifier/tests/fixtures/pillow").join(name)).unwrap()
 }
 
-/// A PNG whose header promises a size that its few bytes do not hold.
+/// A PNG whose header claims a size that its few bytes do not contain.
 fn lying_png(width: u32, height: u32) -> Vec<u8> {
     let mut png = encode(&DynamicImage::new_luma8(1, 1), ImageFormat::Png);
     png[16..20].copy_from_slice(&width.to_be_bytes());
@@ -20,7 +21,7 @@ fn lying_png(width: u32, height: u32) -> Vec<u8> {
     png
 }
 
-/// The checksum of PNG chunks (ISO 3309), bit by bit: the fixtures are small.
+/// The CRC of PNG chunks (ISO 3309), computed bit by bit, because the fixtures are small.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| {
         if crc & 1 == 1 {
@@ -58,7 +59,7 @@ async fn hostile_inputs_are_rejected_or_survived_and_memory_stays_bounded() {
             .unwrap()
     };
     let before = memory().await;
-    // 4 million black pixels in a few kilobytes: allowed, and must not be kept.
+    // 4 million black pixels in a few kilobytes: allowed, but the server must not keep them.
     let bomb = encode(&DynamicImage::new_rgb8(2000, 2000), ImageFormat::Png);
     assert!(bomb.len() < 100_000, "{}", bomb.len());
     let png = |body: Vec<u8>| ("image/png", body);

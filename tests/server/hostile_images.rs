@@ -1,11 +1,11 @@
-//! Pictures that are small as files and large as anything else.
+//! Small image files that decode to large images.
 
-/// A lossless WebP of equal pixels: 28 bytes, whatever its size.
+/// A lossless WebP of equal pixels: 28 bytes for any size.
 pub(crate) fn flat_webp(width: u32, height: u32) -> Vec<u8> {
-    // Signature, width and height less 1 in 14 bits each, alpha and version: none.
+    // The signature; width and height minus 1, 14 bits each; no alpha; version 0.
     let sizes = u64::from(width - 1) | u64::from(height - 1) << 14;
     let mut bits = 0x2f | sizes << 8;
-    // No transform, no colour cache, no groups of codes; then five codes with the one symbol 0.
+    // No transform, no colour cache, no groups of codes; then five codes with the single symbol 0.
     for code in 0..5 {
         bits |= 1 << (43 + 4 * code);
     }
@@ -24,7 +24,7 @@ pub(crate) fn gif_of_large_frame(screen: (u16, u16), frame: (u16, u16)) -> Vec<u
     file.extend([0x2c, 0, 0, 0, 0]);
     file.extend(frame.0.to_le_bytes());
     file.extend(frame.1.to_le_bytes());
-    // Clear, one pixel, end.
+    // Clear code, one pixel, end code.
     file.extend([0, 2, 2, 0x44, 0x01, 0, 0x3b]);
     file
 }
@@ -42,13 +42,14 @@ pub(crate) fn webp_of_large_bitstream(canvas: (u32, u32), bitstream: (u16, u16))
     file
 }
 
-/// A compressed stream of so many zeros, a thousandth as long.
+/// A deflate stream of this many zeros, at a thousandth of the length.
 pub(crate) fn zeros(count: usize) -> Vec<u8> {
-    // One block with the fixed codes. Bits of a code come highest first, those of a number lowest first.
+    // One block with the fixed codes. Codes are written from their highest bit, numbers from their
+    // lowest.
     let mut bits = Bits::default();
     bits.add(0b011, 3);
     bits.add(0b0000_1100, 8);
-    // 258 bytes like the last one: the code 285 with the distance 1.
+    // 258 repetitions of the last byte: code 285 with distance 1.
     for _ in 0..count / 258 {
         bits.add(0b0_0000_1010_0011, 13);
     }
@@ -64,11 +65,11 @@ pub(crate) fn zeros(count: usize) -> Vec<u8> {
     stream
 }
 
-/// A black PNG whose compressed pixels begin with so many empty blocks of 5 bytes.
+/// A black PNG whose compressed pixels begin with this many empty blocks of 5 bytes.
 pub(crate) fn png_of_empty_blocks(side: u32, blocks: usize) -> Vec<u8> {
-    let picture = image::GrayImage::new(side, side);
-    let file = super::harness::encode(&picture.into(), image::ImageFormat::Png);
-    // A filter for each row, and its pixels.
+    let image = image::GrayImage::new(side, side);
+    let file = super::harness::encode(&image.into(), image::ImageFormat::Png);
+    // A filter byte for each row, and its pixels.
     let pixels = vec![0; (side * (side + 1)) as usize];
     let length = pixels.len() as u16;
     let mut stream = vec![0x78, 1];
@@ -91,7 +92,7 @@ struct Bits {
 }
 
 impl Bits {
-    /// The lowest `count` bits of `bits`, the lowest first.
+    /// Writes the lowest `count` bits of `bits`, the lowest first.
     fn add(&mut self, bits: u32, count: u32) {
         self.last |= bits << self.count;
         self.count += count;
@@ -108,10 +109,10 @@ impl Bits {
     }
 }
 
-/// A PNG with these chunks before and after its pixels, which are white.
+/// A white PNG with these chunks before and after its pixels.
 pub(crate) fn png_with(side: u32, before: &[(&[u8; 4], Vec<u8>)], after: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
-    let picture = image::GrayImage::from_pixel(side, side, image::Luma([255]));
-    let file = super::harness::encode(&picture.into(), image::ImageFormat::Png);
+    let image = image::GrayImage::from_pixel(side, side, image::Luma([255]));
+    let file = super::harness::encode(&image.into(), image::ImageFormat::Png);
     // Signature and IHDR; IEND.
     let (start, end) = (33, file.len() - 12);
     let mut changed = file[..start].to_vec();

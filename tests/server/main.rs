@@ -1,9 +1,8 @@
-//! The real binary, started as an operator starts it and asked as a client asks it.
+//! Tests of the real binary: started like an operator starts it, and used like a client uses it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod accuracy;
-mod answers;
 mod bodies;
 mod busy;
 mod clients;
@@ -11,11 +10,11 @@ mod commands;
 mod connections;
 mod decoding;
 mod devices;
+mod disconnected;
 mod documents;
 mod drain;
 mod fairness;
 mod figures;
-mod gone;
 mod harness;
 mod healthcheck;
 mod hostile;
@@ -27,6 +26,7 @@ mod overload;
 mod pages;
 mod privacy;
 mod refusals;
+mod responses;
 mod security;
 mod startup;
 mod streams;

@@ -1,4 +1,4 @@
-//! Models that come, go and change versions while the server runs, on SIGHUP.
+//! Models that are added, removed or updated while the server runs, on SIGHUP.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::harness::{
     Server, changed_model, classifyd, fixture_models, ok, problem, shipped_models, square, white_row,
 };
 
-/// Puts a copy of the fixture `linear` into the folder, whose labels begin with `prefix`.
+/// Copies the fixture `linear` into the directory, with labels that begin with `prefix`.
 fn put(models: &Path, name: &str, version: u64, prefix: &str) {
     let target = models.join(name).join(version.to_string());
     fs::create_dir_all(&target).unwrap();
@@ -25,7 +25,8 @@ fn put(models: &Path, name: &str, version: u64, prefix: &str) {
     fs::write(target.join("config.json"), labels.to_string()).unwrap();
 }
 
-/// Has a version that [`put`] has made prove itself: the picture with the second row white is to get this score for the second label.
+/// Gives a version that [`put`] has made a golden sample: the image with the second row white, with
+/// this score for the second label.
 fn put_golden(version: &Path, prefix: &str, score: f32) {
     fs::create_dir_all(version.join("golden")).unwrap();
     fs::write(version.join("golden/b.png"), white_row(1)).unwrap();
@@ -56,7 +57,7 @@ async fn a_new_version_takes_over_under_load_and_no_request_fails() {
             tokio::spawn(async move {
                 let mut labels = Vec::new();
                 while !done.load(Ordering::Relaxed) {
-                    // Fails the test where the answer is an error.
+                    // Fails the test if the response is an error.
                     labels.push(server.label("", white_row(1)).await);
                 }
                 labels
@@ -105,7 +106,7 @@ async fn requests_running_on_the_old_version_finish_on_it() {
         let answer = ok(request.await.unwrap().unwrap()).await;
         assert_eq!(answer["version"], "1");
     }
-    // Its lane has ended with it.
+    // Its lane has ended too.
     server.wait_for_threads("slow-0", 1).await;
 }
 
@@ -167,8 +168,8 @@ async fn models_are_added_and_removed_and_a_version_can_be_rolled_back() {
     let models = tempfile::tempdir().unwrap();
     put(models.path(), "one", 1, "old-");
     put(models.path(), "one", 2, "new-");
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("classifyd.toml");
     fs::write(&config, "").unwrap();
     let server = Server::start(models.path(), &["--config", config.to_str().unwrap()]);
     assert_eq!(server.label("", white_row(0)).await, "new-a");
@@ -208,7 +209,7 @@ async fn an_empty_models_directory_unloads_nothing() {
     assert_eq!(server.label("", white_row(2)).await, "c");
 }
 
-/// Which signals a process holds back or handles, as the bit masks of `/proc/PID/status`.
+/// The signals that a process blocks or handles, from the bit masks of `/proc/PID/status`.
 fn hears_hangups(process: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let mask = |name: &str| {
@@ -236,7 +237,7 @@ fn sighup_during_startup_takes_effect_after_the_models_have_loaded() {
         .spawn()
         .unwrap();
     let process = child.id();
-    // The system ends a process on a signal that comes before the process's first instruction.
+    // A signal before the process's first instruction would kill it.
     while !hears_hangups(process) {
         assert!(child.try_wait().unwrap().is_none());
         std::thread::yield_now();
@@ -276,11 +277,11 @@ async fn a_rebuilt_lane_uses_the_files_as_read_at_startup() {
     let models = changed_model("fails", |_| {});
     let server = Server::start(models.path(), &["--lanes", "1"]);
     assert_eq!(server.label("", square(0)).await, "a");
-    // Another graph under the served version, which takes the same pictures and answers otherwise.
+    // Replaces the graph of the served version by one with the same inputs and other outputs.
     let graph = models.path().join("fails/1/model.onnx");
     fs::copy(fixture_models().join("nan/1/model.onnx"), &graph).unwrap();
     for _ in 0..3 {
-        // A failed run: the lane gets a new session.
+        // A failed run makes the lane create a new session.
         let failed = problem(server.send_png("", square(255)).send().await.unwrap()).await;
         assert_eq!(failed["code"], "internal");
         assert_eq!(server.label("", square(0)).await, "a");

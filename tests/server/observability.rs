@@ -1,4 +1,4 @@
-//! What an operator can see.
+//! What operators can observe.
 
 use crate::harness::{Server, fixture_models, problem, square, white_row};
 

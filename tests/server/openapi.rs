@@ -1,4 +1,4 @@
-//! The OpenAPI document: it is that of the code, it lists every route, and its examples are true.
+//! The OpenAPI document is current, lists every route, and has correct examples.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,9 +10,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::harness::{Server, classifyd, encode, ok, problem, root, shipped_models, some_models, square};
-use crate::security::{File, make_key};
+use crate::security::{ConfigFile, make_key};
 
-/// As `classifyd.toml` says.
+/// The settings of `classifyd.toml`.
 const DEFAULTS: &[&str] = &[
     "--default-image-model",
     "images",
@@ -93,7 +93,7 @@ async fn the_document_lists_every_route_and_nothing_else() {
     }
 }
 
-/// Every problem that the document gives as an example: operation, code, the problem itself.
+/// All example problems of the document: operation, code and problem.
 fn problem_examples(document: &Value) -> Vec<(String, String, Value)> {
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -115,14 +115,15 @@ fn problem_examples(document: &Value) -> Vec<(String, String, Value)> {
     found
 }
 
-/// Compares answers with the examples, and keeps which were.
+/// Compares responses with the examples, and records which were compared.
 struct Examples {
     promised: Vec<(String, String, Value)>,
     seen: BTreeSet<(String, String)>,
 }
 
 impl Examples {
-    /// The answer to this request must be the example of this operation and code, but for the request id.
+    /// Asserts that the response to this request equals the example for this operation and code,
+    /// except for the request ID.
     async fn check(&mut self, path: &str, code: &str, request: RequestBuilder) {
         let mut found = problem(request.send().await.unwrap()).await;
         let (.., promised) = self
@@ -132,7 +133,7 @@ impl Examples {
             .unwrap_or_else(|| panic!("{path} promises no {code}"));
         found["request_id"] = promised["request_id"].clone();
         if code == "rate_limited" {
-            // How long depends on the moment.
+            // The time varies.
             let words = |text: &Value| text.as_str().unwrap().rsplit_once(' ').unwrap().0.to_owned();
             assert_eq!(words(&found["detail"]), words(&promised["detail"]));
             found["detail"] = promised["detail"].clone();
@@ -200,14 +201,15 @@ async fn every_problem_example_matches_the_servers_response() {
         .check(classify, "model_required", server.send_png("", seven))
         .await;
 
-    // What is guarded: the one request that the rate allows has no key, the next one comes too early.
+    // Examples of the guard: the only request that the rate allows has no API key, and the next one
+    // comes too early.
     let key = make_key("lab");
     for (path, item) in document()["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             if operation["security"].is_null() {
                 continue;
             }
-            let file = File::new(&format!("rate_limit = \"1/h\"\n{}", key.entry));
+            let file = ConfigFile::new(&format!("rate_limit = \"1/h\"\n{}", key.entry));
             let server = crate::security::start(&file, &[]);
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             for code in ["unauthorized", "rate_limited"] {
@@ -272,7 +274,7 @@ async fn every_problem_example_matches_the_servers_response() {
     server.signal("TERM");
     server.wait_for_log(&["draining"]).await;
     examples.check("/readyz", "draining", server.get("/readyz")).await;
-    // Takes the place of the one that waits, and is failed at the end of the drain.
+    // This request displaces the waiting one, and fails at the end of the drain.
     examples.check(classify, "draining", drained).await;
     for request in [running, waiting] {
         request.abort();
@@ -282,13 +284,14 @@ async fn every_problem_example_matches_the_servers_response() {
         .promised
         .iter()
         .map(|(path, code, _)| (path.clone(), code.clone()))
-        // No client can make a lane end, or the server's threads hang; `http::document` compares these.
+        // No client can end a lane or block the server's threads, so `http::document` compares
+        // these.
         .filter(|(path, code)| code != "model_unavailable" && path != "/livez")
         .collect();
     assert_eq!(promised, examples.seen, "every example is provoked");
 }
 
-/// The same but for rounding, which differs between processors.
+/// Asserts equality except for rounding, which differs between CPUs.
 fn assert_alike(found: &Value, expected: &Value, at: &str) {
     match (found, expected) {
         (Value::Number(found), Value::Number(expected)) => {
@@ -372,14 +375,14 @@ async fn the_example_model_descriptions_match_the_shipped_models() {
         }
         assert!(compared > 2, "{schema} has {compared} examples");
     }
-    let picture = server
+    let image = server
         .get("/v1/models/digits/examples/7_0.png")
         .send()
         .await
         .unwrap();
-    assert_eq!(picture.headers()[CONTENT_TYPE], "image/png");
+    assert_eq!(image.headers()[CONTENT_TYPE], "image/png");
     let answer = ok(server
-        .send_png("?model=digits", picture.bytes().await.unwrap().to_vec())
+        .send_png("?model=digits", image.bytes().await.unwrap().to_vec())
         .send()
         .await
         .unwrap())

@@ -1,10 +1,10 @@
-//! More work than the server can do, and clients that do not wait.
+//! More load than the server can handle, and clients that disconnect.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::{Server, ok, problem, some_models, square, white_row};
 
-/// One lane that takes one picture at a time, and has room for two that wait.
+/// One lane that runs one image at a time, and a queue with two slots.
 const NARROW: &[&str] = &["--lanes", "1", "--max-batch", "1", "--queue-capacity", "2"];
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_deadline_holds_while_the_lane_is_busy() {
         elapsed >= Duration::from_millis(300) && elapsed < Duration::from_secs(2),
         "{elapsed:?}"
     );
-    // The run would have gone on for a minute; it was interrupted, for nobody waited for it.
+    // The run would have taken a minute. It was interrupted, because no client waited for it.
     assert_eq!(server.label("?timeout_ms=5000", square(0)).await, "a");
 }
 
@@ -111,7 +111,8 @@ async fn images_of_a_disconnected_client_are_not_decoded() {
         .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 0.0)
         .await;
     running.abort();
-    // The run would take a minute: that the next request is answered shows that it was ended.
+    // The run would take a minute, so a response to the next request proves that it was
+    // interrupted.
     assert_eq!(server.label("?timeout_ms=10000", square(0)).await, "a");
 }
 
@@ -165,7 +166,7 @@ async fn a_request_runs_before_requests_of_lower_priority() {
 async fn a_busy_model_does_not_starve_another() {
     let models = some_models(&["linear", "slow"]);
     let server = Server::start(models.path(), &["--lanes", "2", "--max-batch", "1"]);
-    // More than all lanes of the slow model can do for seconds.
+    // Several seconds of work for all lanes of the slow model.
     let busy: Vec<_> = (0..20)
         .map(|_| tokio::spawn(server.send_png("?model=slow", square(255)).send()))
         .collect();

@@ -1,4 +1,4 @@
-//! The pages for people, as far as a browser is not needed: `web/tests/` looks at them in one.
+//! The pages, without a browser; `web/tests/` tests them in one.
 
 use reqwest::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
@@ -44,7 +44,7 @@ async fn pages_and_assets_are_served_from_the_binary_with_a_strict_csp() {
         assert!(!policy.contains("unsafe"), "{policy}");
         let text = response.text().await.unwrap();
         assert!(text.contains(part), "{path}: {text}");
-        // Nothing inline, which the policy would refuse.
+        // No inline scripts or styles, which the policy forbids.
         assert!(!text.contains("<style") && !text.contains("style=\""), "{path}");
     }
     for path in ["/assets/swagger-ui-bundle.js", "/assets/swagger-ui.css"] {

@@ -1,4 +1,4 @@
-//! Nothing leaves the machine, and nothing is written that was not configured.
+//! The server contacts no host and writes no file that was not configured.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{classifyd, fixture_models, root};
 
-/// The command with an empty home and an environment that says nothing of telemetry.
+/// The command with an empty home and no telemetry variable.
 fn at_home(home: &Path) -> Command {
     let mut command = classifyd();
     let library = root().join(".onnxruntime/libonnxruntime.so.1.31.1");
@@ -18,8 +18,8 @@ fn at_home(home: &Path) -> Command {
     command
 }
 
-fn files_below(folder: &Path) -> Vec<String> {
-    let entries = walkdir::WalkDir::new(folder).min_depth(1);
+fn files_below(directory: &Path) -> Vec<String> {
+    let entries = walkdir::WalkDir::new(directory).min_depth(1);
     entries
         .into_iter()
         .map(|entry| entry.unwrap().path().display().to_string())
@@ -49,7 +49,7 @@ fn every_command_that_loads_the_library_turns_its_telemetry_off() {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    // Time for the library to write, if it does.
+    // Gives the library time to write, in case it does.
     std::thread::sleep(Duration::from_secs(2));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -73,7 +73,7 @@ fn an_operators_telemetry_setting_is_kept() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The program may start itself again before its first log line, and not after it.
+    // The program may re-execute itself before its first log line, but not after it.
     let mut line = String::new();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     log.read_line(&mut line).unwrap();

@@ -1,4 +1,4 @@
-//! Bad requests: what the client is told, and that the next request works.
+//! Invalid requests: each gets an exact error, and the next request works.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,13 +12,13 @@ use serde_json::json;
 
 use crate::harness::{Server, encode, fixture_models, problem, square, white_row};
 
-/// What is sent, and what must come back.
+/// A request and the error that it must cause.
 struct Case {
     name: &'static str,
     request: RequestBuilder,
     status: u16,
     code: &'static str,
-    /// Must stand in the detail.
+    /// The detail must contain this.
     detail: &'static str,
 }
 
@@ -274,7 +274,7 @@ async fn each_invalid_request_gets_an_exact_error_and_the_next_one_works() {
             "after {name}"
         );
     }
-    // The same models that failed above answer what they can.
+    // The models that failed above classify valid inputs.
     assert_eq!(server.label("?model=nan", white_row(1)).await, "b");
     assert_eq!(server.label("?model=fails", white_row(1)).await, "b");
 }
@@ -305,7 +305,7 @@ async fn a_405_response_lists_the_allowed_methods() {
 #[tokio::test]
 async fn a_valid_request_id_is_kept_and_an_invalid_one_is_replaced() {
     let server = Server::start(&fixture_models(), &[]);
-    let ask = async |id: &str| {
+    let send_request = async |id: &str| {
         let response = server
             .get("/livez")
             .header("X-Request-Id", id)
@@ -314,9 +314,12 @@ async fn a_valid_request_id_is_kept_and_an_invalid_one_is_replaced() {
             .unwrap();
         response.headers()["x-request-id"].to_str().unwrap().to_owned()
     };
-    assert_eq!(ask("trace-7.a_B").await, "trace-7.a_B");
-    let made = ask("two words").await;
-    assert!(made.len() == 16 && made != ask("two words").await, "{made}");
+    assert_eq!(send_request("trace-7.a_B").await, "trace-7.a_B");
+    let made = send_request("two words").await;
+    assert!(
+        made.len() == 16 && made != send_request("two words").await,
+        "{made}"
+    );
 }
 
 #[tokio::test]

@@ -12,13 +12,13 @@ use reqwest::{RequestBuilder, StatusCode};
 
 use crate::harness::{Server, classifyd, problem, some_models};
 
-/// An API key that the binary has made, and its entry.
-pub(crate) struct Made {
+/// An API key made by the binary, and its entry for the configuration.
+pub(crate) struct ApiKey {
     pub(crate) key: String,
     pub(crate) entry: String,
 }
 
-pub(crate) fn make_key(name: &str) -> Made {
+pub(crate) fn make_key(name: &str) -> ApiKey {
     let output = classifyd().args(["api-key", name]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let (entry, told) = (
@@ -29,18 +29,18 @@ pub(crate) fn make_key(name: &str) -> Made {
     assert!(key.starts_with("cfd_") && key.len() > 40, "{told}");
     assert!(!entry.contains(&key), "{entry}");
     assert!(told.contains("the end of the file"), "{told}");
-    Made { key, entry }
+    ApiKey { key, entry }
 }
 
-/// A file with this configuration, which is kept as long as the folder.
-pub(crate) struct File {
-    folder: tempfile::TempDir,
+/// A configuration file in a temporary directory.
+pub(crate) struct ConfigFile {
+    directory: tempfile::TempDir,
 }
 
-impl File {
+impl ConfigFile {
     pub(crate) fn new(text: &str) -> Self {
         let file = Self {
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         };
         file.write(text);
         file
@@ -51,18 +51,18 @@ impl File {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("classifyd.toml")
+        self.directory.path().join("classifyd.toml")
     }
 }
 
-pub(crate) fn start(file: &File, options: &[&str]) -> Server {
+pub(crate) fn start(file: &ConfigFile, options: &[&str]) -> Server {
     let models = some_models(&["linear"]);
     let path = file.path();
     let server = Server::start(
         models.path(),
         &[&["--config", path.to_str().unwrap()], options].concat(),
     );
-    // The models are loaded.
+    // The server has loaded the models, so their directory may go.
     drop(models);
     server
 }

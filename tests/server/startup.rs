@@ -1,4 +1,4 @@
-//! What keeps the server from starting, and what it says then.
+//! What prevents the server from starting, and its error messages.
 
 mod configuration;
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Server, classifyd, fixture_models, root, shipped_models, some_models};
 
-/// Runs the command and gives its exit code and all that it wrote.
+/// Runs the command and returns its exit code and its output.
 fn run(options: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let started = Instant::now();
     let output = classifyd()
@@ -67,8 +67,8 @@ fn the_error_for_a_missing_or_broken_library_names_the_places_searched() {
         ],
     );
 
-    let folder = tempfile::tempdir().unwrap();
-    let broken = folder.path().join("libonnxruntime.so");
+    let directory = tempfile::tempdir().unwrap();
+    let broken = directory.path().join("libonnxruntime.so");
     fs::write(&broken, "not a library").unwrap();
     let named = [&serve[..], &["--onnxruntime", broken.to_str().unwrap()]].concat();
     fails(
@@ -77,13 +77,13 @@ fn the_error_for_a_missing_or_broken_library_names_the_places_searched() {
         &[broken.to_str().unwrap(), "named by --onnxruntime", "make setup"],
     );
 
-    // A copy that was interrupted: the system's loader would map it, and the process would end with SIGBUS.
+    // A truncated copy. Mapping it would end the process with SIGBUS.
     let whole = fs::read(root().join(".onnxruntime/libonnxruntime.so.1.31.1")).unwrap();
     fs::write(&broken, &whole[..whole.len() / 2]).unwrap();
     let expected = format!("found {} bytes: the file is incomplete", whole.len() / 2);
     fails(&named, &[], &[broken.to_str().unwrap(), &expected]);
 
-    // A library that is none of ONNX Runtime: any other that is there.
+    // A library other than ONNX Runtime.
     let other = fs::read_to_string("/proc/self/maps").unwrap();
     let other = other
         .split_whitespace()
@@ -96,8 +96,8 @@ fn the_error_for_a_missing_or_broken_library_names_the_places_searched() {
 
 #[test]
 fn an_unnamed_library_is_searched_for_in_the_usual_places() {
-    let folder = tempfile::tempdir().unwrap();
-    let executable = folder.path().join("bin/classifyd");
+    let directory = tempfile::tempdir().unwrap();
+    let executable = directory.path().join("bin/classifyd");
     fs::create_dir_all(executable.parent().unwrap()).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_classifyd"), &executable).unwrap();
     let check = || {
@@ -118,7 +118,7 @@ fn an_unnamed_library_is_searched_for_in_the_usual_places() {
     }
     let library = root().join(".onnxruntime/libonnxruntime.so.1.31.1");
     for place in ["bin", "lib", ".onnxruntime"] {
-        let place = folder.path().join(place);
+        let place = directory.path().join(place);
         fs::create_dir_all(&place).unwrap();
         let link = place.join("libonnxruntime.so.1.31.1");
         std::os::unix::fs::symlink(&library, &link).unwrap();
@@ -130,14 +130,14 @@ fn an_unnamed_library_is_searched_for_in_the_usual_places() {
 
 #[test]
 fn a_model_that_does_not_reproduce_its_golden_samples_is_rejected() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     copy(
         &shipped_models().join("digits/1"),
-        &folder.path().join("digits/1"),
+        &directory.path().join("digits/1"),
     );
-    let file = folder.path().join("digits/1/preprocessor_config.json");
+    let file = directory.path().join("digits/1/preprocessor_config.json");
     let config = fs::read_to_string(&file).unwrap();
-    // The kind of drift that is hard to see: another mean than in training.
+    // Drift that is hard to notice: another mean than in training.
     assert!(config.contains("0.1307"), "{config}");
     fs::write(&file, config.replace("0.1307", "0.5")).unwrap();
     let serve = [
@@ -145,22 +145,22 @@ fn a_model_that_does_not_reproduce_its_golden_samples_is_rejected() {
         "--listen",
         "127.0.0.1:0",
         "--models",
-        folder.path().to_str().unwrap(),
+        directory.path().to_str().unwrap(),
     ];
     fails(&serve, &[], &["golden.json", "expected a score of", "found"]);
 }
 
 #[test]
 fn the_error_for_a_broken_model_directory_names_the_file() {
-    let folder = tempfile::tempdir().unwrap();
-    copy(&fixture_models().join("linear"), &folder.path().join("linear"));
-    fs::write(folder.path().join("linear/1/model.onnx"), "not ONNX").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    copy(&fixture_models().join("linear"), &directory.path().join("linear"));
+    fs::write(directory.path().join("linear/1/model.onnx"), "not ONNX").unwrap();
     let serve = [
         "serve",
         "--listen",
         "127.0.0.1:0",
         "--models",
-        folder.path().to_str().unwrap(),
+        directory.path().to_str().unwrap(),
     ];
     fails(&serve, &[], &["linear/1/model.onnx", "expected an ONNX graph"]);
     fails(

@@ -1,4 +1,4 @@
-//! Connections whose clients are slow, idle, half gone, or ask for another host.
+//! Connections that are slow, idle or half closed, and requests for another host.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,15 +14,15 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-fn post(query: &str, picture: &[u8]) -> Vec<u8> {
+fn post(query: &str, image: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST /v1/classify{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
-        picture.len()
+        image.len()
     );
-    [head.as_bytes(), picture].concat()
+    [head.as_bytes(), image].concat()
 }
 
-/// Everything until the server closes the connection.
+/// Reads until the server closes the connection.
 fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
@@ -33,7 +33,7 @@ fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// One answer with its body.
+/// Reads one response with its body.
 fn answer(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
@@ -62,12 +62,12 @@ async fn a_client_that_does_not_read_is_disconnected() {
     let deaf: Vec<_> = (0..3)
         .map(|_| {
             let mut stream = connect(&server);
-            // More than the sockets hold.
+            // More than the socket buffers hold.
             stream.write_all(&request.repeat(40)).unwrap();
             stream
         })
         .collect();
-    // One that reads, however slowly it asks, is left alone.
+    // A client that keeps reading is not disconnected, however slowly it sends requests.
     let mut reading = connect(&server);
     for _ in 0..3 {
         reading.write_all(request).unwrap();
@@ -95,7 +95,7 @@ fn idle_connections_and_slow_request_heads_have_separate_timeouts() {
     for _ in 0..2 {
         stream.write_all(&post("", &white_row(1))).unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200"));
-        // Longer than a head may take.
+        // Longer than the timeout of a request head.
         std::thread::sleep(Duration::from_millis(1500));
     }
     let begun = Instant::now();
@@ -139,21 +139,21 @@ async fn a_body_may_take_longer_than_the_header_timeout() {
 async fn a_client_that_half_closes_its_connection_still_gets_the_response() {
     let models = some_models(&["linear", "slow"]);
     let server = Server::start(models.path(), &[]);
-    for (model, picture) in [("linear", white_row(1)), ("slow", square(255))] {
+    for (model, image) in [("linear", white_row(1)), ("slow", square(255))] {
         let mut stream = connect(&server);
         stream
-            .write_all(&post(&format!("?model={model}"), &picture))
+            .write_all(&post(&format!("?model={model}"), &image))
             .unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let text = rest(&mut stream);
         let last = text.rfind("HTTP/1.1 ").unwrap();
         assert!(text[last..].starts_with("HTTP/1.1 200"), "{model}: {text}");
         assert!(text.contains("\"results\""), "{model}: {text}");
-        // What comes before is what any client must expect there.
+        // Responses before the close are what any client must expect.
         let interim = text[..last].replace("HTTP/1.1 100 Continue\r\n\r\n", "");
         assert_eq!(interim, "", "{model}");
     }
-    // Half a body is no request.
+    // An incomplete body is no request.
     let mut stream = connect(&server);
     let request = post("?model=linear", &white_row(1));
     stream.write_all(&request[..request.len() - 5]).unwrap();
@@ -172,7 +172,7 @@ async fn queued_work_of_a_disconnected_client_is_dropped() {
         .wait_for_metric("classifyd_http_requests_in_flight", 2.0)
         .await;
     drop(stream);
-    // The other one asks for the metrics.
+    // The other connection requests the metrics.
     server
         .wait_for_metric("classifyd_http_requests_in_flight", 1.0)
         .await;
@@ -180,7 +180,7 @@ async fn queued_work_of_a_disconnected_client_is_dropped() {
 
 #[tokio::test]
 async fn a_request_must_name_one_host_that_the_server_accepts() {
-    let ask = |server: &Server, head: &str| {
+    let send_request = |server: &Server, head: &str| {
         let mut stream = connect(server);
         let request = format!("GET {head}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -218,15 +218,18 @@ async fn a_request_must_name_one_host_that_the_server_accepts() {
         ),
         ("/v1/models HTTP/1.0".to_owned(), 200),
     ] {
-        assert_eq!(ask(&server, &head), expected, "{head}");
+        assert_eq!(send_request(&server, &head), expected, "{head}");
     }
     let listed = Server::start(&fixture_models(), &["--allowed-hosts", "api.example.org"]);
     assert_eq!(
-        ask(&listed, &format!("{models}\r\nHost: api.example.org:443")),
+        send_request(&listed, &format!("{models}\r\nHost: api.example.org:443")),
         200
     );
-    assert_eq!(ask(&listed, &format!("{models}\r\nHost: localhost")), 421);
-    // Prometheus asks by address, and the names are those that clients use.
+    assert_eq!(
+        send_request(&listed, &format!("{models}\r\nHost: localhost")),
+        421
+    );
+    // Prometheus uses an IP address as the host; the allowed names are those for clients.
     let options = [
         "--allowed-hosts",
         "api.example.org",
@@ -236,6 +239,9 @@ async fn a_request_must_name_one_host_that_the_server_accepts() {
     let guarded = Server::start(&fixture_models(), &options);
     guarded.wait_for_metric("classifyd_ready", 1.0).await;
     let any = Server::start(&fixture_models(), &["--allowed-hosts", "*"]);
-    assert_eq!(ask(&any, &format!("{models}\r\nHost: rebound.example")), 200);
+    assert_eq!(
+        send_request(&any, &format!("{models}\r\nHost: rebound.example")),
+        200
+    );
     ok(any.get("/v1/models").send().await.unwrap()).await;
 }

@@ -1,4 +1,4 @@
-//! The log: a line for each request, and levels that change while the server runs.
+//! The log: a line for each request, and levels that change at run time.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, fixture_models, ok, problem, some_models, square, white_row};
 
-/// The access lines that hold this, once there is one.
+/// Waits for access log lines that contain this.
 async fn lines(server: &Server, part: &str) -> Vec<Value> {
     server.wait_for_log(&["classifyd::access", part]).await;
     access_lines(server)
@@ -60,7 +60,7 @@ async fn every_request_has_one_access_log_line() {
     for (field, value) in expected {
         assert_eq!(line[field], value, "{field}: {line:#}");
     }
-    // The client is told which span of its trace this was; nobody records it.
+    // The client learns the ID of its span, although nobody records it.
     let span_id = line["span_id"].as_str().unwrap();
     assert_eq!(
         traceresponse,
@@ -137,7 +137,7 @@ async fn a_disconnected_client_is_counted_and_logged() {
     server
         .wait_for_metric("classifyd_lanes_busy{model=\"hang\"}", 1.0)
         .await;
-    // This one, and the scrape itself.
+    // This request and the scrape itself.
     server
         .wait_for_metric("classifyd_http_requests_in_flight", 2.0)
         .await;
@@ -197,7 +197,7 @@ async fn no_log_line_is_lost_at_shutdown() {
     }
     server.signal("TERM");
     assert!(server.wait(Duration::from_secs(20)).success());
-    // The last line: what comes through the pipe after it was not written by the server.
+    // The last line of the server: later lines in the pipe come from another process.
     server.wait_for_log(&["\"ended\""]).await;
     let lines = access_lines(&server);
     assert_eq!(lines.len(), 500);
@@ -209,29 +209,29 @@ async fn no_log_line_is_lost_at_shutdown() {
 #[tokio::test]
 async fn log_levels_change_while_the_server_runs() {
     let models = some_models(&["linear"]);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.toml");
     let write = |text: &str| std::fs::write(&file, text).unwrap();
     write("log = \"info\"\naccess_log = \"errors\"");
     let server = Server::start(models.path(), &["--config", file.to_str().unwrap()]);
-    let ask = async |path: &str, id: &str| {
+    let send_request = async |path: &str, id: &str| {
         server.get(path).header("x-request-id", id).send().await.unwrap();
     };
-    ask("/v1/models", "first-good").await;
-    ask("/nowhere", "first-bad").await;
+    send_request("/v1/models", "first-good").await;
+    send_request("/nowhere", "first-bad").await;
     lines(&server, "first-bad").await;
 
     write("log = \"info,classifyd::access=debug\"\naccess_log = \"on\"");
     server.signal("HUP");
     server.wait_for_log(&["read again"]).await;
-    ask("/livez", "second-probe").await;
+    send_request("/livez", "second-probe").await;
     assert_eq!(lines(&server, "second-probe").await[0]["level"], "DEBUG");
 
-    // A mistake changes nothing.
+    // An invalid file changes nothing.
     write("log = \"info,classifyd=loud\"\naccess_log = \"off\"");
     server.signal("HUP");
     server.wait_for_log(&["could not be read again", "loud"]).await;
-    ask("/livez", "third-probe").await;
+    send_request("/livez", "third-probe").await;
     lines(&server, "third-probe").await;
     write("acess_log = \"off\"");
     server.signal("HUP");
@@ -242,13 +242,13 @@ async fn log_levels_change_while_the_server_runs() {
     write("access_log = \"off\"");
     server.signal("HUP");
     server.wait_for_log(&["log levels", "Off"]).await;
-    ask("/nowhere", "fourth-bad").await;
-    // Another filter, so that its line is none of those before.
+    send_request("/nowhere", "fourth-bad").await;
+    // Another filter, so that its log line differs from the earlier ones.
     write("log = \"info,ort=error\"\naccess_log = \"on\"");
     server.signal("HUP");
     server.wait_for_log(&["log levels", "ort=error"]).await;
-    // Both have come when the later one has.
-    ask("/v1/models", "fifth-good").await;
+    // Both lines exist once the later one does.
+    send_request("/v1/models", "fifth-good").await;
     lines(&server, "fifth-good").await;
     let log = server.log();
     for absent in ["first-good", "fourth-bad"] {
@@ -266,7 +266,7 @@ async fn a_blocked_log_drops_lines_and_no_request() {
     use std::process::Stdio;
 
     let models = some_models(&["linear"]);
-    // A pipe that is never read after the server has said that it is ready.
+    // A pipe that nobody reads after the server is ready.
     let mut child = crate::harness::classifyd()
         .args([
             "serve",
@@ -308,7 +308,7 @@ async fn a_blocked_log_drops_lines_and_no_request() {
     };
     let mut dropped = 0.0;
     for _ in 0..40 {
-        // About 12 MB of lines in all, if it must be.
+        // At most about 12 MB of lines.
         for _ in 0..1000 {
             get("/livez").await;
         }
@@ -319,7 +319,7 @@ async fn a_blocked_log_drops_lines_and_no_request() {
         }
     }
     assert!(dropped > 0.0);
-    // And it still ends when it is told to.
+    // It still shuts down on SIGTERM.
     let pid = child.id().to_string();
     assert!(
         std::process::Command::new("kill")

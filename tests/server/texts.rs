@@ -99,8 +99,8 @@ async fn text_models_are_listed_with_what_a_client_needs() {
 #[test]
 fn classify_accepts_texts_and_text_files() {
     let models = some_models(&["words"]);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("review.txt");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("review.txt");
     fs::write(&file, "cherry ".repeat(65)).unwrap();
     let file = file.to_str().unwrap();
     let output = classifyd()

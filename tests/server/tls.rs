@@ -21,9 +21,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::harness::{Server, classifyd, some_models, white_row};
 use authority::{Authority, write};
 
-fn start(folder: &Path, options: &[&str]) -> Server {
+fn start(directory: &Path, options: &[&str]) -> Server {
     let models = some_models(&["linear"]);
-    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
     let files = [
         "--tls-certificate",
         certificate.to_str().unwrap(),
@@ -33,8 +33,8 @@ fn start(folder: &Path, options: &[&str]) -> Server {
     Server::start(models.path(), &[&files[..], options].concat())
 }
 
-/// Sends a request over a new connection, and gives the answer and the server's certificate.
-async fn ask(
+/// Sends a request over a new connection. Returns the response and the server's certificate.
+async fn send_request(
     address: SocketAddr,
     client: &TlsConnector,
     request: &[u8],
@@ -57,17 +57,17 @@ const MODELS: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection
 
 #[tokio::test]
 async fn an_image_is_classified_over_tls() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    write(folder.path(), &authority.sign("localhost"));
-    let server = start(folder.path(), &["--rate-limit", "100/s"]);
-    let picture = white_row(2);
+    write(directory.path(), &authority.sign("localhost"));
+    let server = start(directory.path(), &["--rate-limit", "100/s"]);
+    let image = white_row(2);
     let head = format!(
         "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        picture.len()
+        image.len()
     );
-    let request = [head.as_bytes(), &picture].concat();
-    let (answer, _) = ask(server.address, &authority.client(None), &request)
+    let request = [head.as_bytes(), &image].concat();
+    let (answer, _) = send_request(server.address, &authority.client(None), &request)
         .await
         .unwrap();
     assert!(
@@ -79,13 +79,16 @@ async fn an_image_is_classified_over_tls() {
         "{answer}"
     );
 
-    // A client that knows another authority does not believe it; one that speaks no TLS gets no answer.
-    ask(server.address, &Authority::new().client(None), LIVEZ)
+    // A client that trusts another authority refuses the certificate. A client without TLS gets no
+    // response.
+    send_request(server.address, &Authority::new().client(None), LIVEZ)
         .await
         .unwrap_err();
     assert!(server.get("/livez").send().await.is_err());
-    ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
-    let (answer, _) = ask(server.address, &authority.client(None), b"NONSENSE\r\n\r\n")
+    send_request(server.address, &authority.client(None), LIVEZ)
+        .await
+        .unwrap();
+    let (answer, _) = send_request(server.address, &authority.client(None), b"NONSENSE\r\n\r\n")
         .await
         .unwrap();
     assert!(
@@ -96,10 +99,10 @@ async fn an_image_is_classified_over_tls() {
 
 #[tokio::test]
 async fn tls_1_2_and_1_3_both_work() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    write(folder.path(), &authority.sign("localhost"));
-    let server = start(folder.path(), &[]);
+    write(directory.path(), &authority.sign("localhost"));
+    let server = start(directory.path(), &[]);
     for version in [&TLS12, &TLS13] {
         let mut roots = RootCertStore::empty();
         roots.add(authority.0.der().clone()).unwrap();
@@ -109,25 +112,25 @@ async fn tls_1_2_and_1_3_both_work() {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let client = TlsConnector::from(Arc::new(config));
-        let (answer, _) = ask(server.address, &client, MODELS).await.unwrap();
+        let (answer, _) = send_request(server.address, &client, MODELS).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{version:?}: {answer}");
     }
 }
 
 #[test]
 fn classify_works_over_tls() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    write(folder.path(), &authority.sign("localhost"));
-    let server = start(folder.path(), &[]);
-    let (ca, picture) = (folder.path().join("ca.crt"), folder.path().join("c.png"));
+    write(directory.path(), &authority.sign("localhost"));
+    let server = start(directory.path(), &[]);
+    let (ca, image) = (directory.path().join("ca.crt"), directory.path().join("c.png"));
     fs::write(&ca, authority.0.pem()).unwrap();
-    fs::write(&picture, white_row(2)).unwrap();
+    fs::write(&image, white_row(2)).unwrap();
     let url = format!("https://localhost:{}", server.address.port());
     let classify = |ca: &Path| {
         let mut command = classifyd();
         command.args(["classify", "--url", &url, "--top-k", "1"]);
-        command.arg(&picture).env("SSL_CERT_FILE", ca).output().unwrap()
+        command.arg(&image).env("SSL_CERT_FILE", ca).output().unwrap()
     };
     let output = classify(&ca);
     assert!(
@@ -142,13 +145,13 @@ fn classify_works_over_tls() {
 
 #[tokio::test]
 async fn mutual_tls_accepts_only_clients_with_a_certificate_of_the_authority() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (servers, clients) = (Authority::new(), Authority::new());
-    write(folder.path(), &servers.sign("localhost"));
-    let client_ca = folder.path().join("clients.crt");
+    write(directory.path(), &servers.sign("localhost"));
+    let client_ca = directory.path().join("clients.crt");
     fs::write(&client_ca, clients.0.pem()).unwrap();
     let server = start(
-        folder.path(),
+        directory.path(),
         &[
             "--tls-client-ca",
             client_ca.to_str().unwrap(),
@@ -158,12 +161,12 @@ async fn mutual_tls_accepts_only_clients_with_a_certificate_of_the_authority() {
     );
     let good = clients.sign("client");
     let stranger = Authority::new().sign("client");
-    let (answer, _) = ask(server.address, &servers.client(Some(&good)), MODELS)
+    let (answer, _) = send_request(server.address, &servers.client(Some(&good)), MODELS)
         .await
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     for own in [None, Some(&stranger)] {
-        let error = ask(server.address, &servers.client(own), MODELS).await;
+        let error = send_request(server.address, &servers.client(own), MODELS).await;
         assert!(error.is_err(), "{error:?}");
     }
     let failures = "classifyd_tls_handshake_failures_total{reason=\"certificate\"}";
@@ -175,11 +178,11 @@ async fn mutual_tls_accepts_only_clients_with_a_certificate_of_the_authority() {
 
 #[tokio::test]
 async fn clients_that_do_not_complete_the_tls_handshake_are_disconnected_and_delay_nobody() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    write(folder.path(), &authority.sign("localhost"));
+    write(directory.path(), &authority.sign("localhost"));
     let mut server = start(
-        folder.path(),
+        directory.path(),
         &[
             "--header-timeout",
             "500ms",
@@ -193,17 +196,21 @@ async fn clients_that_do_not_complete_the_tls_handshake_are_disconnected_and_del
     for _ in 0..7 {
         silent.push(TcpStream::connect(server.address).await.unwrap());
     }
-    // There is one slot left, and accepting goes on.
-    ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
-    // With more of them than slots the next one waits until they are sent away.
+    // One slot is free, so the server still accepts connections.
+    send_request(server.address, &authority.client(None), LIVEZ)
+        .await
+        .unwrap();
+    // Now all slots are taken, and the next connection waits until the silent ones are closed.
     silent.push(TcpStream::connect(server.address).await.unwrap());
-    ask(server.address, &authority.client(None), LIVEZ).await.unwrap();
+    send_request(server.address, &authority.client(None), LIVEZ)
+        .await
+        .unwrap();
     for mut stream in silent {
         let mut nothing = Vec::new();
         let _ = stream.read_to_end(&mut nothing).await;
         assert!(nothing.is_empty());
     }
-    // Nor do they hold up the end.
+    // They do not delay shutdown either.
     let _silent = TcpStream::connect(server.address).await.unwrap();
     server.signal("TERM");
     assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));

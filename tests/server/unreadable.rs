@@ -1,4 +1,5 @@
-//! Requests whose head cannot be read: no service sees them, and yet the client gets a problem document.
+//! Requests with an unreadable head. The HTTP library rejects them, yet the client gets a problem
+//! document.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, some_models};
 
-/// Sends bytes and gives all that comes back until the server closes the connection.
+/// Sends bytes and returns everything until the server closes the connection.
 fn send(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -18,7 +19,7 @@ fn send(address: SocketAddr, bytes: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Checks the last answer, and gives its problem document.
+/// Checks the last response and returns its problem document.
 fn problem(answer: &str, status: u16, sent: &str) -> Value {
     let (head, body) = answer.rsplit_once("\r\n\r\n").unwrap();
     let head = &head[head.rfind("HTTP/1.1 ").unwrap()..];
@@ -105,9 +106,9 @@ fn data_that_is_not_http_gets_no_response() {
     let models = some_models(&["linear"]);
     let server = Server::start(models.path(), &["--header-timeout", "300ms"]);
     for sent in [
-        // HTTP/2 without an upgrade: its clients could not read an answer.
+        // HTTP/2 without an upgrade, whose clients could not read a response.
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        // A head that does not end.
+        // A request head that never ends.
         "GET / HTTP/1.1\r\nHost:",
     ] {
         assert_eq!(send(server.address, sent.as_bytes()), "", "{sent}");

@@ -1,4 +1,4 @@
-//! The program for Go of docs/clients.md; the others are among the server's tests.
+//! The Go program of docs/clients.md; the server's tests run the others.
 
 use std::process::Command;
 
@@ -8,8 +8,8 @@ use crate::harness::{Server, shipped_models};
 #[test]
 #[ignore = "needs Go: make test-system"]
 fn the_go_program_in_clients_md_prints_the_documented_output() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("classifyd.toml");
     let text = format!(
         "default_image_model = \"images\"\ndefault_text_model = \"sentiment\"\n\
          [[api_keys]]\nname = \"test\"\nsha256 = \"{API_KEY_SHA256}\"\n"
@@ -19,7 +19,7 @@ fn the_go_program_in_clients_md_prints_the_documented_output() {
     let programs = programs("docs/clients.md", &["go"]);
     let languages: Vec<&str> = programs.iter().map(|program| program.language.as_str()).collect();
     assert_eq!(languages, ["go"]);
-    // A cache of its own: the test's environment may have no home.
+    // A separate cache, because the test's environment may have no home.
     let cache = tempfile::tempdir().unwrap();
     programs[0].check(server.address, ".go", |file| {
         let mut command = Command::new("go");

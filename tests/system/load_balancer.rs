@@ -1,5 +1,5 @@
-//! Three servers behind a real load balancer under constant load: what its clients notice of a restart, a crash and
-//! a hang.
+//! Three servers behind a real load balancer under constant load: the effect of a restart, a crash
+//! and a hang on clients.
 //!
 //! The load balancers run with the files in `deploy/`; only the addresses are replaced.
 
@@ -16,9 +16,10 @@ use clients::{Seen, nothing_failed, only_large_ones_failed};
 pub(crate) use processes::{LoadBalancer, digits, free_address, put_in};
 use processes::{Servers, write_certificate};
 
-/// Asks by HTTPS, with a picture if the path is that of classifications. Gives the status and the version of HTTP.
-fn ask_https(address: SocketAddr, path: &str) -> String {
-    let picture = root().join("models/digits/1/golden/7_0.png");
+/// Sends an HTTPS request with curl, with an image if the path is `CLASSIFY`. Returns the status
+/// and the HTTP version.
+fn request_https(address: SocketAddr, path: &str) -> String {
+    let image = root().join("models/digits/1/golden/7_0.png");
     let mut command = Command::new("curl");
     command
         .args(["--silent", "--show-error", "--insecure", "--output", "/dev/null"])
@@ -28,7 +29,7 @@ fn ask_https(address: SocketAddr, path: &str) -> String {
     if path == CLASSIFY {
         command
             .args(["--header", "Content-Type: image/png", "--data-binary"])
-            .arg(format!("@{}", picture.display()));
+            .arg(format!("@{}", image.display()));
     }
     let output = command
         .output()
@@ -54,12 +55,12 @@ fn haproxy_probes_the_admin_listener_and_serves_https() {
     ];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
     let haproxy = LoadBalancer::haproxy_with(&servers, "35s", &variables);
-    assert_eq!(ask_https(haproxy.address, CLASSIFY), "200 2");
-    assert_eq!(ask_https(haproxy.address, "/metrics"), "404 2");
-    // A server that drains says so on its admin listener alone.
+    assert_eq!(request_https(haproxy.address, CLASSIFY), "200 2");
+    assert_eq!(request_https(haproxy.address, "/metrics"), "404 2");
+    // A draining server says so on its admin listener only.
     servers.running[0].signal("TERM");
     haproxy.wait_for_servers(2);
-    assert_eq!(ask_https(haproxy.address, CLASSIFY), "200 2");
+    assert_eq!(request_https(haproxy.address, CLASSIFY), "200 2");
 }
 
 #[test]
@@ -68,21 +69,21 @@ fn nginx_serves_https_in_front_of_servers_with_an_admin_listener() {
     let mut servers = Servers::start_with_admin(free_address().port());
     let nginx = LoadBalancer::nginx_with_tls(&servers);
     for path in [CLASSIFY, "/v1/models", "/nginx/livez"] {
-        assert_eq!(ask_https(nginx.address, path), "200 2", "{path}");
+        assert_eq!(request_https(nginx.address, path), "200 2", "{path}");
     }
     for path in ["/metrics", "/readyz", "/livez"] {
-        assert_eq!(ask_https(nginx.address, path), "404 2", "{path}");
+        assert_eq!(request_https(nginx.address, path), "404 2", "{path}");
     }
     servers.drain(0);
     for _ in 0..10 {
-        assert_eq!(ask_https(nginx.address, CLASSIFY), "200 2");
+        assert_eq!(request_https(nginx.address, CLASSIFY), "200 2");
     }
 }
 
 #[test]
 #[ignore = "needs haproxy: make test-system"]
 fn a_rolling_restart_behind_haproxy_fails_no_request() {
-    // With the delays that the server has by default.
+    // With the server's default delays.
     let mut servers = Servers::start(&[]);
     let haproxy = LoadBalancer::haproxy(&servers, "35s");
     let seen = Seen::during(haproxy.address, || {
@@ -122,7 +123,7 @@ fn requests_to_a_hanging_server_behind_haproxy_are_sent_to_another() {
     let seen = Seen::during(haproxy.address, || {
         servers.running[1].signal("STOP");
         haproxy.wait_for_servers(2);
-        // Longer than the answers that were on their way are waited for.
+        // Longer than SERVER_TIMEOUT, so that waiting requests are retried.
         thread::sleep(Duration::from_secs(4));
         sent_again = haproxy.sent_again();
         servers.running[1].signal("CONT");
@@ -162,7 +163,7 @@ fn a_crash_behind_nginx_fails_no_request() {
         servers.start_again(1);
     });
     seen.show("kill -9 behind nginx");
-    // nginx has every body whole before it sends it on, so it can send any again.
+    // nginx has the whole body before it forwards it, so it can retry any request.
     nothing_failed(&seen.small);
     nothing_failed(&seen.large);
 }

@@ -1,4 +1,5 @@
-//! classifyd among the real programs that stand around it in production. `make test-system` installs them and runs this.
+//! Tests of classifyd with the programs that surround it in production. `make test-system` installs
+//! and runs them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 

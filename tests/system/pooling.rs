@@ -1,8 +1,9 @@
-//! A proxy that keeps connections to the server open: no request may meet a connection that the server has just closed.
+//! A proxy that pools connections: no request may meet a connection that the server has just
+//! closed.
 //!
-//! The proxy and the server are 50 ms apart, as if there were a network between them. In such a time a request and the close
-//! of its connection can pass each other, and the proxy's client gets a 502. The proxy runs with the file in `deploy/`,
-//! without its retries, which would hide that.
+//! The proxy and the server are 50 ms apart, as if there were a network between them. In that time,
+//! a request can cross the close of its connection, and the proxy's client gets a 502. The proxy
+//! runs with the file in `deploy/`, without its retries, which would hide this.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,10 +19,10 @@ use crate::harness::{Server, root};
 use crate::load_balancer::{LoadBalancer, digits, free_address, put_in};
 
 const ONE_WAY: Duration = Duration::from_millis(50);
-/// Requests at the same time, and so connections between proxy and server.
+/// Simultaneous requests, and so connections between proxy and server.
 const AT_ONCE: usize = 8;
 
-/// Passes on what comes, later. Gives its address and how many connections it has taken.
+/// Forwards data with a delay. Returns its address and the number of connections it has accepted.
 fn network_to(server: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -46,7 +47,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream) {
     thread::spawn(move || {
         let mut part = [0; 16384];
         loop {
-            // Nothing is the end, however it came.
+            // No data means the end of the connection, whatever the cause.
             let count = from.read(&mut part).unwrap_or(0);
             let sent = sender.send((Instant::now() + ONE_WAY, part[..count].to_vec()));
             if count == 0 || sent.is_err() {
@@ -65,13 +66,13 @@ fn carry(mut from: TcpStream, mut to: TcpStream) {
     });
 }
 
-/// nginx that keeps connections to `upstream` for so long.
+/// nginx that keeps connections to `upstream` for this time.
 fn proxy(upstream: SocketAddr, keepalive: &str) -> LoadBalancer {
-    let (address, folder) = (free_address(), tempfile::tempdir().unwrap());
+    let (address, directory) = (free_address(), tempfile::tempdir().unwrap());
     let mut config = std::fs::read_to_string(root().join("deploy/nginx/nginx.conf")).unwrap();
     for (from, to) in [
         ("listen 8080", format!("listen {address}").as_str()),
-        // One pool of connections.
+        // A single worker, so a single connection pool.
         ("worker_processes auto", "worker_processes 1"),
         ("keepalive_timeout 30s", &format!("keepalive_timeout {keepalive}")),
         (
@@ -85,15 +86,16 @@ fn proxy(upstream: SocketAddr, keepalive: &str) -> LoadBalancer {
     ] {
         config = put_in(&config, from, to);
     }
-    LoadBalancer::nginx_in(address, &config, folder)
+    LoadBalancer::nginx_in(address, &config, directory)
 }
 
-/// Asks several times at once, then after each of the gaps again. Gives how many requests were answered, and how many were not.
+/// Sends several requests at once, and again after each gap. Returns the numbers of successful and
+/// failed requests.
 fn ask_with_gaps(proxy: &LoadBalancer, gaps: impl Iterator<Item = u64>) -> (usize, usize) {
     let proxy = proxy.address;
-    let picture = std::fs::read(root().join("models/digits/1/golden/7_0.png")).unwrap();
+    let image = std::fs::read(root().join("models/digits/1/golden/7_0.png")).unwrap();
     let target = Target::parse(&format!("http://{proxy}/v1/classify")).unwrap();
-    let request = target.post("image/png", &picture);
+    let request = target.post("image/png", &image);
     let (mut answered, mut lost) = (0, 0);
     for gap in std::iter::once(0).chain(gaps) {
         thread::sleep(Duration::from_millis(gap));
@@ -121,10 +123,10 @@ fn ask_with_gaps(proxy: &LoadBalancer, gaps: impl Iterator<Item = u64>) -> (usiz
 #[ignore = "needs nginx: make test-system"]
 fn a_proxy_that_keeps_connections_loses_no_request_after_idle_gaps() {
     let models = digits();
-    // The proxy's patience ends before the server's, as 60 s and 75 s do.
+    // The proxy's timeout is shorter than the server's, like 60 s and 75 s.
     let server = Server::start(models.path(), &["--keep-alive-timeout", "3s"]);
     let (network, connections) = network_to(server.address);
-    // Around the patience of the proxy and around that of the server.
+    // Around the timeouts of the proxy and of the server.
     let groups = [
         [1_900, 2_000].map(|from| (from..from + 100).step_by(10)),
         [2_850, 2_950].map(|from| (from..from + 100).step_by(15)),
@@ -143,7 +145,7 @@ fn a_proxy_that_keeps_connections_loses_no_request_after_idle_gaps() {
         assert_eq!(lost, 0);
         answered += some;
     }
-    // The proxy did keep them.
+    // The proxy did reuse connections.
     let connections = connections.load(Ordering::Relaxed);
     eprintln!("\n{answered} requests on {connections} connections, none lost");
     assert!(
@@ -159,7 +161,7 @@ fn a_proxy_that_keeps_idle_connections_longer_than_the_server_loses_requests() {
     let server = Server::start(models.path(), &["--keep-alive-timeout", "2s"]);
     let (network, _) = network_to(server.address);
     let proxy = proxy(network, "3s");
-    // What the server closes is heard 50 ms later, and what was sent meanwhile arrives after that.
+    // The proxy learns of a close 50 ms later, and what it sends meanwhile arrives after the close.
     let (answered, lost) = ask_with_gaps(&proxy, (1_860..2_000).step_by(20));
     eprintln!("\n{answered} requests answered, {lost} lost");
     assert!(lost > 0, "the test above would not see a loss");

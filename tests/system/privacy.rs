@@ -1,4 +1,4 @@
-//! What the programs do to the outside, as the kernel sees it.
+//! Files that the programs write and hosts that they contact, as the kernel sees it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use crate::harness::{Server, root, shipped_models};
 
-/// What a traced program may write to besides the folder that it was given.
+/// Where a traced program may write besides the directory that it was given.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/tty", "/dev/pts", "/proc/self"];
 
-/// What a traced program opened for writing and where it connected to.
+/// The files that a traced program opened for writing, and its connections.
 struct Trace {
     text: String,
 }
 
 impl Trace {
-    /// Runs a program under strace with an empty home, and interrupts it after `limit` if it has not ended.
+    /// Runs a program under strace with an empty home, and interrupts it after `limit`.
     fn of(program: &Path, arguments: &[&str], limit: Duration) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let trace = folder.path().join("trace");
-        let home = folder.path().join("home");
+        let directory = tempfile::tempdir().unwrap();
+        let trace = directory.path().join("trace");
+        let home = directory.path().join("home");
         std::fs::create_dir(&home).unwrap();
         let status = Command::new("strace")
             .args([
@@ -79,7 +79,7 @@ fn is_written(line: &str) -> bool {
     succeeded && (opened || made) && !DEVICES.iter().any(|device| line.contains(device))
 }
 
-/// A connection or a datagram to another machine, or to a service that looks up names.
+/// A connection or datagram to another machine or to a name service.
 fn leaves(line: &str) -> bool {
     let sends = ["connect(", "sendto(", "sendmsg(", "sendmmsg("]
         .iter()
@@ -102,14 +102,14 @@ fn assert_private(trace: &Trace) {
 #[ignore = "needs strace: make test-system"]
 fn no_command_writes_files_or_resolves_hosts_that_were_not_configured() {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_classifyd"));
-    let picture = "models/digits/1/golden/7_0.png";
+    let image = "models/digits/1/golden/7_0.png";
     let local: [&[&str]; 3] = [
         &["serve", "--listen", "127.0.0.1:0", "--models", "models"],
-        &["classify", "--models", "models", "--model", "digits", picture],
+        &["classify", "--models", "models", "--model", "digits", image],
         &["check", "models/digits/1"],
     ];
     for arguments in local {
-        // The library's first look-up came within a second, and more every few seconds.
+        // The library used to resolve a host name within a second, and others every few seconds.
         let trace = Trace::of(&program, arguments, Duration::from_secs(15));
         assert!(trace.loads_the_library(), "{arguments:?}");
         assert_private(&trace);
@@ -121,7 +121,7 @@ fn no_command_writes_files_or_resolves_hosts_that_were_not_configured() {
         "--model",
         "digits",
         "--file",
-        picture,
+        image,
         "--concurrency",
         "1",
         "--duration",
@@ -129,7 +129,7 @@ fn no_command_writes_files_or_resolves_hosts_that_were_not_configured() {
     ];
     let bench = [&["bench", &url], &remote[..]].concat();
     assert_private(&Trace::of(&program, &bench, Duration::from_mins(1)));
-    let classify = ["classify", "--url", &url, "--model", "digits", picture];
+    let classify = ["classify", "--url", &url, "--model", "digits", image];
     assert_private(&Trace::of(&program, &classify, Duration::from_mins(1)));
 }
 
@@ -141,19 +141,19 @@ fn the_trainer_writes_no_files_and_resolves_no_hosts_that_were_not_configured() 
         eprintln!("left out: {} is not built", trainer.display());
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
     for label in ["cat", "dog"] {
         std::fs::create_dir_all(data.join(label)).unwrap();
         for number in 0..12_u8 {
             let level = if label == "cat" { number } else { 255 - number };
-            let picture = image::GrayImage::from_pixel(8, 8, image::Luma([level]));
-            picture
+            let image = image::GrayImage::from_pixel(8, 8, image::Luma([level]));
+            image
                 .save(data.join(label).join(format!("{number}.png")))
                 .unwrap();
         }
     }
-    let run = folder.path().join("run");
+    let run = directory.path().join("run");
     let (data, run) = (data.display().to_string(), run.display().to_string());
     let train = [
         "train",

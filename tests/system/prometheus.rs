@@ -1,5 +1,5 @@
-//! A real Prometheus with the rules that are shipped scrapes a server that is loaded, and every panel of the dashboard shows
-//! something.
+//! A real Prometheus with the shipped rules scrapes a server under load, and every panel of the
+//! dashboard shows data.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, root, some_models, square, white_row};
 
-/// Within it Prometheus has seen all that the load does.
+/// Within this time Prometheus has scraped all the effects of the load.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn shipped(path: &str) -> String {
@@ -27,8 +27,9 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// With the files in `deploy/prometheus`, where only addresses and intervals are others.
-    fn start(folder: &Path, target: &str) -> Self {
+    /// Starts Prometheus with the files in `deploy/prometheus`; only addresses and intervals are
+    /// replaced.
+    fn start(directory: &Path, target: &str) -> Self {
         let mut config = shipped("prometheus/prometheus.yml");
         for (from, to) in [
             (
@@ -45,9 +46,9 @@ impl Prometheus {
             assert!(config.contains(&from), "{from} in prometheus.yml");
             config = config.replace(&from, &to);
         }
-        fs::write(folder.join("prometheus.yml"), config).unwrap();
+        fs::write(directory.join("prometheus.yml"), config).unwrap();
         for name in ["rules.yml", "alerts.yml"] {
-            fs::write(folder.join(name), shipped(&format!("prometheus/{name}"))).unwrap();
+            fs::write(directory.join(name), shipped(&format!("prometheus/{name}"))).unwrap();
         }
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -55,9 +56,12 @@ impl Prometheus {
         let child = Command::new("prometheus")
             .arg(format!(
                 "--config.file={}",
-                folder.join("prometheus.yml").display()
+                directory.join("prometheus.yml").display()
             ))
-            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                directory.join("data").display()
+            ))
             .arg(format!("--web.listen-address={address}"))
             .arg("--log.level=warn")
             .spawn()
@@ -69,16 +73,16 @@ impl Prometheus {
         }
     }
 
-    /// What its HTTP interface answers; none while it does not answer.
-    async fn ask(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
+    /// The response of its HTTP API, or `None` while there is none.
+    async fn send_request(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
         let request = self.client.get(format!("{}{path}", self.url)).query(query);
         let answer: Value = request.send().await.ok()?.json().await.ok()?;
         Some(answer)
     }
 
-    /// Whether an expression has at least one number as its value now.
+    /// Whether an expression currently has at least one value.
     async fn has_data(&self, expression: &str) -> bool {
-        let Some(answer) = self.ask("/api/v1/query", &[("query", expression)]).await else {
+        let Some(answer) = self.send_request("/api/v1/query", &[("query", expression)]).await else {
             return false;
         };
         assert_eq!(answer["status"], "success", "{expression}: {answer:#}");
@@ -97,7 +101,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// Good requests, and everything that can go wrong with others, over and over.
+/// Valid requests, and every kind of failing one, repeatedly.
 async fn load(server: &Server) {
     let good = async {
         loop {
@@ -114,7 +118,7 @@ async fn load(server: &Server) {
             assert_eq!(failing.send().await.unwrap().status(), 500);
             let late = server.send_png("?model=hang&timeout_ms=100", square(255));
             assert_eq!(late.send().await.unwrap().status(), 504);
-            // This client goes.
+            // This client disconnects.
             let gone = server.send_png("?model=hang", square(255));
             let _ = tokio::time::timeout(Duration::from_millis(100), gone.send()).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -172,8 +176,8 @@ async fn every_panel_shows_data_and_every_rule_works() {
         "127.0.0.1:0",
     ];
     let server = Server::start(models.path(), &narrow);
-    let folder = tempfile::tempdir().unwrap();
-    let prometheus = Prometheus::start(folder.path(), &server.admin_address.unwrap().to_string());
+    let directory = tempfile::tempdir().unwrap();
+    let prometheus = Prometheus::start(directory.path(), &server.admin_address.unwrap().to_string());
     let dashboard: Value = serde_json::from_str(&shipped("grafana/dashboards/classifyd.json")).unwrap();
     let queries = expressions(&dashboard);
     assert!(queries.len() > 30, "{}", queries.len());
@@ -194,7 +198,7 @@ async fn every_panel_shows_data_and_every_rule_works() {
         }
         check_variables(&prometheus, &dashboard).await;
         check_rules(&prometheus).await;
-        // What happened is seen as what it is.
+        // The panels show what happened.
         for expression in [
             r#"classifyd_rejected_total{model="slow",reason="queue_full"} > 0"#,
             r#"classifyd_rejected_total{model="hang",reason="deadline_exceeded"} > 0"#,
@@ -223,7 +227,7 @@ async fn check_variables(prometheus: &Prometheus, dashboard: &Value) {
         let (series, label) = arguments.rsplit_once(", ").unwrap();
         let path = format!("/api/v1/label/{label}/values");
         let answer = prometheus
-            .ask(&path, &[("match[]", &filled(series))])
+            .send_request(&path, &[("match[]", &filled(series))])
             .await
             .unwrap();
         assert!(
@@ -236,7 +240,7 @@ async fn check_variables(prometheus: &Prometheus, dashboard: &Value) {
     for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
         let expression = filled(annotation["expr"].as_str().unwrap());
         let answer = prometheus
-            .ask("/api/v1/query", &[("query", &expression)])
+            .send_request("/api/v1/query", &[("query", &expression)])
             .await
             .unwrap();
         assert_eq!(answer["status"], "success", "{answer:#}");
@@ -247,13 +251,13 @@ async fn check_rules(prometheus: &Prometheus) {
     let started = Instant::now();
     let expected = [
         ("ClassifydRunsFail", "firing"),
-        // It has to last for a while.
+        // The alert requires the condition to last.
         ("ClassifydOverloaded", "pending"),
         ("ClassifydDown", "inactive"),
         ("ClassifydNotReady", "inactive"),
     ];
     loop {
-        let answer = prometheus.ask("/api/v1/rules", &[]).await.unwrap();
+        let answer = prometheus.send_request("/api/v1/rules", &[]).await.unwrap();
         let groups = answer["data"]["groups"].as_array().unwrap();
         let rules: Vec<&Value> = groups
             .iter()
@@ -308,7 +312,7 @@ async fn promtool_accepts_the_metrics_and_rules() {
         let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{arguments:?}: {said}");
     }
-    // Each alert has both kinds of test, and a place in the docs.
+    // Each alert has both kinds of test and a runbook.
     let (alerts, tests) = (
         shipped("prometheus/alerts.yml"),
         shipped("prometheus/alerts_test.yml"),

@@ -13,8 +13,8 @@ use crate::harness::{Server, classifyd, fixture_models, root, some_models, white
 
 #[test]
 fn classify_prints_labels_for_files_and_standard_input() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("row.png");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("row.png");
     fs::write(&file, white_row(2)).unwrap();
     let file = file.to_str().unwrap();
     let models = fixture_models();
@@ -46,8 +46,11 @@ fn classify_prints_labels_for_files_and_standard_input() {
 
 #[test]
 fn classify_reports_invalid_inputs_and_continues_with_the_others() {
-    let folder = tempfile::tempdir().unwrap();
-    let (good, bad) = (folder.path().join("good.png"), folder.path().join("bad.png"));
+    let directory = tempfile::tempdir().unwrap();
+    let (good, bad) = (
+        directory.path().join("good.png"),
+        directory.path().join("bad.png"),
+    );
     fs::write(&good, white_row(1)).unwrap();
     fs::write(&bad, "no picture").unwrap();
     let models = fixture_models();
@@ -77,9 +80,9 @@ fn classify_reports_invalid_inputs_and_continues_with_the_others() {
 
 #[test]
 fn every_input_has_a_json_line_even_if_it_failed() {
-    let folder = labelled_pictures();
-    fs::write(folder.path().join("b/0.png"), "no picture").unwrap();
-    let output = classify_in(folder.path(), &["--json", "nosuch.png", "b"]);
+    let directory = labelled_images();
+    fs::write(directory.path().join("b/0.png"), "no picture").unwrap();
+    let output = classify_in(directory.path(), &["--json", "nosuch.png", "b"]);
     assert_eq!(output.status.code(), Some(1));
     let lines: Vec<Value> = text(&output.stdout)
         .lines()
@@ -115,9 +118,9 @@ fn the_csv_example_of_the_command_line_guide_works() {
         .split_once('\'')
         .unwrap()
         .0;
-    let folder = labelled_pictures();
-    let output = classify_in(folder.path(), &["--json", "nosuch.png", "b"]);
-    let lines = folder.path().join("lines.json");
+    let directory = labelled_images();
+    let output = classify_in(directory.path(), &["--json", "nosuch.png", "b"]);
+    let lines = directory.path().join("lines.json");
     fs::write(&lines, &output.stdout).unwrap();
     let Ok(output) = Command::new("jq").args(["-r", filter]).arg(lines).output() else {
         eprintln!("left out: there is no jq");
@@ -134,11 +137,11 @@ fn the_csv_example_of_the_command_line_guide_works() {
 
 #[test]
 fn classify_names_the_files_in_a_directory_that_it_skips() {
-    let folder = labelled_pictures();
+    let directory = labelled_images();
     for name in ["c/scan.tiff", "c/phone.HEIC"] {
-        fs::write(folder.path().join(name), "not looked at").unwrap();
+        fs::write(directory.path().join(name), "not looked at").unwrap();
     }
-    let output = classify_in(folder.path(), &["c"]);
+    let output = classify_in(directory.path(), &["c"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
     let errors = text(&output.stderr);
@@ -159,23 +162,24 @@ fn classify_requires_model_if_there_are_several() {
     );
 }
 
-/// Folders `a`, `b` and `c` with a picture each that the fixture `linear` labels so, but for one in `c`, which is an `a`.
-fn labelled_pictures() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// Directories `a`, `b` and `c` with images. The fixture `linear` labels each as its directory,
+/// except one in `c`, which is an `a`.
+fn labelled_images() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
     for (file, row) in [("a/1.png", 0), ("b/1.png", 1), ("c/1.png", 2), ("c/2.png", 0)] {
-        let path = folder.path().join(file);
+        let path = directory.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, white_row(row)).unwrap();
     }
-    fs::write(folder.path().join("notes.md"), "no picture").unwrap();
-    folder
+    fs::write(directory.path().join("notes.md"), "no picture").unwrap();
+    directory
 }
 
-/// `classifyd classify` in a folder, with the fixture `linear`.
-fn classify_in(folder: &Path, options: &[&str]) -> Output {
+/// Runs `classifyd classify` in a directory, with the fixture `linear`.
+fn classify_in(directory: &Path, options: &[&str]) -> Output {
     let mut command = classifyd();
     command
-        .current_dir(folder)
+        .current_dir(directory)
         .args(["classify", "--model", "linear"]);
     if !options.contains(&"--url") {
         command.arg("--models").arg(fixture_models());
@@ -185,16 +189,19 @@ fn classify_in(folder: &Path, options: &[&str]) -> Output {
 
 #[test]
 fn classify_accepts_directories_and_patterns() {
-    let folder = labelled_pictures();
+    let directory = labelled_images();
     let all = "./a/1.png\ta 0.9647\n./b/1.png\tb 0.9647\n./c/1.png\tc 0.9647\n./c/2.png\ta 0.9647\n";
-    let output = classify_in(folder.path(), &["--top-k", "1", "."]);
+    let output = classify_in(directory.path(), &["--top-k", "1", "."]);
     assert_eq!(text(&output.stdout), all, "{output:?}");
-    let output = classify_in(folder.path(), &["--top-k", "1", "--concurrency", "1", "*/1.png"]);
+    let output = classify_in(
+        directory.path(),
+        &["--top-k", "1", "--concurrency", "1", "*/1.png"],
+    );
     assert_eq!(
         text(&output.stdout),
         "a/1.png\ta 0.9647\nb/1.png\tb 0.9647\nc/1.png\tc 0.9647\n"
     );
-    let output = classify_in(folder.path(), &["*.gif", "c"]);
+    let output = classify_in(directory.path(), &["*.gif", "c"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
     assert!(
@@ -229,8 +236,8 @@ fn classify_does_not_treat_a_mistyped_file_name_as_a_text() {
 
 #[test]
 fn classify_prints_the_accuracy_against_directory_names() {
-    let folder = labelled_pictures();
-    let output = classify_in(folder.path(), &["--labels-from-folders", "--top-k", "1", "."]);
+    let directory = labelled_images();
+    let output = classify_in(directory.path(), &["--labels-from-folders", "--top-k", "1", "."]);
     assert!(output.status.success(), "{output:?}");
     let printed = text(&output.stdout);
     assert!(
@@ -241,9 +248,9 @@ fn classify_prints_the_accuracy_against_directory_names() {
         text(&output.stderr).contains("accuracy 75.00 %: 3 of 4"),
         "{output:?}"
     );
-    fs::create_dir(folder.path().join("d")).unwrap();
-    fs::write(folder.path().join("d/1.png"), white_row(0)).unwrap();
-    let output = classify_in(folder.path(), &["--labels-from-folders", "--json", "c", "d"]);
+    fs::create_dir(directory.path().join("d")).unwrap();
+    fs::write(directory.path().join("d/1.png"), white_row(0)).unwrap();
+    let output = classify_in(directory.path(), &["--labels-from-folders", "--json", "c", "d"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stderr).contains("(a, b, c), found \"d\""),
@@ -256,16 +263,16 @@ fn classify_prints_the_accuracy_against_directory_names() {
 fn classify_prints_the_same_with_and_without_a_server() {
     let server = Server::start(some_models(&["linear", "words"]).path(), &[]);
     let url = server.url("");
-    let folder = labelled_pictures();
-    fs::write(folder.path().join("bad.png"), "no picture").unwrap();
+    let directory = labelled_images();
+    fs::write(directory.path().join("bad.png"), "no picture").unwrap();
     for options in [
         &["."][..],
         &["--json", "."],
         &["--top-k", "1", "--labels-from-folders", "."],
     ] {
-        let here = classify_in(folder.path(), options);
-        let there = classify_in(folder.path(), &[options, &["--url", &url]].concat());
-        // But for the reason of a failure, which has the code of the server's answer there.
+        let here = classify_in(directory.path(), options);
+        let there = classify_in(directory.path(), &[options, &["--url", &url]].concat());
+        // Except for the reason of a failure, which includes the code of the server's response.
         let printed = |output: &Output| {
             let lines = text(&output.stdout);
             let lines = lines
@@ -286,9 +293,9 @@ fn classify_prints_the_same_with_and_without_a_server() {
         }
     }
 
-    // Without a model the server chooses, by what it is sent.
+    // Without a model, the server chooses one by the type of the input.
     let output = classifyd()
-        .current_dir(folder.path())
+        .current_dir(directory.path())
         .args([
             "classify",
             "--url",
@@ -312,7 +319,7 @@ fn classify_prints_the_same_with_and_without_a_server() {
 fn classify_retries_on_a_busy_server_and_sends_its_api_key() {
     let server = Server::start(some_models(&["linear"]).path(), &[]);
     let busy = Busy::before(server.address, 2);
-    let folder = labelled_pictures();
+    let directory = labelled_images();
     let options = [
         "--url",
         &format!("http://{}", busy.address),
@@ -321,11 +328,11 @@ fn classify_retries_on_a_busy_server_and_sends_its_api_key() {
         "a",
         "b",
     ];
-    let output = classify_in(folder.path(), &options);
+    let output = classify_in(directory.path(), &options);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
     let requests = busy.requests();
-    // The model's description and two pictures, two of which had to be sent again.
+    // One request for the model's description and two for images, two of which had to be retried.
     assert_eq!(requests.len(), 5, "{requests:?}");
     for request in requests {
         assert_eq!(request.header("authorization"), Some("Bearer key-of-a-test"));

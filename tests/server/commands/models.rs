@@ -9,10 +9,10 @@ use crate::harness::{fixture_models, root, some_models};
 
 #[test]
 fn models_lists_a_directory() {
-    let folder = some_models(&["linear", "probabilities", "words"]);
-    let config = folder.path().join("classifyd.toml");
+    let directory = some_models(&["linear", "probabilities", "words"]);
+    let config = directory.path().join("classifyd.toml");
     fs::write(&config, "default_image_model = \"probabilities\"").unwrap();
-    let (models, config) = (folder.path().to_str().unwrap(), config.to_str().unwrap());
+    let (models, config) = (directory.path().to_str().unwrap(), config.to_str().unwrap());
 
     let output = run(&["models", models, "--json", "--config", config]);
     assert!(output.status.success(), "{output:?}");
@@ -44,9 +44,9 @@ fn models_lists_a_directory() {
 
 #[test]
 fn models_reports_an_unreadable_model_and_lists_the_others() {
-    let folder = some_models(&["linear"]);
-    fs::create_dir_all(folder.path().join("broken/3")).unwrap();
-    let output = run(&["models", folder.path().to_str().unwrap()]);
+    let directory = some_models(&["linear"]);
+    fs::create_dir_all(directory.path().join("broken/3")).unwrap();
+    let output = run(&["models", directory.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("linear"), "{output:?}");
     let errors = text(&output.stderr);
@@ -67,20 +67,20 @@ fn check_accepts_the_shipped_models() {
 
 #[test]
 fn check_reports_a_faulty_model_and_checks_the_others() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for name in ["good", "bad"] {
-        let directory = folder.path().join(name).join("1");
+        let directory = directory.path().join(name).join("1");
         fs::create_dir_all(&directory).unwrap();
         for file in ["model.onnx", "config.json", "preprocessor_config.json"] {
             fs::copy(fixture_models().join("linear/1").join(file), directory.join(file)).unwrap();
         }
     }
     fs::write(
-        folder.path().join("bad/1/config.json"),
+        directory.path().join("bad/1/config.json"),
         r#"{"id2label": {"0": "a", "1": "b"}}"#,
     )
     .unwrap();
-    let output = run(&["check", folder.path().to_str().unwrap()]);
+    let output = run(&["check", directory.path().to_str().unwrap()]);
     let printed = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
     assert!(
@@ -93,10 +93,10 @@ fn check_reports_a_faulty_model_and_checks_the_others() {
 
 #[test]
 fn every_command_names_a_model_directory_without_a_version() {
-    let folder = some_models(&["linear"]);
-    let wrong = folder.path().join("mine/v1");
+    let directory = some_models(&["linear"]);
+    let wrong = directory.path().join("mine/v1");
     fs::create_dir_all(&wrong).unwrap();
-    let models = folder.path().to_str().unwrap();
+    let models = directory.path().to_str().unwrap();
     let part = "mine: expected a folder whose name is a version (1, 2 and so on), found v1";
     for options in [
         &["check", models][..],
@@ -107,7 +107,7 @@ fn every_command_names_a_model_directory_without_a_version() {
         let output = run(options);
         assert!(text(&output.stderr).contains(part), "{options:?}: {output:?}");
     }
-    fs::remove_file(folder.path().join("linear")).unwrap();
+    fs::remove_file(directory.path().join("linear")).unwrap();
     let output = run(&["check", models]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(part), "{output:?}");

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{File, code, make_key, start, status};
+use super::{ConfigFile, code, make_key, start, status};
 use crate::harness::{Server, some_models};
 
 #[tokio::test]
 async fn probes_and_metrics_are_on_the_admin_listener_only() {
     let key = make_key("a");
-    let file = File::new(&key.entry);
+    let file = ConfigFile::new(&key.entry);
     let mut server = start(
         &file,
         &[

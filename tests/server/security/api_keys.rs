@@ -1,21 +1,21 @@
-//! API keys: who may ask, how keys change while the server runs, and that no log shows one.
+//! API keys: authentication, reloading, and logs without keys.
 
 use std::fmt::Write as _;
 
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 
-use super::{File, Made, code, make_key, start, status};
+use super::{ApiKey, ConfigFile, code, make_key, start, status};
 use crate::harness::{Server, classifyd, fixture_models, ok, problem, white_row};
 
 #[tokio::test]
 async fn nothing_under_v1_is_served_without_an_api_key() {
     let (shop, lab) = (make_key("shop"), make_key("lab"));
-    let file = File::new(&format!("{}{}", shop.entry, lab.entry));
+    let file = ConfigFile::new(&format!("{}{}", shop.entry, lab.entry));
     let server = start(&file, &[]);
 
-    let picture = || server.send_png("", white_row(1));
-    let none = picture().send().await.unwrap();
+    let image = || server.send_png("", white_row(1));
+    let none = image().send().await.unwrap();
     assert_eq!(none.headers()[WWW_AUTHENTICATE], "Bearer realm=\"classifyd\"");
     let refused = problem(none).await;
     assert_eq!(
@@ -27,18 +27,14 @@ async fn nothing_under_v1_is_served_without_an_api_key() {
         "{refused}"
     );
 
-    let answer = ok(picture().bearer_auth(&shop.key).send().await.unwrap()).await;
+    let answer = ok(image().bearer_auth(&shop.key).send().await.unwrap()).await;
     assert_eq!(answer["results"][0]["label"], "b");
-    ok(picture().header("x-api-key", &lab.key).send().await.unwrap()).await;
+    ok(image().header("x-api-key", &lab.key).send().await.unwrap()).await;
     let almost = format!("{}x", shop.key);
     for wrong in [almost.as_str(), "cfd_", "shop", ""] {
+        assert_eq!(code(image().bearer_auth(wrong)).await, "unauthorized", "{wrong}");
         assert_eq!(
-            code(picture().bearer_auth(wrong)).await,
-            "unauthorized",
-            "{wrong}"
-        );
-        assert_eq!(
-            code(picture().header("x-api-key", wrong)).await,
+            code(image().header("x-api-key", wrong)).await,
             "unauthorized",
             "{wrong}"
         );
@@ -65,9 +61,9 @@ async fn nothing_under_v1_is_served_without_an_api_key() {
 
 #[tokio::test]
 async fn a_client_without_a_key_gets_its_response_during_a_large_upload() {
-    let file = File::new(&make_key("a").entry);
+    let file = ConfigFile::new(&make_key("a").entry);
     let server = start(&file, &["--max-body", "8 MiB"]);
-    // More than the buffers of the system hold.
+    // More than the kernel's buffers hold.
     let body = vec![0; 6 << 20];
     assert_eq!(code(server.send_png("", body)).await, "unauthorized");
 }
@@ -75,9 +71,9 @@ async fn a_client_without_a_key_gets_its_response_during_a_large_upload() {
 #[tokio::test]
 async fn sighup_reloads_api_keys_and_ignores_an_invalid_file() {
     let (old, new) = (make_key("old"), make_key("new"));
-    let file = File::new(&old.entry);
+    let file = ConfigFile::new(&old.entry);
     let server = start(&file, &[]);
-    let models = |key: &Made| status(server.get("/v1/models").bearer_auth(&key.key));
+    let models = |key: &ApiKey| status(server.get("/v1/models").bearer_auth(&key.key));
     assert_eq!(
         (models(&old).await, models(&new).await),
         (StatusCode::OK, StatusCode::UNAUTHORIZED)
@@ -106,7 +102,7 @@ async fn sighup_reloads_api_keys_and_ignores_an_invalid_file() {
 
 #[tokio::test]
 async fn adding_the_first_api_key_needs_a_restart_and_the_log_says_so() {
-    let file = File::new("");
+    let file = ConfigFile::new("");
     let server = start(&file, &[]);
     file.write(&make_key("first").entry);
     server.signal("HUP");
@@ -120,7 +116,7 @@ async fn adding_the_first_api_key_needs_a_restart_and_the_log_says_so() {
 async fn no_log_line_and_no_response_contains_an_api_key() {
     let (good, unknown) = (make_key("good"), make_key("unknown"));
     let hash = good.entry.split('"').nth(3).unwrap();
-    let file = File::new(&format!("{}rate_limit = \"1/h burst 4\"\n", good.entry));
+    let file = ConfigFile::new(&format!("{}rate_limit = \"1/h burst 4\"\n", good.entry));
     let server = start(&file, &["--log", "trace", "--access-log", "on"]);
     let mut told = String::new();
     for key in [&good.key, &unknown.key] {
@@ -168,7 +164,7 @@ async fn no_log_line_and_no_response_contains_an_api_key() {
 #[tokio::test]
 async fn only_an_api_key_with_high_priority_may_use_it() {
     let (shop, lab) = (make_key("shop"), make_key("lab"));
-    let file = File::new(&format!("{}priority = \"high\"\n{}", shop.entry, lab.entry));
+    let file = ConfigFile::new(&format!("{}priority = \"high\"\n{}", shop.entry, lab.entry));
     let server = start(&file, &[]);
     let high = || server.send_png("?priority=high", white_row(1));
     ok(high().bearer_auth(&shop.key).send().await.unwrap()).await;
@@ -187,18 +183,18 @@ async fn only_an_api_key_with_high_priority_may_use_it() {
         let request = server.send_png(&query, white_row(1)).bearer_auth(&lab.key);
         ok(request.send().await.unwrap()).await;
     }
-    // The same in a body.
+    // The same option in a body.
     let form = || {
-        let picture = reqwest::multipart::Part::bytes(white_row(1));
+        let image = reqwest::multipart::Part::bytes(white_row(1));
         reqwest::multipart::Form::new()
-            .part("image", picture)
+            .part("image", image)
             .text("priority", "high")
     };
     let post = |key: &str| server.post("").multipart(form()).bearer_auth(key);
     assert_eq!(code(post(&lab.key)).await, "forbidden");
     ok(post(&shop.key).send().await.unwrap()).await;
 
-    // Without keys nobody is known to be allowed it.
+    // Without API keys, nobody has this permission.
     let open = Server::start(&fixture_models(), &[]);
     let request = open.send_png("?model=linear&priority=high", white_row(1));
     assert_eq!(code(request).await, "forbidden");

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use reqwest::header::{HeaderMap, ORIGIN};
 
-use super::{File, make_key, start, status};
+use super::{ConfigFile, make_key, start, status};
 use crate::harness::{Server, fixture_models, problem, some_models};
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -32,7 +32,7 @@ async fn every_response_has_security_headers_for_browsers() {
         assert_eq!(header(headers, "strict-transport-security"), None, "{path}");
         assert_eq!(header(headers, "access-control-allow-origin"), None, "{path}");
     }
-    // Without origins a browser that asks first is told nothing.
+    // Without `cors_origins`, a preflight request gets no permission.
     let first = server
         .client
         .request(Method::OPTIONS, server.url("/v1/classify"))
@@ -45,7 +45,7 @@ async fn every_response_has_security_headers_for_browsers() {
 
 #[tokio::test]
 async fn pages_of_allowed_origins_may_send_requests() {
-    let file = File::new(&format!(
+    let file = ConfigFile::new(&format!(
         "cors_origins = [\"https://example.org\", \"http://localhost:5173\"]\n{}",
         make_key("a").entry
     ));
@@ -72,7 +72,7 @@ async fn pages_of_allowed_origins_may_send_requests() {
         assert_eq!(preflight(origin).await.as_deref(), Some(origin));
     }
     assert_eq!(preflight("https://example.com").await, None);
-    // A page must be able to read why it was refused.
+    // A page must be able to read why its request was rejected.
     let refused = server.get("/v1/models").header(ORIGIN, "https://example.org");
     let refused = refused.send().await.unwrap();
     assert_eq!(

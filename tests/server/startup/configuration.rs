@@ -1,4 +1,4 @@
-//! Configuration that the server reads, prints or refuses before it loads anything.
+//! Configuration that the server reads, prints or rejects before it loads anything.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use crate::harness::{Server, classifyd, ok, problem, root, some_models, square};
 
 #[test]
 fn a_configuration_error_is_reported_before_anything_is_loaded() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.toml");
     let config = ["serve", "--config", file.to_str().unwrap()];
     for (text, part) in [
         (
@@ -44,8 +44,8 @@ fn a_configuration_error_is_reported_before_anything_is_loaded() {
 
 #[test]
 fn flags_override_the_environment_and_the_environment_overrides_the_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.toml");
     fs::write(&file, "queue_capacity = 100\ngrace = \"7s\"\nlanes = 3\n").unwrap();
     let options = [
         "serve",
@@ -102,8 +102,8 @@ fn the_configuration_files_in_deploy_are_valid() {
 
 #[test]
 fn a_model_table_is_checked_against_the_loaded_models() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.toml");
     let models = some_models(&["linear"]);
     let serve = [
         "serve",
@@ -151,8 +151,8 @@ fn a_model_table_is_checked_against_the_loaded_models() {
 
 #[tokio::test]
 async fn settings_in_a_models_table_apply_to_that_model_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("classifyd.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("classifyd.toml");
     let tables =
         "[model.linear]\nlanes = 3\nmax_batch = 5\nversion = 1\n[model.hang]\nrequest_timeout = \"300ms\"\n";
     fs::write(&file, tables).unwrap();
@@ -185,14 +185,14 @@ async fn settings_in_a_models_table_apply_to_that_model_only() {
     assert_eq!(problem(hangs).await["code"], "deadline_exceeded");
 }
 
-/// What `make serve` and documents would read is told where it is not read.
+/// `make serve` and the documents name this file, so the server says if it ignores it.
 #[test]
 fn an_unread_configuration_file_in_the_working_directory_is_reported() {
-    let folder = some_models(&["linear"]);
-    fs::write(folder.path().join("classifyd.toml"), "queue_capacity = 77").unwrap();
-    let in_folder = |options: &[&str]| {
+    let directory = some_models(&["linear"]);
+    fs::write(directory.path().join("classifyd.toml"), "queue_capacity = 77").unwrap();
+    let in_directory = |options: &[&str]| {
         let output = classifyd()
-            .current_dir(folder.path())
+            .current_dir(directory.path())
             .args(options)
             .output()
             .unwrap();
@@ -200,13 +200,13 @@ fn an_unread_configuration_file_in_the_working_directory_is_reported() {
         String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
     };
     let told = "./classifyd.toml is not read: name it with --config classifyd.toml or CLASSIFYD_CONFIG";
-    let printed = in_folder(&["serve", "--print-config"]);
+    let printed = in_directory(&["serve", "--print-config"]);
     assert!(printed.starts_with(&format!("# {told}\n")), "{printed}");
     assert!(!printed.contains("77"), "{printed}");
     for options in [&["models", "."][..], &["warm", "--models", "."]] {
-        assert!(in_folder(options).contains(told), "{options:?}");
+        assert!(in_directory(options).contains(told), "{options:?}");
     }
-    let printed = in_folder(&["serve", "--print-config", "--config", "classifyd.toml"]);
+    let printed = in_directory(&["serve", "--print-config", "--config", "classifyd.toml"]);
     assert!(!printed.contains(told), "{printed}");
     assert!(
         printed.contains("queue_capacity = 77 # classifyd.toml:1"),

@@ -1,4 +1,4 @@
-//! Batches, buckets and long texts do not change a score.
+//! Batches, buckets and text lengths do not change a score.
 
 use std::fs;
 
@@ -32,7 +32,7 @@ fn assert_close(found: &[Vec<f64>], expected: &[Vec<f64>], what: &str) {
 
 #[tokio::test]
 async fn neither_batches_nor_buckets_change_a_score() {
-    // One to ninety words: every bucket, and some that are cut.
+    // One to ninety words: every bucket, and some texts that are truncated.
     let words = ["apple", "banana", "cherry", "pear", "!", "banana"];
     let texts: Vec<String> = (1..=90)
         .map(|count| {
@@ -60,12 +60,12 @@ async fn neither_batches_nor_buckets_change_a_score() {
         for text in &texts {
             alone.extend(scores(&results(server.send_text("", text)).await));
         }
-        // The two models differ; each of them must give the same in every setting.
+        // The two models differ, but each must give the same scores with every setting.
         match &known {
             Some((name, expected)) if *name == model => assert_close(&alone, expected, serving),
             _ => known = Some((model, alone.clone())),
         }
-        // Several in a request, mixed in length, and all requests at once.
+        // Several texts of mixed length in each request, and all requests at once.
         let size = if serving.contains("max_size") { 4 } else { 32 };
         let shuffled: Vec<usize> = (0..texts.len()).map(|at| at * 37 % texts.len()).collect();
         let requests = shuffled.chunks(size).map(|places| {
@@ -93,7 +93,7 @@ async fn neither_batches_nor_buckets_change_a_score() {
 async fn the_texts_of_a_request_are_batched_by_bucket_within_the_token_limit() {
     let models = some_models(&["words"]);
     let server = Server::start(models.path(), &["--max-batch-tokens", "128", "--max-batch", "8"]);
-    // At 16 tokens for each of 8 inputs: a text of 64 fills half a batch.
+    // At 16 tokens for each of 8 inputs, a text of 64 tokens fills half a batch.
     let long = "banana ".repeat(60);
     let inputs = [long.as_str(), "apple", &long, "cherry", &long];
     let labels = results(server.post("").json(&json!({"inputs": inputs}))).await;
@@ -140,7 +140,7 @@ async fn long_and_unusual_texts_are_classified_and_memory_stays_bounded() {
         (
             "15 MiB of breaks and a word",
             "<br />".repeat(15 * mega / 6) + "banana",
-            // Not read so far; where it was cut, half of a break is left.
+            // The server does not read this far. The cut leaves half of a break.
             "a",
             true,
         ),

@@ -1,4 +1,4 @@
-//! Texts, text models and settings that are refused.
+//! Texts, text models and settings that are rejected.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Certificate authorities and certificates that the tests make.
+//! Certificate authorities and certificates for the tests.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +10,10 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// An authority that signs.
+/// A certificate authority.
 pub(super) struct Authority(pub(super) CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate with its key.
+/// A certificate with its private key.
 pub(super) struct Signed {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) certificate_pem: String,
@@ -25,7 +25,7 @@ impl Authority {
         Self::until(4096)
     }
 
-    /// Until the first day of a year.
+    /// An authority whose certificate expires on the first day of a year.
     pub(super) fn until(year: i32) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +49,7 @@ impl Authority {
         }
     }
 
-    /// What a client believes that knows this authority, with a certificate of its own or without.
+    /// A client that trusts this authority, with or without its own certificate.
     pub(super) fn client(&self, own: Option<&Signed>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
@@ -70,12 +70,12 @@ impl Authority {
     }
 }
 
-pub(super) fn write(folder: &Path, signed: &Signed) {
-    fs::write(folder.join("tls.crt"), &signed.certificate_pem).unwrap();
-    fs::write(folder.join("tls.key"), signed.key.serialize_pem()).unwrap();
+pub(super) fn write(directory: &Path, signed: &Signed) {
+    fs::write(directory.join("tls.crt"), &signed.certificate_pem).unwrap();
+    fs::write(directory.join("tls.key"), signed.key.serialize_pem()).unwrap();
 }
 
-/// A certificate that signs itself, of an authority or of a server.
+/// A self-signed certificate, for an authority or a server.
 pub(super) fn self_signed(is_ca: IsCa, name: &str) -> Signed {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();

@@ -1,4 +1,4 @@
-//! Certificates that a client refuses, and files that the server cannot use.
+//! Certificates that a client rejects, and files that the server cannot use.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +10,14 @@ use super::authority::{Authority, Signed, self_signed, write};
 use super::start;
 use crate::harness::{Server, classifyd, white_row};
 
-/// `classifyd classify` with a server whose certificate is in the folder, and which is trusted.
-fn classify(folder: &Path, server: &Server, trusted: &Path) -> Output {
-    let picture = folder.join("picture.png");
-    fs::write(&picture, white_row(2)).unwrap();
+/// Runs `classifyd classify` with a server and the certificates to trust.
+fn classify(directory: &Path, server: &Server, trusted: &Path) -> Output {
+    let image = directory.join("picture.png");
+    fs::write(&image, white_row(2)).unwrap();
     let url = format!("https://localhost:{}", server.address.port());
     classifyd()
         .args(["classify", "--url", &url])
-        .arg(picture)
+        .arg(image)
         .env("SSL_CERT_FILE", trusted)
         .output()
         .unwrap()
@@ -25,11 +25,11 @@ fn classify(folder: &Path, server: &Server, trusted: &Path) -> Output {
 
 #[test]
 fn the_command_line_explains_why_it_refuses_a_certificate() {
-    let folder = tempfile::tempdir().unwrap();
-    let trusted = folder.path().join("tls.crt");
+    let directory = tempfile::tempdir().unwrap();
+    let trusted = directory.path().join("tls.crt");
     let refused = |signed: &Signed, trusted: &Path, reason: &str| {
-        write(folder.path(), signed);
-        let output = classify(folder.path(), &start(folder.path(), &[]), trusted);
+        write(directory.path(), signed);
+        let output = classify(directory.path(), &start(directory.path(), &[]), trusted);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{errors}");
         assert!(
@@ -38,7 +38,7 @@ fn the_command_line_explains_why_it_refuses_a_certificate() {
         );
         assert!(!errors.contains("OtherError"), "{errors}");
     };
-    // What `openssl req -x509` makes.
+    // A certificate like those of `openssl req -x509`.
     let of_an_authority = self_signed(IsCa::Ca(BasicConstraints::Unconstrained), "localhost");
     refused(&of_an_authority, &trusted, "basicConstraints=critical,CA:FALSE");
     refused(
@@ -46,7 +46,7 @@ fn the_command_line_explains_why_it_refuses_a_certificate() {
         &trusted,
         "expected one for the name in --url",
     );
-    let other = folder.path().join("other.crt");
+    let other = directory.path().join("other.crt");
     fs::write(
         &other,
         self_signed(IsCa::ExplicitNoCa, "localhost").certificate_pem,
@@ -58,19 +58,19 @@ fn the_command_line_explains_why_it_refuses_a_certificate() {
         &other,
         "name the file of its authority with SSL_CERT_FILE",
     );
-    // What the advice makes.
-    write(folder.path(), &self_signed(IsCa::ExplicitNoCa, "localhost"));
-    let output = classify(folder.path(), &start(folder.path(), &[]), &trusted);
+    // A certificate made as the error message advises.
+    write(directory.path(), &self_signed(IsCa::ExplicitNoCa, "localhost"));
+    let output = classify(directory.path(), &start(directory.path(), &[]), &trusted);
     assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
 fn the_server_does_not_start_with_unusable_tls_files() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let (signed, other) = (authority.sign("localhost"), authority.sign("localhost"));
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    write(folder.path(), &signed);
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    write(directory.path(), &signed);
     fs::write(path("other.key"), other.key.serialize_pem()).unwrap();
     fs::write(path("empty.crt"), "").unwrap();
     let no_x509 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -9,17 +9,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::authority::{Authority, write};
-use super::{LIVEZ, MODELS, ask, start};
+use super::{LIVEZ, MODELS, send_request, start};
 
 #[tokio::test]
 async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
     for (options, by_signal) in [(["--tls-reload", "0s"], true), (["--tls-reload", "20ms"], false)] {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         let (first, second) = (authority.sign("localhost"), authority.sign("localhost"));
-        write(folder.path(), &first);
+        write(directory.path(), &first);
         let server = start(
-            folder.path(),
+            directory.path(),
             &[&options[..], &["--admin-listen", "127.0.0.1:0"]].concat(),
         );
         let successful = async |value: f64| {
@@ -28,14 +28,14 @@ async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
                 .await;
         };
         let client = authority.client(None);
-        let shown = async || ask(server.address, &client, LIVEZ).await.unwrap().1;
+        let shown = async || send_request(server.address, &client, LIVEZ).await.unwrap().1;
         assert_eq!(shown().await, first.certificate);
 
         let old = TcpStream::connect(server.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut old = client.connect(name, old).await.unwrap();
 
-        fs::write(folder.path().join("tls.crt"), "no certificate").unwrap();
+        fs::write(directory.path().join("tls.crt"), "no certificate").unwrap();
         if by_signal {
             server.signal("HUP");
         }
@@ -43,8 +43,8 @@ async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
             .wait_for_log(&["tls_certificate", "all stays as it was"])
             .await;
         assert_eq!(shown().await, first.certificate);
-        // The key of another certificate: what is there in the middle of an exchange.
-        fs::write(folder.path().join("tls.crt"), &second.certificate_pem).unwrap();
+        // The key of another certificate, as in the middle of a replacement.
+        fs::write(directory.path().join("tls.crt"), &second.certificate_pem).unwrap();
         if by_signal {
             server.signal("HUP");
         }
@@ -54,7 +54,7 @@ async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
         assert_eq!(shown().await, first.certificate);
         successful(0.0).await;
 
-        write(folder.path(), &second);
+        write(directory.path(), &second);
         if by_signal {
             server.signal("HUP");
         }
@@ -64,7 +64,7 @@ async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         successful(1.0).await;
-        // A connection that was there before goes on.
+        // An existing connection continues.
         old.write_all(MODELS).await.unwrap();
         let mut answer = String::new();
         old.read_to_string(&mut answer).await.unwrap();
@@ -77,15 +77,15 @@ async fn certificates_are_reloaded_and_invalid_ones_are_ignored() {
 
 #[tokio::test]
 async fn a_metric_shows_when_the_certificates_in_use_expire() {
-    let folder = tempfile::tempdir().unwrap();
-    // The chain runs out with its authority, of clients' authorities the second is the first to go.
+    let directory = tempfile::tempdir().unwrap();
+    // The chain expires with its authority. Of the clients' authorities, the second expires first.
     let authority = Authority::until(2040);
     let write_chain = |year| {
         let mut signed = authority.sign_until("localhost", year);
         signed.certificate_pem += &authority.0.pem();
-        write(folder.path(), &signed);
+        write(directory.path(), &signed);
     };
-    let client_ca = folder.path().join("clients.crt");
+    let client_ca = directory.path().join("clients.crt");
     let write_authorities = |years: [i32; 2]| {
         let authorities = years.map(|year| Authority::until(year).0.pem());
         fs::write(&client_ca, authorities.concat()).unwrap();
@@ -94,7 +94,7 @@ async fn a_metric_shows_when_the_certificates_in_use_expire() {
     write_authorities([2048, 2045]);
     let options = ["--tls-reload", "0s", "--admin-listen", "127.0.0.1:0"];
     let options = [&options[..], &["--tls-client-ca", client_ca.to_str().unwrap()]].concat();
-    let server = start(folder.path(), &options);
+    let server = start(directory.path(), &options);
     let expect = async |certificate: &str, year| {
         let series =
             format!("classifyd_tls_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}}");
@@ -104,9 +104,9 @@ async fn a_metric_shows_when_the_certificates_in_use_expire() {
     expect("server", 2040).await;
     expect("client_ca", 2045).await;
 
-    // What cannot be used is not in use.
+    // Invalid files are not in use.
     write_authorities([2030, 2031]);
-    fs::write(folder.path().join("tls.crt"), "no certificate").unwrap();
+    fs::write(directory.path().join("tls.crt"), "no certificate").unwrap();
     server.signal("HUP");
     server
         .wait_for_log(&["tls_certificate", "all stays as it was"])

@@ -1,4 +1,4 @@
-//! Constant load of small and large requests, and what its clients got.
+//! Constant load of small and large requests, and its outcome for clients.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,40 +12,40 @@ use load::{Arrivals, LoadSpec, Tally, Target};
 
 use crate::harness::{encode, root};
 
-/// Requests per second that fit into one buffer of HAProxy, and so can be sent again.
+/// Rate of requests that fit into one buffer of HAProxy, so that it can retry them.
 const SMALL_RATE: f64 = 300.0;
 
-/// Requests per second that do not.
+/// Rate of requests that do not fit.
 const LARGE_RATE: f64 = 10.0;
 
-/// Most connections with large requests. No accident can hurt more of them at once.
+/// The maximum number of connections with large requests, so of requests that one failure can hurt.
 const LARGE_CONNECTIONS: usize = 8;
 
-/// One piece of the load; it goes on, piece after piece, until the test has done what it wants to do.
+/// The load runs in pieces of this length until the scenario ends.
 const PIECE: Duration = Duration::from_secs(5);
 
-/// Longer than that, and a client notices.
+/// A client notices a longer wait.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// A picture in colours of which no two are alike, so that it does not get small by compression.
-fn large_picture() -> Vec<u8> {
+/// An image of random colours, which does not compress well.
+fn large_image() -> Vec<u8> {
     let mut state = 1_u32;
-    let picture = image::RgbImage::from_fn(180, 180, |_, _| {
+    let image = image::RgbImage::from_fn(180, 180, |_, _| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let [_, a, b, c] = state.to_le_bytes();
         image::Rgb([a, b, c])
     });
-    encode(&picture.into(), image::ImageFormat::Png)
+    encode(&image.into(), image::ImageFormat::Png)
 }
 
-/// What the clients got.
+/// The responses that clients got.
 pub(super) struct Seen {
     pub(super) small: Tally,
     pub(super) large: Tally,
 }
 
 impl Seen {
-    /// Sends requests until `scenario` is through.
+    /// Sends requests until `scenario` has ended.
     pub(super) fn during(address: SocketAddr, scenario: impl FnOnce()) -> Self {
         let target = Target::parse(&format!("http://{address}/v1/classify?model=digits")).unwrap();
         let golden = root().join("models/digits/1/golden");
@@ -53,7 +53,7 @@ impl Seen {
         let small = small
             .iter()
             .map(|input| target.post(input.content_type, &input.body));
-        let large_body = large_picture();
+        let large_body = large_image();
         assert!(large_body.len() > 65536, "{} bytes", large_body.len());
         let plan = |requests, rate, max_connections| LoadSpec {
             address,
@@ -84,7 +84,7 @@ impl Seen {
                 tally
             })
         });
-        // Not before there is load, and not without a look at what comes after.
+        // Runs the scenario under load, and observes a while afterwards.
         thread::sleep(Duration::from_secs(1));
         scenario();
         thread::sleep(Duration::from_secs(1));
@@ -120,13 +120,13 @@ impl Seen {
     }
 }
 
-/// Requests that were sent and got no answer, or another than status 200. Those that a slow machine kept the load generator
-/// from sending are no failures of anybody.
+/// Requests that were sent but got no response or a status other than 200. Requests that a slow
+/// machine kept the load generator from sending do not count.
 fn failed(tally: &Tally) -> u64 {
     tally.errors() - tally.unsent
 }
 
-/// No client got anything but an answer.
+/// Asserts that every request got a successful response.
 pub(super) fn nothing_failed(tally: &Tally) {
     assert!(tally.good().latency.count() > 0);
     assert_eq!(
@@ -138,7 +138,7 @@ pub(super) fn nothing_failed(tally: &Tally) {
     );
 }
 
-/// Only requests too large to be sent again may fail, and no more of them than can be on their way at once.
+/// Asserts that only requests too large to retry failed, and no more than can be in flight at once.
 pub(super) fn only_large_ones_failed(seen: &Seen) {
     nothing_failed(&seen.small);
     let failed = failed(&seen.large);

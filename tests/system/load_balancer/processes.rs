@@ -10,12 +10,12 @@ use load::Target;
 
 use crate::harness::{Server, root};
 
-/// Any port that is free now.
+/// An address with a free port.
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Waits until `done`, and says what was waited for if that takes too long.
+/// Waits until `done`; a timeout names what was missing.
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
@@ -24,14 +24,14 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A folder with the model `digits` alone.
+/// A models directory with only `digits`.
 pub(crate) fn digits() -> tempfile::TempDir {
     let models = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(root().join("models/digits"), models.path().join("digits")).unwrap();
     models
 }
 
-/// The servers behind the load balancer, each at an address that it keeps when it is started again.
+/// The servers behind the load balancer. Each keeps its address when it restarts.
 pub(super) struct Servers {
     pub(super) models: tempfile::TempDir,
     options: Vec<&'static str>,
@@ -49,7 +49,7 @@ impl Servers {
         }
     }
 
-    /// With probes and metrics on the same port of different hosts, as in production.
+    /// Probes and metrics are on the same port of different hosts, as in production.
     pub(super) fn start_with_admin(port: u16) -> Self {
         let models = digits();
         let start = |host| {
@@ -68,28 +68,28 @@ impl Servers {
         self.running.iter().map(|server| server.address).collect()
     }
 
-    /// Drains a server as an orchestrator does, which must end by itself and well.
+    /// Drains a server as an orchestrator does. It must exit with 0.
     pub(super) fn drain(&mut self, index: usize) {
         let server = &mut self.running[index];
         server.signal("TERM");
         assert_eq!(server.wait(Duration::from_mins(1)).code(), Some(0));
     }
 
-    /// Starts a server again where the last one was.
+    /// Restarts a server at its address.
     pub(super) fn start_again(&mut self, index: usize) {
         let listen = self.running[index].address.to_string();
         self.running[index] = Server::start_at(&listen, self.models.path(), &self.options);
     }
 }
 
-/// A running load balancer.
+/// A running load balancer, which is stopped on drop.
 pub(crate) struct LoadBalancer {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// Where HAProxy says what it knows of the servers.
+    /// The address of HAProxy's statistics.
     stats: SocketAddr,
-    /// Its configuration and its files, until it has ended.
-    _folder: tempfile::TempDir,
+    /// Its configuration and files, kept until it has ended.
+    _directory: tempfile::TempDir,
 }
 
 impl LoadBalancer {
@@ -97,7 +97,7 @@ impl LoadBalancer {
         Self::haproxy_with(servers, server_timeout, &[])
     }
 
-    /// With more of the variables that its file takes.
+    /// With further environment variables of its file.
     pub(super) fn haproxy_with(servers: &Servers, server_timeout: &str, variables: &[(&str, &str)]) -> Self {
         let (address, stats) = (free_address(), free_address());
         let mut command = Command::new("haproxy");
@@ -123,47 +123,47 @@ impl LoadBalancer {
         Self::nginx_at(servers, address, &config, tempfile::tempdir().unwrap())
     }
 
-    /// With the lines for HTTPS, which are comments in the file.
+    /// With the commented-out lines for HTTPS.
     pub(super) fn nginx_with_tls(servers: &Servers) -> Self {
-        let (address, folder) = (free_address(), tempfile::tempdir().unwrap());
-        write_certificate(folder.path());
+        let (address, directory) = (free_address(), tempfile::tempdir().unwrap());
+        write_certificate(directory.path());
         let mut config = std::fs::read_to_string(root().join("deploy/nginx/nginx.conf")).unwrap();
         for (from, to) in [
             ("        listen 8080 backlog=4096;\n", ""),
             ("# listen 8443", &format!("listen {address}")),
             ("# ssl_", "ssl_"),
-            // Relative to the file.
+            // Paths relative to the file.
             ("/etc/nginx/", ""),
         ] {
             config = put_in(&config, from, to);
         }
-        Self::nginx_at(servers, address, &config, folder)
+        Self::nginx_at(servers, address, &config, directory)
     }
 
-    fn nginx_at(servers: &Servers, address: SocketAddr, config: &str, folder: tempfile::TempDir) -> Self {
+    fn nginx_at(servers: &Servers, address: SocketAddr, config: &str, directory: tempfile::TempDir) -> Self {
         let mut config = config.to_owned();
         for (number, server) in (1..).zip(servers.addresses()) {
             let from = format!("server classifyd-{number}:8080");
             config = put_in(&config, &from, &format!("server {server}"));
         }
-        Self::nginx_in(address, &config, folder)
+        Self::nginx_in(address, &config, directory)
     }
 
-    /// With the contents of its file, which is written to the folder.
-    pub(crate) fn nginx_in(address: SocketAddr, config: &str, folder: tempfile::TempDir) -> Self {
-        let config = put_in(config, " /tmp/", &format!(" {}/", folder.path().display()));
-        let file = folder.path().join("nginx.conf");
+    /// With this configuration, which is written to the directory.
+    pub(crate) fn nginx_in(address: SocketAddr, config: &str, directory: tempfile::TempDir) -> Self {
+        let config = put_in(config, " /tmp/", &format!(" {}/", directory.path().display()));
+        let file = directory.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new("nginx");
         command.args(["-g", "daemon off;", "-c"]).arg(&file);
-        Self::start(command, address, address, folder)
+        Self::start(command, address, address, directory)
     }
 
     fn start(
         mut command: Command,
         address: SocketAddr,
         stats: SocketAddr,
-        folder: tempfile::TempDir,
+        directory: tempfile::TempDir,
     ) -> Self {
         let child = command
             .stdout(Stdio::null())
@@ -173,7 +173,7 @@ impl LoadBalancer {
             child,
             address,
             stats,
-            _folder: folder,
+            _directory: directory,
         };
         wait_for("load balancer that listens", || {
             TcpStream::connect(address).is_ok()
@@ -198,7 +198,7 @@ impl LoadBalancer {
             .collect()
     }
 
-    /// How many servers HAProxy sends requests to.
+    /// The number of servers that get requests from HAProxy.
     fn servers_up(&self) -> usize {
         self.stats("status")
             .iter()
@@ -206,7 +206,7 @@ impl LoadBalancer {
             .count()
     }
 
-    /// How many requests HAProxy took from a server that had not answered, and sent to another.
+    /// The number of requests that HAProxy retried on another server.
     pub(super) fn sent_again(&self) -> u64 {
         let counts = self.stats("wredis");
         counts.iter().map(|count| count.parse::<u64>().unwrap()).sum()
@@ -221,7 +221,7 @@ impl LoadBalancer {
 
 impl Drop for LoadBalancer {
     fn drop(&mut self) {
-        // Killing nginx's master process would leave its workers; on this signal it ends them first.
+        // Killing nginx's master process would leave its workers; on SIGTERM it stops them first.
         let _ = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
             .status();
@@ -234,16 +234,17 @@ impl Drop for LoadBalancer {
     }
 }
 
-/// Writes a certificate for `localhost`, its key, and both in one file: `tls.crt`, `tls.key`, `both.pem`.
-pub(super) fn write_certificate(folder: &Path) {
+/// Writes a certificate for `localhost`, its key, and both in one file: `tls.crt`, `tls.key`,
+/// `both.pem`.
+pub(super) fn write_certificate(directory: &Path) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
-    std::fs::write(folder.join("both.pem"), certificate.clone() + &key).unwrap();
-    std::fs::write(folder.join("tls.crt"), certificate).unwrap();
-    std::fs::write(folder.join("tls.key"), key).unwrap();
+    std::fs::write(directory.join("both.pem"), certificate.clone() + &key).unwrap();
+    std::fs::write(directory.join("tls.crt"), certificate).unwrap();
+    std::fs::write(directory.join("tls.key"), key).unwrap();
 }
 
-/// Replaces what must be there.
+/// Replaces a text that must occur.
 pub(crate) fn put_in(config: &str, from: &str, to: &str) -> String {
     assert!(config.contains(from), "expected {from:?} in: {config}");
     config.replace(from, to)

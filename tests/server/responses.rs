@@ -1,4 +1,4 @@
-//! The three ways to send, and what comes back.
+//! The three request formats and their responses.
 
 use image::{DynamicImage, ImageFormat};
 use reqwest::header::CONTENT_TYPE;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Server, encode, fixture_models, ok, root, shipped_models, some_models, white_row};
 
-/// Real test digits of MNIST with their labels, which are the first part of their names.
+/// Test digits of MNIST. The first character of a file name is the label.
 fn digits() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(root().join("tests/fixtures/digits"))
         .unwrap()
@@ -40,24 +40,24 @@ async fn real_digits_get_their_labels_in_all_three_request_formats() {
     let digits = digits();
     assert!(digits.len() >= 30, "a few dozen fixtures");
     let mut wrong = 0;
-    for (label, picture) in &digits {
+    for (label, image) in &digits {
         let raw = ok(server
-            .send_png("?model=digits", picture.clone())
+            .send_png("?model=digits", image.clone())
             .send()
             .await
             .unwrap())
         .await;
         wrong += usize::from(labels(&raw) != [label.as_str()]);
 
-        let part = Part::bytes(picture.clone())
+        let part = Part::bytes(image.clone())
             .file_name("digit.png")
             .mime_str("image/png")
             .unwrap();
         let form = Form::new().part("image", part).text("model", "digits");
         let multipart = ok(server.post("").multipart(form).send().await.unwrap()).await;
-        let body = json!({"model": "digits", "inputs": [{"image": base64(picture)}]});
+        let body = json!({"model": "digits", "inputs": [{"image": base64(image)}]});
         let json = ok(server.post("").json(&body).send().await.unwrap()).await;
-        let uri = format!("data:image/png;base64,{}", base64(picture));
+        let uri = format!("data:image/png;base64,{}", base64(image));
         let body = json!({"model": "digits", "inputs": {"image": uri}});
         let data_uri = ok(server.post("").json(&body).send().await.unwrap()).await;
         assert_eq!(raw, multipart);
@@ -77,15 +77,15 @@ async fn many_images_in_one_request_keep_their_order() {
     let digits = digits();
     let mut form = Form::new();
     let mut singly = Vec::new();
-    for (_, picture) in digits.iter().take(30) {
+    for (_, image) in digits.iter().take(30) {
         let raw = ok(server
-            .send_png("?model=digits", picture.clone())
+            .send_png("?model=digits", image.clone())
             .send()
             .await
             .unwrap())
         .await;
         singly.push(raw["results"][0].clone());
-        form = form.part("image", Part::bytes(picture.clone()));
+        form = form.part("image", Part::bytes(image.clone()));
     }
     let together = ok(server.post("?model=digits").multipart(form).send().await.unwrap()).await;
     let together = together["results"].as_array().unwrap();
@@ -110,7 +110,7 @@ async fn a_response_names_the_model_and_its_version_and_lists_the_top_labels() {
         .unwrap();
     let headers = response.headers().clone();
     let answer = ok(response).await;
-    // By hand: the logits are 0, 4, 0; exp(4) / (exp(4) + 2) = 0.96466.
+    // The logits are 0, 4, 0, so the score is exp(4) / (exp(4) + 2) = 0.96466.
     assert_eq!(answer["model"], "linear");
     assert_eq!(answer["version"], "1");
     let result = &answer["results"][0];
@@ -158,7 +158,7 @@ async fn every_kind_of_model_gives_the_scores_its_directory_defines() {
     close(&scores("linear").await, softmax);
     close(&scores("linear_nhwc").await, softmax);
     close(&scores("probabilities").await, softmax);
-    // Sigmoid of 0, 0 and 4.
+    // The sigmoid of 0, 0 and 4.
     close(&scores("multilabel").await, [0.5, 0.5, 0.982_014]);
 }
 
@@ -171,7 +171,7 @@ async fn images_of_every_format_size_and_colour_type_are_accepted() {
     let colour = DynamicImage::from(gray.to_rgb8());
     let sixteen = DynamicImage::from(gray.to_luma16());
     let alpha = DynamicImage::from(gray.to_rgba8());
-    for (name, picture, format, content_type) in [
+    for (name, image, format, content_type) in [
         ("gray png", &gray, ImageFormat::Png, "image/png"),
         ("16-bit png", &sixteen, ImageFormat::Png, "image/png"),
         ("png with alpha", &alpha, ImageFormat::Png, "image/png"),
@@ -185,7 +185,7 @@ async fn images_of_every_format_size_and_colour_type_are_accepted() {
         let request = server
             .post("")
             .header(CONTENT_TYPE, content_type)
-            .body(encode(picture, format));
+            .body(encode(image, format));
         let answer = ok(request.send().await.unwrap()).await;
         assert_eq!(labels(&answer), ["b"], "{name}");
     }
@@ -223,8 +223,8 @@ async fn the_model_list_has_what_a_client_needs() {
 async fn the_shipped_configuration_names_default_models() {
     let config = root().join("classifyd.toml");
     let server = Server::start(&shipped_models(), &["--config", config.to_str().unwrap()]);
-    let picture = std::fs::read(shipped_models().join("digits/1/golden/7_0.png")).unwrap();
-    let answer = ok(server.send_png("", picture).send().await.unwrap()).await;
+    let image = std::fs::read(shipped_models().join("digits/1/golden/7_0.png")).unwrap();
+    let answer = ok(server.send_png("", image).send().await.unwrap()).await;
     assert_eq!(answer["model"], "images");
     let answer = ok(server.send_text("", "A wonderful film.").send().await.unwrap()).await;
     assert_eq!(answer["model"], "sentiment");

@@ -1,4 +1,4 @@
-//! Texts and JSON whose clients have gone: the work that has begun keeps its place until it has ended.
+//! Texts and JSON of disconnected clients: work that has begun keeps its permit until it ends.
 
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,15 @@ fn running(metrics: &Metrics) -> f64 {
     metrics.get(RUNNING).unwrap()
 }
 
-/// A model that takes texts of 65,536 tokens, so that one of them is tokenised for a while.
+/// A model for texts of 65,536 tokens, so that tokenising one takes a while.
 fn words() -> tempfile::TempDir {
-    changed_model("words", |folder| {
+    changed_model("words", |directory| {
         let config = r#"{"model_max_length": 65536, "pad_token": "[PAD]"}"#;
-        std::fs::write(folder.join("tokenizer_config.json"), config).unwrap();
+        std::fs::write(directory.join("tokenizer_config.json"), config).unwrap();
     })
 }
 
-/// Few tokens for its length, so that all of it is looked at.
+/// Few tokens for its length, so that the tokeniser reads all of it.
 fn long_text() -> String {
     format!("apple{}", " ".repeat(500_000))
 }
@@ -30,7 +30,8 @@ fn long_json() -> String {
     format!(r#"{{"inputs": [{}""]}}"#, r#""","#.repeat(4_000_000))
 }
 
-/// Sends the request, closes its connection while the work for it runs, and gives what runs once the server has seen that.
+/// Sends a request and closes the connection while its work runs. Returns what still runs once the
+/// server has noticed.
 async fn left(server: &Server, request: RequestBuilder) -> f64 {
     let request = tokio::spawn(request.send());
     let started = Instant::now();
@@ -55,7 +56,8 @@ async fn left(server: &Server, request: RequestBuilder) -> f64 {
     }
 }
 
-/// The work must still run when its request has ended. It may have ended first, so there are several attempts.
+/// The work must still be running when its request has ended. It may finish first, so there are
+/// several attempts.
 async fn assert_held(server: &Server, request: impl Fn() -> RequestBuilder) {
     let threads = server.threads().len();
     for _ in 0..20 {
@@ -113,7 +115,7 @@ async fn texts_whose_clients_wait_no_longer_take_neither_threads_nor_memory() {
         assert!(running(&server.metrics().await) <= cpus);
     }
     assert!(server.threads().len() <= threads, "{:?}", server.threads());
-    // Each takes at most 50 MB, as it is counted, and as many are tokenised at a time as there are CPUs.
+    // Each counts as at most 50 MB, and as many as there are CPUs are tokenised at a time.
     let grown = server.peak_memory() - memory;
     assert!(grown < 50.0 * cpus + 30.0, "{grown} MiB");
     server.wait_for_metric(RUNNING, 0.0).await;
