@@ -74,8 +74,8 @@ fn variable_of(error: &clap::Error) -> Option<&'static str> {
         return None;
     }
     let key = flag.trim_start_matches("--").replace('-', "_");
-    let (_, variable) = Config::KEYS.iter().find(|(name, _)| *name == key)?;
-    Some(variable)
+    let key = Config::KEYS.iter().find(|known| known.name == key)?;
+    Some(key.variable)
 }
 
 /// Options of `serve`.

@@ -126,7 +126,7 @@ pub fn router(app: Arc<App>) -> Router {
         api = api.route_layer(from_fn_with_state(Arc::clone(&app), guard::check));
     }
     let mut router = api.merge(Router::from(open()));
-    if app.config.admin_listen.0.is_none() {
+    if app.config.admin_listen.is_none() {
         router = router.merge(Router::from(admin()));
     }
     let origins = &app.config.cors_origins.0;
@@ -136,11 +136,7 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// The HTTP side of the listener for probes and metrics, where there is one.
 pub fn admin_router(app: Arc<App>) -> Router {
-    let address = app
-        .config
-        .admin_listen
-        .0
-        .map_or(app.config.listen.0, |address| address.0);
+    let address = *app.config.admin_listen.unwrap_or(app.config.listen);
     let hosts = HostLayer::new(AllowedHosts::for_admin(&app.config.allowed_hosts.0, address));
     with_layers(Router::from(admin()), None, hosts, app)
 }
@@ -149,14 +145,14 @@ pub fn admin_router(app: Arc<App>) -> Router {
 pub fn unreadable(app: Arc<App>) -> Replace {
     Arc::new(move |peer, status| {
         let error = unreadable::error(status, app.config.max_header_size.0.as_u64());
-        let tls = app.config.tls_certificate.0.is_some();
+        let tls = app.config.tls_certificate.is_some();
         let response = headers::protect(error.with_body_unread().into_response(), tls);
         observe::unreadable(&app, peer, response)
     })
 }
 
 fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, hosts: HostLayer, app: Arc<App>) -> Router {
-    let tls = app.config.tls_certificate.0.is_some();
+    let tls = app.config.tls_certificate.is_some();
     let layers = ServiceBuilder::new()
         // Outermost: it must see every response, those to unknown routes and panics included, to give it a request id,
         // to count it and to write the body of an error.

@@ -1,7 +1,8 @@
-//! ONNX Runtime -> models -> lanes -> golden check -> router -> listen; and the same way back.
+//! Starts the parts of the server in order (ONNX Runtime, models, listeners) and stops them in reverse.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -11,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::catalog::loading::{self, ModelsError};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Count};
 use crate::cpu::{self, Workers};
 use crate::http::connections::{Connections, Counters};
 use crate::http::guard::Guard;
@@ -27,164 +28,191 @@ use crate::reload::Hangups;
 use crate::shutdown::{Cause, Draining, Signals};
 use crate::telemetry::Telemetry;
 
-/// Most connections for probes and metrics on a listener of their own.
+/// Maximum number of connections to `admin_listen`.
 const ADMIN_CONNECTIONS: usize = 256;
 
-/// Time for the last answers to be written after `grace`, and for the lanes to end.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time after `grace` to write the last responses, and then for the lanes to end.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
-    /// ONNX Runtime, or the models.
+    /// ONNX Runtime or a model could not be loaded.
     #[error(transparent)]
     Models(#[from] ModelsError),
-    /// A key of the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Loading panicked.
-    #[error("loading the models: {0}")]
+    #[error("cannot load the models: {0}")]
     Loading(#[from] tokio::task::JoinError),
-    /// A socket or a signal.
+    /// A thread, a socket or a signal handler could not be set up.
     #[error("{what}: {error}")]
     Io {
-        /// What was tried.
-        what: String,
-        /// What the system says.
+        what: &'static str,
         error: std::io::Error,
     },
-    /// A metric could not be registered.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
 }
 
-/// Serves until a signal ends it. `hangups` has listened since the process began; `read` reads the configuration again.
+fn io(what: &'static str) -> impl Fn(std::io::Error) -> StartupError {
+    move |error| StartupError::Io { what, error }
+}
+
+/// Serves until a signal ends the server. `hangups` has listened since the process began, and `read`
+/// reads the configuration again.
 pub async fn serve(
     config: Config,
     telemetry: Telemetry,
     hangups: Hangups,
     read: impl Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 ) -> Result<(), StartupError> {
-    let io = |what: &str| {
-        let what = what.to_owned();
-        move |error| StartupError::Io { what, error }
-    };
-    let started = std::time::Instant::now();
-    let mut signals = Signals::listen().map_err(io("signals"))?;
+    let started = Instant::now();
+    let mut signals = Signals::listen().map_err(io("cannot listen for signals"))?;
     let metrics = Metrics::new()?;
-    // Before the models, whose loading takes longer than to find out that a certificate is missing or an address is taken.
+    // Before the models: they can take minutes to load, and a missing certificate or an address in use
+    // should be reported at once.
     let tls = load_tls(&config, &metrics)?;
-    let listen = Taken::new(&config, "listen", config.listen.0)?;
-    let admin_listen = config
-        .admin_listen
-        .0
-        .map(|address| Taken::new(&config, "admin_listen", address.0))
-        .transpose()?;
-    let cpus = cpu::available();
-    let workers = Workers::start(cpus, config.decode_memory.0.as_u64())
-        .map_err(io("cannot start the threads that decode"))?;
-    let catalog = {
-        let (config, metrics, workers) = (config.clone(), metrics.clone(), workers.clone());
-        let loading = tokio::task::spawn_blocking(move || {
-            loading::runtime(&config)?;
-            let catalog = loading::models(&config, &metrics, &workers, &Catalog::default())?;
-            announce(&metrics, &Catalog::default(), &catalog);
-            Ok::<_, StartupError>(catalog)
-        });
-        tokio::select! {
-            loaded = loading => loaded??,
-            // Loading may take minutes on a GPU; nothing is served yet, so nothing is lost.
-            _ = signals.next() => return Ok(()),
-        }
+    let addresses = Addresses::take(&config)?;
+    let workers = Workers::start(cpu::available(), config.decode_memory.as_u64())
+        .map_err(io("cannot start the threads that decode inputs"))?;
+    let loading = load_models(&config, &metrics, &workers);
+    let catalog = tokio::select! {
+        catalog = loading => catalog?,
+        // Nothing is served yet, so nothing is lost.
+        _ = signals.next() => return Ok(()),
     };
-    let guard = Guard::new(&config, metrics.requests_by_key.clone());
     let app = Arc::new(App {
         draining: Draining::default(),
         catalog: ArcSwap::from_pointee(catalog),
-        bodies: workers.pool(config.queue_capacity as usize),
+        bodies: workers.pool(config.queue_capacity.get() as usize),
         workers,
-        body_memory: Budget::new(config.body_memory.0.as_u64()),
-        queue_memory: Budget::new(config.queue_memory.0.as_u64()),
+        body_memory: Budget::new(config.body_memory.as_u64()),
+        queue_memory: Budget::new(config.queue_memory.as_u64()),
+        guard: Guard::new(&config, metrics.requests_by_key.clone()),
         metrics,
         config,
-        guard,
         telemetry,
         pulse: Pulse::new(),
     });
-    reload_on_hangup(&app, tls.as_ref(), &hangups, read).map_err(io("signals"))?;
-    let config = &app.config;
-    let limits = ConnectionLimits {
-        max_connections: config.max_connections,
-        handshake: config.header_timeout.0,
-        stream: StreamLimits {
-            keep_alive: config.keep_alive_timeout.0,
-            header: config.header_timeout.0,
-            write: config.write_timeout.0,
-        },
-        max_header_size: usize::try_from(config.max_header_size.0.as_u64()).unwrap_or(usize::MAX),
-    };
-    let connections = &app.metrics.connections;
-    // First, so that whoever hears on `admin_listen` that the server is ready can connect.
-    let (listener, address) = listen.open(config)?;
-    let admin_address = match admin_listen {
-        Some(taken) => {
-            let (listener, address) = taken.open(config)?;
-            let limits = ConnectionLimits {
-                max_connections: ADMIN_CONNECTIONS,
-                ..limits
-            };
-            let admin = Server::new(
-                http::admin_router(Arc::clone(&app)),
-                limits,
-                None,
-                connections.clone(),
-            )
-            .with_unreadable(http::unreadable(Arc::clone(&app)));
-            serve_apart(admin, listener).map_err(io("cannot serve admin_listen"))?;
-            Some(address)
-        }
+    reload_on_hangup(&app, tls.as_ref(), &hangups, read).map_err(io("cannot listen for signals"))?;
+    // The main listener first: a client that learns from `admin_listen` that the server is ready must
+    // be able to connect.
+    let (listener, address) = addresses.main.open(&app.config)?;
+    let admin_address = match addresses.admin {
+        Some(taken) => Some(serve_admin(&app, taken)?),
         None => None,
     };
-    app.metrics.connection_limit.set(config.max_connections as i64);
-    let counters = Counters {
-        refused: app.metrics.connections_refused.clone(),
-        displaced: app.metrics.connections_displaced.clone(),
-    };
-    let own = Connections::new(config.trusted_proxies.0.clone())
-        .with_limit(config.max_connections_per_client.0)
-        .with_counters(counters);
-    let server = Server::new(
-        http::router(Arc::clone(&app)),
-        limits,
-        tls.clone(),
-        connections.clone(),
-    )
-    .with_connections(own)
-    .with_handshake_failures(app.metrics.handshake_failures.clone())
-    .with_unreadable(http::unreadable(Arc::clone(&app)));
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}/", reachable(address));
-    tracing::info!(
-        %address,
-        url,
-        admin_address = admin_address.map(tracing::field::display),
-        tls = config.tls_certificate.0.is_some(),
-        api_keys = config.api_keys.len(),
-        cpus,
-        milliseconds = started.elapsed().as_millis() as u64,
-        "ready"
-    );
-    tracing::info!("open {url} for the playground, {url}docs for the API");
-    keep_up(&app, tls);
+    let server = main_server(&app, tls.clone());
+    log_ready(&app, started, address, admin_address);
+    start_background_tasks(&app, tls);
     server
-        .accept_until(listener, asked_to_end(&app, &mut signals))
+        .accept_until(listener, end_of_listening(&app, &mut signals))
         .await;
     finish(&app, server, &mut signals).await;
     Ok(())
 }
 
-/// Serves on a thread of its own, so that probes are answered in time while a thousand connections wait for the threads of the
-/// runtime. To the very end: orchestrators ask while the server drains as well.
+/// The addresses that the configuration names, bound but not yet open.
+struct Addresses {
+    main: Taken,
+    admin: Option<Taken>,
+}
+
+impl Addresses {
+    fn take(config: &Config) -> Result<Self, ConfigError> {
+        let admin = config
+            .admin_listen
+            .map(|address| Taken::new(config, "admin_listen", *address));
+        Ok(Self {
+            main: Taken::new(config, "listen", *config.listen)?,
+            admin: admin.transpose()?,
+        })
+    }
+}
+
+/// Loads ONNX Runtime and every model on a thread where that may block.
+async fn load_models(config: &Config, metrics: &Metrics, workers: &Workers) -> Result<Catalog, StartupError> {
+    let (config, metrics, workers) = (config.clone(), metrics.clone(), workers.clone());
+    tokio::task::spawn_blocking(move || {
+        loading::runtime(&config)?;
+        let none = Catalog::default();
+        let catalog = loading::models(&config, &metrics, &workers, &none)?;
+        announce(&metrics, &none, &catalog);
+        Ok(catalog)
+    })
+    .await?
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: config.max_connections.get(),
+        handshake: *config.header_timeout,
+        stream: StreamLimits {
+            keep_alive: *config.keep_alive_timeout,
+            header: *config.header_timeout,
+            write: *config.write_timeout,
+        },
+        max_header_size: usize::try_from(config.max_header_size.as_u64()).unwrap_or(usize::MAX),
+    }
+}
+
+fn main_server(app: &Arc<App>, tls: Option<Arc<Tls>>) -> Server {
+    let (config, metrics) = (&app.config, &app.metrics);
+    let max_connections = config.max_connections.get();
+    metrics.connection_limit.set(max_connections as i64);
+    let connections = Connections::new(config.trusted_proxies.0.clone())
+        .with_limit(config.max_connections_per_client.map(Count::get))
+        .with_counters(Counters {
+            refused: metrics.connections_refused.clone(),
+            displaced: metrics.connections_displaced.clone(),
+        });
+    let router = http::router(Arc::clone(app));
+    Server::new(
+        router,
+        connection_limits(config),
+        tls,
+        metrics.connections.clone(),
+    )
+    .with_connections(connections)
+    .with_handshake_failures(metrics.handshake_failures.clone())
+    .with_unreadable(http::unreadable(Arc::clone(app)))
+}
+
+/// Serves `admin_listen`, and returns its address.
+fn serve_admin(app: &Arc<App>, taken: Taken) -> Result<SocketAddr, StartupError> {
+    let (listener, address) = taken.open(&app.config)?;
+    let limits = ConnectionLimits {
+        max_connections: ADMIN_CONNECTIONS,
+        ..connection_limits(&app.config)
+    };
+    let router = http::admin_router(Arc::clone(app));
+    let admin = Server::new(router, limits, None, app.metrics.connections.clone())
+        .with_unreadable(http::unreadable(Arc::clone(app)));
+    serve_apart(admin, listener).map_err(io("cannot serve admin_listen"))?;
+    Ok(address)
+}
+
+fn log_ready(app: &App, started: Instant, address: SocketAddr, admin_address: Option<SocketAddr>) {
+    let is_tls = app.config.tls_certificate.is_some();
+    let scheme = if is_tls { "https" } else { "http" };
+    let url = format!("{scheme}://{}/", reachable(address));
+    tracing::info!(
+        %address,
+        url,
+        admin_address = admin_address.map(tracing::field::display),
+        tls = is_tls,
+        api_keys = app.config.api_keys.len(),
+        cpus = cpu::available(),
+        milliseconds = started.elapsed().as_millis() as u64,
+        "ready"
+    );
+    tracing::info!("open {url} for the playground, {url}docs for the API");
+}
+
+/// Serves on a thread of its own, so that probes get a response in time while a thousand connections
+/// wait for the threads of the runtime. It runs until the process ends, because orchestrators probe a
+/// server that drains as well.
 fn serve_apart(admin: Server, listener: TcpListener) -> std::io::Result<()> {
     let listener = listener.into_std()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -208,7 +236,7 @@ fn load_tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Tls>>, Conf
     }
 }
 
-/// What can be changed while the server runs.
+/// Reloads on SIGHUP what can change while the server runs.
 fn reload_on_hangup(
     app: &Arc<App>,
     tls: Option<&Arc<Tls>>,
@@ -220,9 +248,9 @@ fn reload_on_hangup(
         let (app, read) = (Arc::clone(app), read.clone());
         move || {
             let config = read().map_err(|error| error.to_string())?;
-            // All of it or nothing.
+            // Check everything before anything changes.
             Guard::check_keys(app.guard.as_ref(), &config.api_keys)?;
-            app.telemetry.reload(&config)?;
+            app.telemetry.reload(&config).map_err(|error| error.to_string())?;
             if let Some(guard) = &app.guard {
                 guard.set_keys(&config.api_keys);
             }
@@ -233,15 +261,16 @@ fn reload_on_hangup(
         hangups.on_each("certificates", successful, move || tls.reload())?;
     }
     let app = Arc::clone(app);
-    // Apart from the configuration: models take long to load, and one that fails must not keep a key from being withdrawn.
+    // Apart from the configuration: models take long to load, and one that fails must not delay the
+    // withdrawal of an API key.
     hangups.on_each("models", &app.metrics.reload_successful.clone(), move || {
         reload_models(&app, &read()?)
     })
 }
 
-/// What is to be looked after from time to time.
-fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
-    let every = app.config.tls_reload.0;
+/// Starts the tasks that run beside the requests: certificates, the pulse of the runtime, rate limits.
+fn start_background_tasks(app: &Arc<App>, tls: Option<Arc<Tls>>) {
+    let every = *app.config.tls_reload;
     if let Some(tls) = tls.filter(|_| !every.is_zero()) {
         let successful = &app.metrics.reload_successful;
         tokio::spawn(tls.watch(every, successful.with_label_values(&["certificates"])));
@@ -256,16 +285,15 @@ fn keep_up(app: &Arc<App>, tls: Option<Arc<Tls>>) {
     });
 }
 
-/// Resolves when the listener should close: at once for a person, after `drain_delay` for an orchestrator.
-async fn asked_to_end(app: &App, signals: &mut Signals) {
+/// Resolves when the listener should close: `drain_delay` after SIGTERM, at once after Ctrl-C.
+async fn end_of_listening(app: &App, signals: &mut Signals) {
     let cause = signals.next().await;
     app.draining.start();
-    // A person should not wait.
     let delay = match cause {
-        Cause::Terminate => app.config.drain_delay.0,
+        Cause::Terminate => *app.config.drain_delay,
         Cause::Interrupt => Duration::ZERO,
     };
-    tracing::info!(?cause, ?delay, "draining: not ready any more");
+    tracing::info!(?cause, ?delay, "draining: no longer ready");
     if !delay.is_zero() {
         tokio::select! {
             () = sleep(delay) => {}
@@ -274,34 +302,34 @@ async fn asked_to_end(app: &App, signals: &mut Signals) {
     }
 }
 
-/// Finishes what is in flight, within `grace`; then fails the rest.
+/// Waits up to `grace` for the requests in flight, then fails the others.
 async fn finish(app: &Arc<App>, server: Server, signals: &mut Signals) {
     tracing::info!("listener closed: finishing requests in flight");
     let mut finishing = std::pin::pin!(server.finish());
     let finished = tokio::select! {
-        finished = timeout(app.config.grace.0, &mut finishing) => finished.is_ok(),
+        finished = timeout(*app.config.grace, &mut finishing) => finished.is_ok(),
         _ = signals.next() => false,
     };
     if !finished {
-        tracing::warn!("requests are still in flight: they are failed with 503 draining");
+        tracing::warn!("requests are still in flight: failing them with 503 draining");
         app.draining.end();
         for model in app.catalog.load().models() {
             model.abort();
         }
-        let _ = timeout(LAST_WORDS, finishing).await;
+        let _ = timeout(FLUSH_TIME, finishing).await;
     }
     let lanes = {
         let app = Arc::clone(app);
         tokio::task::spawn_blocking(move || app.catalog.load().join())
     };
-    if timeout(LAST_WORDS, lanes).await.is_err() {
+    if timeout(FLUSH_TIME, lanes).await.is_err() {
         tracing::warn!("a lane is still in a run that cannot be interrupted");
     }
     tracing::info!("ended");
 }
 
-/// Has the models served that are in the folder now. They are all loaded before any request meets them; if one cannot be, all
-/// stays as it was.
+/// Serves the models that are in the directory now. All of them are loaded before the first one
+/// gets a request. If one cannot be loaded, nothing changes.
 fn reload_models(app: &App, config: &Config) -> Result<(), StartupError> {
     let old = app.catalog.load_full();
     let new = loading::models(config, &app.metrics, &app.workers, &old)?;
@@ -311,7 +339,7 @@ fn reload_models(app: &App, config: &Config) -> Result<(), StartupError> {
     Ok(())
 }
 
-/// Metrics and log lines of the models that come and go.
+/// Adds and removes the metrics of models that have come or gone, and logs those that have gone.
 fn announce(metrics: &Metrics, old: &Catalog, new: &Catalog) {
     let same = |one: &Arc<Model>, catalog: &Catalog| {
         catalog.get(&one.name).is_ok_and(|other| Arc::ptr_eq(one, other))
@@ -327,7 +355,7 @@ fn announce(metrics: &Metrics, old: &Catalog, new: &Catalog) {
         tracing::info!(
             model = model.name,
             version = model.version,
-            "model served no more"
+            "model no longer served"
         );
     }
     for model in new.models().filter(|model| !same(model, old)) {

@@ -43,8 +43,7 @@ impl Drop for Guard {
 /// Sends log lines to standard error, and spans to the collector if there is one. Must not be called within a tokio runtime.
 pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
     let mistake = |key: &str, message: &str| config.mistake(key, message);
-    let filter = parse_filter(&config.log).map_err(|message| mistake("log", &message))?;
-    let (filter, handle) = reload::Layer::new(filter);
+    let (filter, handle) = reload::Layer::new(config.log.to_env_filter());
     let writer = LogWriter::start(std::io::stderr()).map_err(|error| mistake("log", &error.to_string()))?;
     let lines = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
@@ -55,7 +54,7 @@ pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     result.map_err(|error| mistake("log", &error.to_string()))?;
-    let endpoint = config.otlp_endpoint.0.as_deref();
+    let endpoint = config.otlp_endpoint.as_deref();
     let guard = Guard {
         exporter: spans::Exporter::start(endpoint).map_err(|message| mistake("otlp_endpoint", &message))?,
         writer: writer.clone(),
@@ -70,18 +69,10 @@ pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
 
 impl Telemetry {
     /// Takes over what may change while the server runs: `log` and `access_log`.
-    pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let filter = parse_filter(&config.log)?;
-        self.filter.reload(filter).map_err(|error| error.to_string())?;
+    pub fn reload(&self, config: &Config) -> Result<(), reload::Error> {
+        self.filter.reload(config.log.to_env_filter())?;
         self.access.set_mode(config.access_log);
-        tracing::info!(log = config.log, access_log = ?config.access_log, "log levels");
+        tracing::info!(log = config.log.as_str(), access_log = ?config.access_log, "log levels");
         Ok(())
     }
-}
-
-/// What lines are written.
-pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
-    filter.parse().map_err(|error| {
-        format!("expected a filter such as info or info,classifyd=debug, found {filter:?}: {error}")
-    })
 }

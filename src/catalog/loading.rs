@@ -9,7 +9,7 @@ use classifier::{Bundle, Device, DeviceOptions, LoadError, Preprocessor, Provide
 
 use crate::budget::most_of_one_client;
 use crate::catalog::{self, Catalog, Defaults, Found};
-use crate::config::{Config, ConfigError, ModelConfig};
+use crate::config::{Config, ConfigError, Count, ModelConfig};
 use crate::cpu::{self, Workers};
 use crate::cure;
 use crate::engine::{LaneSettings, Placed, Weights};
@@ -46,7 +46,7 @@ impl From<classifier::ClassifierError> for ModelsError {
 
 /// Loads ONNX Runtime, as the configuration says.
 pub fn runtime(config: &Config) -> Result<(), ModelsError> {
-    let place = library::load(config.onnxruntime.0.as_deref()).map_err(classifier::ClassifierError::from)?;
+    let place = library::load(config.onnxruntime.as_deref()).map_err(classifier::ClassifierError::from)?;
     tracing::info!(place, "ONNX Runtime loaded");
     Ok(check_gpu_libraries(config)?)
 }
@@ -110,15 +110,15 @@ pub fn models(
     }
     fallbacks.warn();
     let defaults = Defaults {
-        image: config.default_image_model.0.clone(),
-        text: config.default_text_model.0.clone(),
+        image: config.default_image_model.clone(),
+        text: config.default_text_model.clone(),
     };
     Catalog::new(models, defaults).map_err(|(key, message)| config.mistake(key, &message).into())
 }
 
 /// A folder that is not there would be without effect.
 fn check_gpu_libraries(config: &Config) -> Result<(), ConfigError> {
-    match &config.gpu_libraries.0 {
+    match &config.gpu_libraries {
         Some(folder) if !folder.is_dir() => {
             let message = format!(
                 "expected a folder of libraries, found none at {}",
@@ -181,8 +181,8 @@ fn lane_settings(config: &Config, name: &str, bundle: &Bundle) -> LaneSettings {
     let (own, serving) = (config.of_model(name), &bundle.serving.lanes);
     let configured = |own: Option<usize>, models: Option<u32>| own.or(models.map(|value| value as usize));
     LaneSettings {
-        lanes: configured(own.lanes, serving.count),
-        threads: configured(own.threads, serving.threads),
+        lanes: configured(own.lanes.map(Count::get), serving.count),
+        threads: configured(own.threads.map(Count::get), serving.threads),
     }
 }
 
@@ -204,7 +204,7 @@ fn device_options(config: &Config, name: &str, bundle: &Bundle) -> Result<Device
     options.tf32 = own.tf32.or(serving.lanes.tf32).unwrap_or(false);
     options.memory_limit = own.gpu_memory_limit.map(|limit| limit.as_u64());
     options.tensorrt_cache.clone_from(&own.tensorrt_cache);
-    options.libraries.clone_from(&config.gpu_libraries.0);
+    options.libraries.clone_from(&config.gpu_libraries);
     options.max_batch = max_batch(&own, serving, true);
     Ok(options)
 }
@@ -212,11 +212,14 @@ fn device_options(config: &Config, name: &str, bundle: &Bundle) -> Result<Device
 /// Most inputs in a batch.
 fn max_batch(own: &ModelConfig, serving: &Serving, on_gpu: bool) -> u32 {
     let default = if on_gpu {
-        DEFAULT_GPU_MAX_BATCH.min(own.queue_capacity)
+        DEFAULT_GPU_MAX_BATCH.min(own.queue_capacity.get())
     } else {
         DEFAULT_MAX_BATCH
     };
-    own.max_batch.or(serving.batch.max_size).unwrap_or(default)
+    own.max_batch
+        .map(Count::get)
+        .or(serving.batch.max_size)
+        .unwrap_or(default)
 }
 
 /// A table for a model that is not there would be without effect.
@@ -253,7 +256,7 @@ fn model_settings(
         ..
     } = own;
     let mistake = |key: &str, message: String| config.mistake(&config.key_for(name, key), &message);
-    if max_weight > queue_capacity {
+    if max_weight > queue_capacity.get() {
         let batch = format!(
             "the largest batch of {} ({max_weight})",
             bundle.directory.display()
@@ -265,6 +268,7 @@ fn model_settings(
         Preprocessor::Image(_) => Weights::images(max_weight),
         Preprocessor::Text(tokenizer) => {
             let max_tokens = max_batch_tokens
+                .map(Count::get)
                 .or(serving.batch.max_tokens)
                 .unwrap_or_else(|| Weights::default_tokens(max_weight, tokenizer));
             if (max_tokens as usize) < tokenizer.max_length() {
@@ -278,10 +282,10 @@ fn model_settings(
     };
     Ok(ModelSettings {
         lanes: lane_settings(config, name, bundle),
-        limits: Limits::new(weights.max_weight(), queue_capacity).max_wait(max_wait),
+        limits: Limits::new(weights.max_weight(), queue_capacity.get()).max_wait(*max_wait),
         weights,
-        image_limits: classifier::ImageLimits::new(max_image_side, max_image_pixels),
+        image_limits: classifier::ImageLimits::new(max_image_side.get(), max_image_pixels.get()),
         max_request_pixels: config.max_request_pixels,
-        request_timeout,
+        request_timeout: *request_timeout,
     })
 }

@@ -70,9 +70,9 @@ fn configured_url(args: &HealthcheckArgs) -> Result<String> {
     };
     let file = args.config.as_deref().or(serve.config.as_deref());
     let config = Config::load(settings, Origins::default(), file)?;
-    let listen = match config.admin_listen.0 {
+    let listen = match config.admin_listen {
         Some(admin) => admin.0,
-        None if config.tls_certificate.0.is_some() => {
+        None if config.tls_certificate.is_some() => {
             bail!(
                 "the server speaks HTTPS, which this command does not: give probes an admin_listen of their own"
             )

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::catalog::{self, Found};
 use crate::cli::ModelsArgs;
-use crate::config::{self, Config, Origins, Settings, Unset};
+use crate::config::{self, Config, Origins, Settings};
 use crate::table;
 
 /// One model directory.
@@ -42,8 +42,8 @@ struct Model {
 pub fn run(args: &ModelsArgs) -> Result<()> {
     let settings = Settings {
         models: args.models.clone(),
-        default_image_model: args.default_image_model.clone().map(|name| Unset(Some(name))),
-        default_text_model: args.default_text_model.clone().map(|name| Unset(Some(name))),
+        default_image_model: args.default_image_model.clone(),
+        default_text_model: args.default_text_model.clone(),
         ..Settings::default()
     };
     let config = Config::load(settings, Origins::default(), args.config.as_deref())?;
@@ -130,8 +130,8 @@ impl Model {
 /// The configured model of each kind, else the only one of it.
 fn mark_defaults(models: &mut [Model], config: &Config) {
     for (kind, configured) in [
-        (InputKind::Image, &config.default_image_model.0),
-        (InputKind::Text, &config.default_text_model.0),
+        (InputKind::Image, &config.default_image_model),
+        (InputKind::Text, &config.default_text_model),
     ] {
         let alone = models.iter().filter(|model| model.kind == Some(kind)).count() == 1;
         for model in models.iter_mut().filter(|model| model.kind == Some(kind)) {

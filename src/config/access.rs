@@ -1,6 +1,5 @@
-//! Who may ask, and how often.
+//! Values for authentication, rate limits and CORS.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -19,20 +18,18 @@ const MAX_NAME: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
-    /// Who has it. A label of metrics.
+    /// A label of metrics.
     pub name: String,
-    /// Of the key.
     pub sha256: KeyHash,
-    /// Most requests with it.
+    /// For all clients that use the key together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// The highest priority that its requests may ask for. Default: normal.
+    /// The highest priority that a request with the key may have. Default: normal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<RequestPriority>,
 }
 
 impl ApiKey {
-    /// What is wrong with the name of a key.
     pub fn check_name(name: &str) -> Result<(), String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) {
@@ -44,37 +41,11 @@ impl ApiKey {
     }
 }
 
-/// The first mistake in a list of keys, with its key in the file.
-pub(super) fn check_api_keys(keys: &[ApiKey]) -> Result<(), (String, String)> {
-    let mut names = BTreeSet::new();
-    let mut hashes = BTreeSet::new();
-    for (at, key) in keys.iter().enumerate() {
-        let mistake = |field: &str, message: String| Err((format!("api_keys[{at}].{field}"), message));
-        if let Err(message) = ApiKey::check_name(&key.name) {
-            return mistake("name", message);
-        }
-        if !names.insert(&key.name) {
-            return mistake(
-                "name",
-                format!("expected another name for each key, found {:?} again", key.name),
-            );
-        }
-        if !hashes.insert(key.sha256.0) {
-            return mistake(
-                "sha256",
-                "expected another key for each name, found one again".to_owned(),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// SHA-256 of an API key. No secret by itself, for keys are random, but nothing for a log either.
+/// SHA-256 of an API key. It is no secret, because keys are random, but it does not belong in a log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash(pub [u8; 32]);
 
 impl KeyHash {
-    /// Of this key.
     pub fn of(key: &[u8]) -> Self {
         let mut hash = [0; 32];
         hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, key).as_ref());
@@ -87,7 +58,7 @@ impl FromStr for KeyHash {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut hash = [0; 32];
-        // What came is not repeated: it may be the key itself.
+        // The error does not repeat the text, which may be the key itself.
         hex::decode_to_slice(text, &mut hash).map_err(|_| {
             "expected the 64 hexadecimal digits that `classifyd api-key` prints, found something else"
                 .to_owned()
@@ -102,7 +73,7 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// What is printed in the place of a secret.
+/// Printed in place of a secret.
 const REDACTED: &str = "[redacted]";
 
 impl Serialize for KeyHash {
@@ -117,12 +88,12 @@ impl<'de> Deserialize<'de> for KeyHash {
     }
 }
 
-/// So many requests in a time, and so many at once: `100/s`, `600/m burst 20`.
+/// A number of requests per unit of time, with a burst: `100/s`, `600/m burst 20`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     count: NonZeroU32,
     unit: Unit,
-    /// Requests that may come at once after a pause.
+    /// Requests that are accepted at once after a pause.
     pub burst: NonZeroU32,
 }
 
@@ -134,7 +105,7 @@ enum Unit {
 }
 
 impl RateLimit {
-    /// Time in which one more request is allowed.
+    /// Time after which one more request is accepted.
     pub fn period(self) -> Duration {
         let unit = match self.unit {
             Unit::Second => Duration::from_secs(1),
@@ -198,17 +169,16 @@ impl<'de> Deserialize<'de> for RateLimit {
     }
 }
 
-/// An origin of web pages, as browsers send it: `https://example.org`; or `*` for all.
+/// An origin of web pages as browsers send it, `https://example.org`, or `*` for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorsOrigin(HeaderValue);
 
 impl CorsOrigin {
-    /// As in the header.
+    /// The value that `Access-Control-Allow-Origin` has.
     pub fn header(&self) -> &HeaderValue {
         &self.0
     }
 
-    /// Whether it is `*`.
     pub fn is_any(&self) -> bool {
         self.0 == "*"
     }
@@ -222,7 +192,7 @@ impl FromStr for CorsOrigin {
             let scheme = uri
                 .scheme_str()
                 .is_some_and(|scheme| ["http", "https"].contains(&scheme));
-            // A browser sends neither a path nor a slash behind the host; with one it would never match.
+            // Browsers send no path and no slash after the host: an origin with one would never match.
             scheme && uri.authority().is_some_and(|host| text.ends_with(host.as_str()))
         };
         let well_formed = text == "*" || text.parse().is_ok_and(|uri| is_origin(&uri));

@@ -1,16 +1,24 @@
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
 use super::*;
 
-pub(super) fn load(file: &str, flags: Settings) -> Result<Config, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("classifyd.toml");
+fn load(file: &str, flags: Settings) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("classifyd.toml");
     std::fs::write(&path, file).unwrap();
     Config::load(flags, Origins::default(), Some(&path)).map_err(|error| error.to_string())
 }
 
+pub(super) fn defaults() -> Config {
+    Config::load(Settings::default(), Origins::default(), None).unwrap()
+}
+
 #[test]
-fn flags_are_stronger_than_the_file_and_the_file_than_the_defaults() {
+fn flags_override_the_file_and_the_file_overrides_the_defaults() {
     let flags = Settings {
-        queue_capacity: Some(77),
+        queue_capacity: Some(Count::new(77)),
         ..Settings::default()
     };
     let config = load(
@@ -18,14 +26,14 @@ fn flags_are_stronger_than_the_file_and_the_file_than_the_defaults() {
         flags,
     )
     .unwrap();
-    assert_eq!(config.queue_capacity, 77);
+    assert_eq!(config.queue_capacity.get(), 77);
     assert_eq!(config.grace.0, Duration::from_secs(90));
     assert_eq!(config.max_body.0, ByteSize::mib(2));
     assert_eq!(config.listen.0.port(), 8080);
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_its_place() {
+fn an_unknown_key_is_refused_with_its_location() {
     let error = load("listen = \"127.0.0.1:1\"\nmax_bach = 3", Settings::default()).unwrap_err();
     assert!(
         error.ends_with("classifyd.toml:2:1: max_bach: unknown key; did you mean max_batch?"),
@@ -78,7 +86,7 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ("[model.digits]\nmax_wait = 1", ":2:12: model.digits.max_wait: "),
         (
             "[models.digits]\nlanes = 1",
-            "what holds for one model stands in [model.NAME]",
+            "keys of one model belong in [model.NAME]",
         ),
         (
             "max_batch = 2000",
@@ -94,7 +102,15 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ),
         (
             "request_timeout = \"0s\"",
-            "request_timeout: expected more than 0",
+            ":1:1: request_timeout: expected more than 0, found 0s",
+        ),
+        (
+            "[model.digits]\nrequest_timeout = \"0s\"",
+            ":2:1: model.digits.request_timeout: expected more than 0, found 0s",
+        ),
+        (
+            "[model.digits]\ngpu_memory_limit = \"0 GiB\"",
+            ":2:1: model.digits.gpu_memory_limit: expected at least 1, found 0",
         ),
         (
             "listen = \"localhost:80\"",
@@ -126,7 +142,7 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ),
         (
             "tls_key = \"a\"",
-            ":1:1: tls_key: expected tls_certificate beside it, found none",
+            ":1:1: tls_key: expected tls_certificate as well, found none",
         ),
         (
             "tls_client_ca = \"a\"",
@@ -134,15 +150,15 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ),
         (
             "max_header_size = \"1 KiB\"",
-            "max_header_size: expected at least 4 KiB",
+            "max_header_size: expected at least 4.0 KiB",
         ),
         (
             "max_header_size = \"2 MiB\"",
-            "max_header_size: expected at most 1 MiB",
+            "max_header_size: expected at most 1.0 MiB",
         ),
         (
             "queue_memory = \"1 KiB\"",
-            ":1:1: queue_memory: expected at least 1 MiB",
+            ":1:1: queue_memory: expected at least 1.0 MiB",
         ),
         ("[[api_keys]]\nname = \"a\"", "missing field `sha256`"),
         (
@@ -165,9 +181,9 @@ fn wrong_values_are_refused_with_what_was_expected() {
 }
 
 #[test]
-fn what_is_printed_gives_the_same_configuration() {
+fn the_printed_configuration_can_be_loaded_again() {
     let flags = Settings {
-        lanes: Some(Unset(Some(3))),
+        lanes: Some(Count::new(3)),
         grace: Some(HumanDuration(Duration::from_millis(1500))),
         ..Settings::default()
     };
@@ -187,9 +203,9 @@ fn what_is_printed_gives_the_same_configuration() {
 }
 
 #[test]
-fn a_models_own_table_is_stronger_than_the_keys_for_all() {
+fn a_models_own_table_overrides_the_keys_for_all_models() {
     let flags = Settings {
-        lanes: Some(Unset(Some(4))),
+        lanes: Some(Count::new(4)),
         ..Settings::default()
     };
     let config = load(
@@ -198,10 +214,11 @@ fn a_models_own_table_is_stronger_than_the_keys_for_all() {
     )
     .unwrap();
     let digits = config.of_model("digits");
-    assert_eq!((digits.lanes, digits.max_batch), (Some(2), Some(7)));
-    assert_eq!(digits.request_timeout, Duration::from_secs(2));
-    assert_eq!(digits.max_wait, Duration::from_millis(1));
-    assert_eq!(config.of_model("images").lanes, Some(4));
+    assert_eq!(digits.lanes, Some(Count::new(2)));
+    assert_eq!(digits.max_batch, Some(Count::new(7)));
+    assert_eq!(*digits.request_timeout, Duration::from_secs(2));
+    assert_eq!(*digits.max_wait, Duration::from_millis(1));
+    assert_eq!(config.of_model("images").lanes, Some(Count::new(4)));
 }
 
 /// Keys of an entry `[[api_keys]]`.
@@ -212,17 +229,16 @@ const EXAMPLE: &str = include_str!("../../classifyd.example.toml");
 #[test]
 fn the_example_has_the_defaults() {
     let example = load(EXAMPLE, Settings::default()).unwrap();
-    let defaults = Config::load(Settings::default(), Origins::default(), None).unwrap();
     assert_eq!(
         Config {
             origins: Origins::default(),
             ..example
         },
-        defaults
+        defaults()
     );
 }
 
-/// The example with the keys that have no default, which are commented out there.
+/// The example with the keys without a default, which are commented out.
 fn uncommented() -> String {
     let is_key = |line: &str| {
         let name = line.split_once(" = ").map_or("", |(name, _)| name);
@@ -239,59 +255,21 @@ fn uncommented() -> String {
     EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A table of a model with all its keys.
-pub(super) fn full_table() -> toml::Table {
-    let all = ModelTable {
-        version: Some(1),
-        queue_capacity: Some(1),
-        max_batch: Some(1),
-        max_batch_tokens: Some(1),
-        max_wait: Some(HumanDuration(Duration::ZERO)),
-        lanes: Some(1),
-        threads: Some(1),
-        device: Some(Device::Cpu),
-        device_id: Some(1),
-        fp16: Some(true),
-        tf32: Some(true),
-        gpu_memory_limit: Some(ByteSize::gib(1)),
-        tensorrt_cache: Some(PathBuf::new()),
-        request_timeout: Some(HumanDuration(Duration::ZERO)),
-        max_image_side: Some(1),
-        max_image_pixels: Some(1),
-    };
-    table(&all).unwrap()
-}
-
 #[test]
-fn the_example_has_every_key_with_its_variable_and_its_flag() {
+fn the_examples_of_keys_without_a_default_can_be_loaded() {
     let config = load(&uncommented(), Settings::default()).unwrap();
-    let has_word = |word: &str| {
-        EXAMPLE
-            .split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c)))
-            .any(|found| found == word)
+    let is_there = |key: &str| {
+        let origin = config.origins.of(key);
+        assert!(matches!(origin, Origin::File(_)), "{key} is not in the example");
     };
-    for (key, variable) in Config::KEYS {
-        assert!(
-            matches!(config.origins.of(key), Origin::File(_)),
-            "{key} is not in the example"
-        );
-        for word in [variable.to_string(), format!("--{}", key.replace('_', "-"))] {
-            assert!(has_word(&word), "{word} is not in the example");
+    for key in Config::KEYS {
+        is_there(key.name);
+        if key.per_model {
+            is_there(&format!("model.digits.{}", key.name));
         }
     }
     for key in API_KEY {
-        let key = format!("api_keys[0].{key}");
-        assert!(
-            matches!(config.origins.of(&key), Origin::File(_)),
-            "{key} is not in the example"
-        );
-    }
-    for key in full_table().keys() {
-        let key = format!("model.digits.{key}");
-        assert!(
-            matches!(config.origins.of(&key), Origin::File(_)),
-            "{key} is not in the example"
-        );
+        is_there(&format!("api_keys[0].{key}"));
     }
 }
 
@@ -310,11 +288,11 @@ fn api_keys_are_checked_and_their_hashes_not_printed() {
     for (entries, part) in [
         (
             [("a", 1), ("a", 2)],
-            ":5:1: api_keys[1].name: expected another name for each key, found \"a\" again",
+            ":5:1: api_keys[1].name: expected a different name for each key, found \"a\" again",
         ),
         (
             [("a", 1), ("b", 1)],
-            ":6:1: api_keys[1].sha256: expected another key for each name",
+            ":6:1: api_keys[1].sha256: expected a different key for each name",
         ),
         (
             [("a", 1), ("b c", 2)],
@@ -342,8 +320,8 @@ fn the_memory_of_the_limits_is_printed_with_its_sum() {
     .unwrap();
     let printed = config.to_toml().unwrap();
     for line in [
-        "#       40 MiB  bodies and long answers (body_memory)",
-        "#        5 MiB  rows of inputs (queue_memory)",
+        "#       40 MiB  bodies and long responses (body_memory)",
+        "#        5 MiB  decoded inputs (queue_memory)",
         "#        3 MiB  connections (max_connections x (max_header_size + 16 KiB))",
     ] {
         assert!(
@@ -351,14 +329,14 @@ fn the_memory_of_the_limits_is_printed_with_its_sum() {
             "expected {line} in:\n{printed}"
         );
     }
-    let sum: u64 = config.memory().iter().map(|(_, _, bytes)| bytes).sum();
-    let line = format!("# {:>8} MiB  in all", sum.div_ceil(1 << 20));
+    let sum: u64 = config.memory().iter().map(|share| share.bytes).sum();
+    let line = format!("# {:>8} MiB  in total", sum.div_ceil(1 << 20));
     assert!(printed.lines().any(|found| found == line), "{printed}");
 }
 
 #[test]
 fn the_default_limits_leave_room_for_models_in_a_gibibyte() {
-    let config = load("", Settings::default()).unwrap();
-    let sum: u64 = config.memory().iter().map(|(_, _, bytes)| bytes).sum();
+    let config = defaults();
+    let sum: u64 = config.memory().iter().map(|share| share.bytes).sum();
     assert!(sum <= 900 << 20, "{}", sum >> 20);
 }

@@ -1,20 +1,71 @@
-//! Values as people write them, in the file, in the environment and as flags.
+//! Types of values. Each parses what an operator writes.
+//!
+//! Text that cannot be parsed is wrong usage on the command line. A value that can be parsed but not
+//! used, such as a count of 0, is a mistake of the configuration whatever source it comes from, so it
+//! is refused after the sources are merged: see [`Validate`].
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::ValueEnum;
+use classifier::Device;
 use ipnet::IpNet;
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tracing_subscriber::EnvFilter;
 
-/// A duration as people write it: `250ms`, `5s`, `1m 30s`.
+use super::RateLimit;
+
+/// The limits of a value that depend on no other value.
+pub(super) trait Validate {
+    /// The error says what was expected and what was found.
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+macro_rules! without_limits {
+    ($($type:ty),+) => { $(impl Validate for $type {})+ };
+}
+without_limits!(
+    AccessLogMode,
+    Address,
+    Device,
+    HumanDuration,
+    LogFormat,
+    PathBuf,
+    RateLimit,
+    Size,
+    String,
+    bool,
+    u32,
+    u64
+);
+
+impl<T> Validate for List<T> {}
+
+impl<T: Validate> Validate for Option<T> {
+    fn validate(&self) -> Result<(), String> {
+        self.as_ref().map_or(Ok(()), T::validate)
+    }
+}
+
+/// A duration such as `250ms`, `5s` or `1m 30s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HumanDuration(pub Duration);
+
+impl Deref for HumanDuration {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
 
 impl FromStr for HumanDuration {
     type Err = String;
@@ -44,9 +95,96 @@ impl Serialize for HumanDuration {
     }
 }
 
-/// A size as people write it: `512 KiB`, `16 MiB`, or a number of bytes.
+/// A duration of more than 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout(pub Duration);
+
+impl Deref for Timeout {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+impl FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(|HumanDuration(duration)| Self(duration))
+    }
+}
+
+impl Validate for Timeout {
+    fn validate(&self) -> Result<(), String> {
+        if self.is_zero() {
+            return Err(format!("expected more than 0, found {}", HumanDuration(self.0)));
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Timeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_text(deserializer, "a duration such as \"250ms\" or \"5s\"")
+    }
+}
+
+impl Serialize for Timeout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        HumanDuration(self.0).serialize(serializer)
+    }
+}
+
+/// A number of at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Count<T>(T);
+
+impl<T: Copy> Count<T> {
+    pub const fn new(count: T) -> Self {
+        Self(count)
+    }
+
+    pub const fn get(self) -> T {
+        self.0
+    }
+}
+
+impl<T: FromStr> FromStr for Count<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl<T: PartialEq + Default> Validate for Count<T> {
+    fn validate(&self) -> Result<(), String> {
+        if self.0 == T::default() {
+            return Err("expected at least 1, found 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Count<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A size such as `512 KiB` or `16 MiB`, or a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub ByteSize);
+
+impl Deref for Size {
+    type Target = ByteSize;
+
+    fn deref(&self) -> &ByteSize {
+        &self.0
+    }
+}
 
 impl FromStr for Size {
     type Err = String;
@@ -96,9 +234,18 @@ impl Serialize for Size {
     }
 }
 
-/// An address with its port. No name: what a name stands for may change, and several addresses may stand for it.
+/// An IP address with a port. Host names are not accepted: a name can resolve to several addresses, and
+/// they can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
+
+impl Deref for Address {
+    type Target = SocketAddr;
+
+    fn deref(&self) -> &SocketAddr {
+        &self.0
+    }
+}
 
 impl FromStr for Address {
     type Err = String;
@@ -128,7 +275,7 @@ impl Serialize for Address {
     }
 }
 
-/// Reads a value that stands in the file as a string.
+/// Reads a value that is a string in the file.
 pub(super) fn deserialize_text<'de, D, T>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -156,22 +303,17 @@ where
     deserializer.deserialize_str(Text(expected, std::marker::PhantomData))
 }
 
-/// A key that may stay without a value.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(transparent)]
-pub struct Unset<T>(pub Option<T>);
-
-impl<T: FromStr> FromStr for Unset<T> {
-    type Err = T::Err;
-
-    fn from_str(text: &str) -> Result<Self, T::Err> {
-        text.parse().map(|value| Self(Some(value)))
-    }
-}
-
-/// Several values: an array in the file, separated by commas in the environment and as a flag.
+/// An array in the file; separated by commas in a flag and in the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
+
+impl<T> Deref for List<T> {
+    type Target = Vec<T>;
+
+    fn deref(&self) -> &Vec<T> {
+        &self.0
+    }
+}
 
 impl<T> FromStr for List<T>
 where
@@ -215,7 +357,7 @@ impl<T: fmt::Display> Serialize for List<T> {
     }
 }
 
-/// Addresses: a network such as `10.0.0.0/8`, or one address.
+/// A network such as `10.0.0.0/8`, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(pub IpNet);
 
@@ -244,59 +386,68 @@ impl fmt::Display for Network {
     }
 }
 
-/// How log lines are written.
+/// A filter of log lines, such as `info,classifyd=debug`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The filter for tracing. A part that tracing does not understand is left out; a checked
+    /// configuration has none.
+    pub fn to_env_filter(&self) -> EnvFilter {
+        EnvFilter::new(&self.0)
+    }
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self("info,ort=warn".to_owned())
+    }
+}
+
+impl From<String> for LogFilter {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl Validate for LogFilter {
+    fn validate(&self) -> Result<(), String> {
+        match self.0.parse::<EnvFilter>() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!(
+                "expected a filter such as info or info,classifyd=debug, found {:?}: {error}",
+                self.0
+            )),
+        }
+    }
+}
+
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Pretty,
-    /// One object a line, for programs.
+    /// One JSON object per line.
     Json,
 }
 
-/// Which requests get an access line.
+/// Which requests are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessLogMode {
-    /// All; probes and scrapes only where the filter lets debug lines through.
+    /// All; probes and scrapes only at level debug.
     On,
     /// Those with a status of 400 or more.
     Errors,
     /// None.
     Off,
 }
-
-/// Whether a value has nothing to print.
-pub(super) trait IsNone {
-    fn is_none(&self) -> bool {
-        false
-    }
-}
-
-impl<T> IsNone for Unset<T> {
-    fn is_none(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-impl<T> IsNone for List<T> {}
-
-macro_rules! always_printed {
-    ($($type:ty),+) => { $(impl IsNone for $type {})+ };
-}
-always_printed!(
-    Address,
-    std::path::PathBuf,
-    Size,
-    u32,
-    u64,
-    usize,
-    String,
-    HumanDuration,
-    LogFormat,
-    AccessLogMode,
-    super::RateLimit
-);
 
 #[cfg(test)]
 mod tests {
@@ -311,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_is_none_is_told() {
+    fn a_wrong_duration_is_refused_with_an_example() {
         let error = "soon".parse::<HumanDuration>().unwrap_err();
         assert!(
             error.contains("250ms or 5s") && error.contains("\"soon\""),

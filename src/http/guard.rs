@@ -43,13 +43,13 @@ pub struct Guard {
 impl Guard {
     /// None if everybody may ask as often as they like.
     pub fn new(config: &Config, requests_by_key: IntCounterVec) -> Option<Self> {
-        if config.api_keys.is_empty() && config.rate_limit.0.is_none() {
+        if config.api_keys.is_empty() && config.rate_limit.is_none() {
             return None;
         }
         let keys = || RwLock::new(Arc::new(Keyring::new(&config.api_keys)));
         Some(Self {
             trusted_proxies: config.trusted_proxies.0.clone(),
-            clients: config.rate_limit.0.map(ClientRates::new),
+            clients: config.rate_limit.map(ClientRates::new),
             keys: (!config.api_keys.is_empty()).then(keys),
             requests_by_key,
         })

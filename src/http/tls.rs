@@ -30,9 +30,9 @@ impl TlsFiles {
     /// None if the configuration names none.
     pub fn of(config: &Config) -> Option<Self> {
         Some(Self {
-            certificate: config.tls_certificate.0.clone()?,
-            key: config.tls_key.0.clone()?,
-            client_ca: config.tls_client_ca.0.clone(),
+            certificate: config.tls_certificate.clone()?,
+            key: config.tls_key.clone()?,
+            client_ca: config.tls_client_ca.clone(),
         })
     }
 }

@@ -62,7 +62,7 @@ async fn sigint_skips_the_drain_delay() {
     let mut server = Server::start(models.path(), &["--drain-delay", "1m"]);
     server.signal("INT");
     assert_eq!(server.wait(LIMIT).code(), Some(0));
-    let draining = ["draining: not ready any more", "\"delay\":\"0ns\""];
+    let draining = ["draining: no longer ready", "\"delay\":\"0ns\""];
     server.wait_for_log(&draining).await;
 }
 

@@ -36,7 +36,7 @@ async fn a_ready_server_is_healthy_and_a_draining_one_is_only_live() {
         );
     }
     server.signal("TERM");
-    server.wait_for_log(&["draining: not ready any more"]).await;
+    server.wait_for_log(&["draining: no longer ready"]).await;
     fails_with(&healthcheck(&["--listen", &listen]), "/readyz: status 503");
     assert!(healthcheck(&["--listen", &listen, "--live"]).status.success());
 }

@@ -188,7 +188,7 @@ async fn models_are_added_and_removed_and_a_version_can_be_rolled_back() {
     fs::remove_dir_all(models.path().join("one")).unwrap();
     server.signal("HUP");
     server
-        .wait_for_log(&["served no more", "\"one\"", "\"version\":\"1\""])
+        .wait_for_log(&["no longer served", "\"one\"", "\"version\":\"1\""])
         .await;
     assert_eq!(server.label("", white_row(0)).await, "two-a");
     let gone = problem(server.send_png("?model=one", white_row(0)).send().await.unwrap()).await;

@@ -44,7 +44,7 @@ async fn readyz_on_the_admin_listener_reports_draining() {
     );
     let ready = format!("http://{}/readyz", server.admin_address.unwrap());
     server.signal("TERM");
-    server.wait_for_log(&["not ready any more"]).await;
+    server.wait_for_log(&["no longer ready"]).await;
     assert_eq!(code(server.client.get(ready)).await, "draining");
     assert_eq!(status(server.get("/v1/models")).await, 200);
 }

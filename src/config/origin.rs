@@ -1,4 +1,4 @@
-//! Where a value came from: what a person must change to change it.
+//! Where each value came from, which is what an operator must change to change the value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,18 +7,15 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
-/// Where a value came from.
+use super::Key;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nothing was said.
     Default,
-    /// A key of the file.
-    File(Place),
-    /// An environment variable of this name.
+    File(Location),
     Environment(&'static str),
-    /// A flag of this name.
     Flag(String),
 }
 
@@ -26,28 +23,28 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File(place) => write!(f, "{}:{}", place.file.display(), place.line),
+            Self::File(location) => write!(f, "{}:{}", location.file.display(), location.line),
             Self::Environment(variable) => write!(f, "environment variable {variable}"),
             Self::Flag(flag) => write!(f, "flag {flag}"),
         }
     }
 }
 
-/// A place in the file, as editors and compilers write it: `classifyd.toml:3:1`.
+/// A position in a file, written as compilers do: `classifyd.toml:3:1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     file: Arc<PathBuf>,
     line: usize,
     column: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
     }
 }
 
-/// The text of a file, which knows the line of each byte.
+/// The text of a file, to find the line and column of a byte.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     file: Arc<PathBuf>,
@@ -62,10 +59,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    pub(super) fn place(&self, offset: usize) -> Place {
+    pub(super) fn location(&self, offset: usize) -> Location {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Place {
+        Location {
             file: Arc::clone(&self.file),
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
@@ -73,27 +70,27 @@ impl<'a> Source<'a> {
     }
 }
 
-/// A key in the file, where it stands, and the bytes that belong to it.
+/// A key of the file, with the bytes from its name to the end of its value.
 #[derive(Debug)]
 struct Entry {
     key: String,
-    place: Place,
+    location: Location,
     start: usize,
     end: usize,
 }
 
-/// Every key of a file, tables inside tables included: `model.digits.lanes`, `api_keys[0].name`.
+/// Every key of a file, nested tables included: `model.digits.lanes`, `api_keys[0].name`.
 #[derive(Debug, Default)]
-pub(super) struct Places(Vec<Entry>);
+pub(super) struct Locations(Vec<Entry>);
 
-impl Places {
+impl Locations {
     pub(super) fn of(table: &DeTable<'_>, source: &Source<'_>) -> Self {
         let mut entries = Vec::new();
         collect(table, "", source, &mut entries);
         Self(entries)
     }
 
-    /// The innermost key to which this byte belongs.
+    /// The innermost key that this byte belongs to.
     pub(super) fn key_at(&self, offset: usize) -> Option<&str> {
         let around = self
             .0
@@ -112,68 +109,61 @@ fn collect(table: &DeTable<'_>, parent: &str, source: &Source<'_>, entries: &mut
             parent => format!("{parent}.{}", name.get_ref()),
         };
         entries.push(Entry {
-            place: source.place(name.span().start),
+            location: source.location(name.span().start),
             start: name.span().start,
             end: value.span().end.max(name.span().end),
             key: key.clone(),
         });
         match value.get_ref() {
             DeValue::Table(table) => collect(table, &key, source, entries),
-            DeValue::Array(items) => {
-                for (at, item) in items.iter().enumerate() {
-                    if let DeValue::Table(table) = item.get_ref() {
-                        let key = format!("{key}[{at}]");
-                        entries.push(Entry {
-                            place: source.place(item.span().start),
-                            start: item.span().start,
-                            end: item.span().end,
-                            key: key.clone(),
-                        });
-                        collect(table, &key, source, entries);
-                    }
-                }
-            }
+            DeValue::Array(items) => collect_items(items, &key, source, entries),
             _ => {}
         }
     }
 }
 
-/// Where each key came from; a key that is not there has its default.
+fn collect_items(items: &DeArray<'_>, parent: &str, source: &Source<'_>, entries: &mut Vec<Entry>) {
+    for (at, item) in items.iter().enumerate() {
+        let DeValue::Table(table) = item.get_ref() else {
+            continue;
+        };
+        let key = format!("{parent}[{at}]");
+        entries.push(Entry {
+            location: source.location(item.span().start),
+            start: item.span().start,
+            end: item.span().end,
+            key: key.clone(),
+        });
+        collect(table, &key, source, entries);
+    }
+}
+
+/// The origin of each key. A key that is missing here has its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
-    /// The flags and environment variables that the command line found, for these keys and their variables.
-    pub fn of_command_line(matches: &ArgMatches, keys: &[(&'static str, &'static str)]) -> Self {
-        let origin = |&(key, variable): &(&'static str, &'static str)| {
-            let origin = match matches.value_source(key)? {
-                ValueSource::CommandLine => Origin::Flag(format!("--{}", key.replace('_', "-"))),
-                ValueSource::EnvVariable => Origin::Environment(variable),
+    /// The flags and environment variables that clap found for these keys.
+    pub(super) fn of_command_line(matches: &ArgMatches, keys: &[Key]) -> Self {
+        let origin = |key: &Key| {
+            let origin = match matches.value_source(key.name)? {
+                ValueSource::CommandLine => Origin::Flag(key.flag()),
+                ValueSource::EnvVariable => Origin::Environment(key.variable),
                 _ => return None,
             };
-            Some((key.to_owned(), origin))
+            Some((key.name.to_owned(), origin))
         };
         Self(keys.iter().filter_map(origin).collect())
     }
 
-    /// Takes the places of those keys that no stronger source has.
-    pub(super) fn add_file(&mut self, places: Places) {
-        for Entry { key, place, .. } in places.0 {
-            self.0.entry(key).or_insert(Origin::File(place));
+    /// Adds the keys of a file, except those that a flag or variable overrides.
+    pub(super) fn add_file(&mut self, locations: Locations) {
+        for Entry { key, location, .. } in locations.0 {
+            self.0.entry(key).or_insert(Origin::File(location));
         }
     }
 
-    /// Where this key came from.
     pub fn of(&self, key: &str) -> &Origin {
         self.0.get(key).unwrap_or(&Origin::Default)
-    }
-
-    /// `message`, which begins with the key, behind the place where the key was said.
-    pub fn explain(&self, key: &str, message: &str) -> String {
-        match self.of(key) {
-            Origin::Default => format!("{key}: {message}"),
-            Origin::File(place) => format!("{place}: {key}: {message}"),
-            origin => format!("{origin}: {key}: {message}"),
-        }
     }
 }
