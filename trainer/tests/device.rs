@@ -1,20 +1,19 @@
-//! What `--device cuda` says where there is no CUDA, before it looks for data.
+//! `--device cuda` without CUDA fails before any data is read.
 
 use std::process::Command;
 
 #[test]
-fn a_device_that_cannot_be_had_stops_the_training() {
+fn an_unavailable_device_is_an_error() {
     if tch::Cuda::is_available() {
-        // Nothing is missing here.
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run");
     let output = Command::new(env!("CARGO_BIN_EXE_trainer"))
         .args(["train", "images", "--device", "cuda", "--run"])
         .arg(&run)
         .arg("--data")
-        .arg(folder.path().join("nothing"))
+        .arg(directory.path().join("nothing"))
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -25,5 +24,5 @@ fn a_device_that_cannot_be_had_stops_the_training() {
         "--device cuda: expected a libtorch with CUDA"
     };
     assert!(said.contains(expected), "{said}");
-    assert!(!run.exists(), "a run was begun");
+    assert!(!run.exists(), "a run was started");
 }

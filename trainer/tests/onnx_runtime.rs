@@ -1,4 +1,4 @@
-//! Exported graphs compute in ONNX Runtime what their networks compute in libtorch.
+//! An exported graph computes the same in ONNX Runtime as its network does in libtorch.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +26,7 @@ fn small() -> Vec<Layer> {
     ]
 }
 
-/// The kinds of layers that [`small`] lacks.
+/// A network of the layers that [`small`] does not have.
 fn mirrored() -> Vec<Layer> {
     layers![
         Mirror,
@@ -50,7 +50,8 @@ fn mirrored() -> Vec<Layer> {
     ]
 }
 
-/// Largest difference in a logit on random pictures, after training has moved batch normalisation's statistics.
+/// Returns the largest difference of a logit on random images. A few training passes come first, so
+/// that the statistics of batch normalisation are not at their initial values.
 fn difference(layers: &[Layer], channels: usize, side: usize, classes: usize) -> f32 {
     let network = Network::new(layers, 7, Device::Cpu).unwrap();
     let rows: Vec<f32> = (0..12 * channels * side * side)
@@ -103,7 +104,7 @@ fn difference(layers: &[Layer], channels: usize, side: usize, classes: usize) ->
 }
 
 #[test]
-fn graphs_agree_with_their_networks() {
+fn an_exported_graph_agrees_with_its_network() {
     for (layers, channels, side, classes) in [
         (small(), 1, 8, 3),
         (mirrored(), 1, 8, 3),
@@ -121,7 +122,7 @@ fn graphs_agree_with_their_networks() {
 }
 
 #[test]
-fn other_weights_are_refused_by_name_and_shape() {
+fn weights_of_another_network_are_refused() {
     let mut network = Network::new(&small(), 1, Device::Cpu).unwrap();
     let other = Network::new(&digits::mlp(), 1, Device::Cpu).unwrap();
     let error = network.load(other.weights()).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Graphs without their last dense layer: those that other programs export, and our own.
+//! Replaces the last dense layer of graphs that other programs or the trainer exported.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ fn exported(name: &str) -> PathBuf {
         .join("1")
 }
 
-/// Rows that a preprocessor could have made.
+/// Returns rows with values such as a preprocessor computes.
 fn rows(count: usize, length: usize) -> Vec<Vec<f32>> {
     let value = |at: usize| ((at * 7919) % 1009) as f32 / 500.0 - 1.0;
     (0..count)
@@ -29,7 +29,7 @@ fn rows(count: usize, length: usize) -> Vec<Vec<f32>> {
         .collect()
 }
 
-/// A copy of a model directory with another graph and so many labels.
+/// Copies a model directory, with another graph and another number of labels.
 fn with_graph(original: &Path, graph: &[u8], labels: usize, output: Option<&str>) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &[u8]| fs::write(directory.path().join(name), text).unwrap();
@@ -75,7 +75,7 @@ fn the_last_dense_layer_of_other_exporters_is_found_and_replaced() {
             backbone.layer()
         );
 
-        // One sample or several at once: the same features.
+        // The features of a sample do not depend on the other samples of its batch.
         let rows = rows(3, length);
         let features = with_graph(&original, &backbone.features(), width, None);
         let all = run(features.path(), &rows);
@@ -89,7 +89,7 @@ fn the_last_dense_layer_of_other_exporters_is_found_and_replaced() {
             "{name}: features say nothing"
         );
 
-        // A head that picks features shows that they are where they should be.
+        // A head that selects single features shows that they keep their order.
         let mut weights = vec![0.0; 3 * width];
         weights[0] = 1.0;
         weights[width + 2] = 2.0;
@@ -109,10 +109,10 @@ fn the_last_dense_layer_of_other_exporters_is_found_and_replaced() {
     }
 }
 
-/// The same layer put back gives the same scores: shown on a network of ours that looks at each picture and its mirror
-/// image and has nodes behind the last dense layer, which must be applied to the features.
+/// The network computes the mean over an image and its mirror image after the last dense layer, so
+/// these nodes must move to the features. Putting the same dense layer back gives the same scores.
 #[test]
-fn what_stands_behind_the_layer_without_knowing_the_classes_stays() {
+fn nodes_after_the_last_dense_layer_that_do_not_depend_on_the_classes_are_kept() {
     let layers = airbench::layers(3, [4, 6, 8], 10);
     let network = Network::new(&layers, 3, tch::Device::Cpu).unwrap();
     let mut graph = GraphBuilder::new("test");
@@ -147,7 +147,7 @@ fn what_stands_behind_the_layer_without_knowing_the_classes_stays() {
             .iter()
             .rfind(|(name, _)| name.ends_with(end))
             .unwrap();
-        // The factor behind the layer went with it.
+        // The factor after the layer was removed together with the layer.
         values(&(tensor / 9.0)).unwrap()
     };
     let place = layers
@@ -181,11 +181,11 @@ fn refusal(build: impl FnOnce(&mut GraphBuilder, &str) -> String) -> String {
 }
 
 #[test]
-fn a_graph_without_a_last_dense_layer_is_refused_with_the_reason() {
+fn a_graph_without_a_last_dense_layer_is_refused_with_a_reason() {
     let error = refusal(|graph, rows| graph.node("Softmax", &[rows], "scores", vec![]));
     assert!(error.contains("found none on the way to `rows`"), "{error}");
 
-    // An ensemble has two last layers.
+    // The graph of an ensemble has two last layers.
     let error = refusal(|graph, rows| {
         let weight = graph.floats("weight", &[4, 4], &[0.5; 16]);
         let one = graph.node("MatMul", &[rows, &weight], "one", vec![]);
@@ -218,7 +218,7 @@ fn a_graph_without_a_last_dense_layer_is_refused_with_the_reason() {
 }
 
 #[test]
-fn weights_beside_the_model_must_be_there() {
+fn missing_external_weights_are_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.onnx");
     fs::copy(exported("resnet").join("model.onnx"), &path).unwrap();
