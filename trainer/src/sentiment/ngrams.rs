@@ -1,28 +1,30 @@
-//! Sequences and pairs of words, each with a weight of its own.
+//! A linear classifier of word n-grams and word pairs.
 //!
-//! A review's features are the words in it, the sequences of two and of three, and the pairs of words with one to three
-//! others between them, each counted once. They are scaled by their log-count ratio (Wang and Manning, "Baselines and
-//! Bigrams", 2012) and weighted by logistic regression. The weights go into one table of bytes by a hash that the exported
-//! graph computes as well, so that the classifier needs no list of the sequences.
+//! The features of a review are its words, its sequences of two and three words, and its pairs of
+//! words with one to three other words between them. Each feature counts once. Features are scaled
+//! by their log-count ratio (Wang and Manning, "Baselines and Bigrams", 2012) and weighted by
+//! logistic regression. A hash puts the weights into one table of bytes. The exported graph
+//! computes the same hash, so it needs no list of the n-grams.
 
 use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
 use crate::progress::Bar;
 
-/// Ids of words are below this.
+/// Word ids are below this limit.
 pub const WORD_LIMIT: i64 = 1 << 16;
 
-/// A way to pick words around a place.
+/// A kind of feature: which words belong to it, relative to the position of the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
-    /// How far from the first word the others are.
+    /// The distances of the words from the first one.
     pub offsets: &'static [usize],
-    /// Added to the hash, so that the same words picked in another way have another place.
+    /// Added to the hash, so that the same words have another slot as a feature of another kind.
     pub salt: i64,
 }
 
-/// All of them. The pairs with gaps beyond three made the validation accuracy worse.
+/// All kinds of features. Pairs with more than three words between them lowered the validation
+/// accuracy.
 pub const KINDS: [Kind; 6] = [
     Kind {
         offsets: &[0],
@@ -50,42 +52,44 @@ pub const KINDS: [Kind; 6] = [
     },
 ];
 
-/// The longest offset of [`KINDS`].
+/// The largest offset in [`KINDS`].
 pub const REACH: usize = 4;
 
-/// What the first, second and third word are multiplied by. With ids below [`WORD_LIMIT`] nothing overflows.
+/// The hash's factors for the first, second and third word. Products of ids below [`WORD_LIMIT`]
+/// do not overflow.
 pub const FACTORS: [i64; 3] = [2_654_435_761, 2_246_822_519, 3_266_489_917];
 
-/// Places in the table: a prime, so that hashes spread.
+/// The number of slots in the table. It is prime, so that hashes spread evenly.
 pub const PLACES: i64 = 8_388_593;
 
-/// How many features keep their weight: those with the largest. Few of the places are taken then, so that sequences that
-/// training never saw seldom meet a weight.
+/// The number of features that keep their weight: those with the largest absolute weights. This
+/// leaves most slots empty, so an n-gram that training never saw seldom hits a weight.
 const KEPT: usize = 700_000;
 
-/// Features that are in fewer training reviews are left out.
+/// Features of fewer training reviews are left out.
 const LEAST_REVIEWS: usize = 2;
 
-/// Times that the solver goes over the reviews.
+/// The number of times that the solver visits each review.
 const PASSES: u32 = 20;
 
-/// One feature, exactly: which of [`KINDS`], and the words.
+/// Encodes a feature without collisions: its index in [`KINDS`] and its words.
 fn key(kind: usize, words: impl Iterator<Item = i64>) -> u64 {
     words.fold(kind as u64 + 1, |key, word| (key << 16) | word as u64)
 }
 
-/// The place in the table of the feature that picks these words.
+/// Returns the table's slot for a feature.
 pub fn place(kind: &Kind, words: impl Iterator<Item = i64>) -> i64 {
     let products = words.zip(FACTORS).map(|(word, factor)| word * factor);
     (products.sum::<i64>() + kind.salt) % PLACES
 }
 
+/// Returns the words of each feature of one kind, in the order of the review.
 fn picked<'a>(kind: &'a Kind, ids: &'a [i64]) -> impl Iterator<Item = impl Iterator<Item = i64> + 'a> + 'a {
     let last = kind.offsets.last().copied().unwrap_or(0);
     (0..ids.len().saturating_sub(last)).map(move |at| kind.offsets.iter().map(move |offset| ids[at + offset]))
 }
 
-/// The features of a review, each once, in rising order.
+/// Returns the distinct features of a review in ascending order.
 fn features(ids: &[i64]) -> Vec<u64> {
     let mut keys: Vec<u64> = Vec::with_capacity(KINDS.len() * ids.len());
     for (at, kind) in KINDS.iter().enumerate() {
@@ -96,19 +100,20 @@ fn features(ids: &[i64]) -> Vec<u64> {
     keys
 }
 
-/// Weights in a table of bytes.
+/// The trained weights, quantised to bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
-    /// [`PLACES`] roots of weights, with their signs, and a zero for what is no feature.
+    /// The signed square roots of the weights, one for each of the [`PLACES`] slots, and a final
+    /// zero for positions without a feature.
     pub roots: Vec<i8>,
-    /// A weight is a root times its absolute value times this.
+    /// A slot's weight is `root * root.abs() * scale`.
     pub scale: f32,
-    /// What a review without features gets.
+    /// The logit of a review without features.
     pub bias: f32,
 }
 
 impl Table {
-    /// Above zero for a review that is rather positive; what the exported graph computes.
+    /// Computes the logit of `positive`, as the exported graph does.
     pub fn logit(&self, ids: &[i64]) -> f32 {
         let mut sum = 0;
         for kind in &KINDS {
@@ -123,13 +128,13 @@ impl Table {
         sum as f32 * self.scale + self.bias
     }
 
-    /// How many places hold a weight.
+    /// Returns the number of slots that hold a weight.
     pub fn taken(&self) -> usize {
         self.roots.iter().filter(|&&root| root != 0).count()
     }
 }
 
-/// Finds the weights that tell positive reviews from the others. `strength` is the inverse of the regularisation's.
+/// Trains the classifier. `strength` is the inverse strength of the regularisation.
 pub fn fit(reviews: &[&[i64]], positive: &[bool], strength: f64, seed: u64) -> Table {
     let keys: Vec<Vec<u64>> = reviews.iter().map(|ids| features(ids)).collect();
     let mut all = keys.concat();
@@ -153,7 +158,8 @@ pub fn fit(reviews: &[&[i64]], positive: &[bool], strength: f64, seed: u64) -> T
     table(&names, &weights, bias as f32)
 }
 
-/// How much commoner each feature is in positive reviews, as a logarithm, one added to each count.
+/// Computes the logarithm of how much more frequent each feature is in positive reviews than in
+/// negative ones, with add-one smoothing.
 fn log_count_ratios(rows: &[Vec<u32>], positive: &[bool], features: usize) -> Vec<f64> {
     let mut counts = [vec![1.0_f64; features], vec![1.0; features]];
     for (row, &positive) in rows.iter().zip(positive) {
@@ -169,8 +175,8 @@ fn log_count_ratios(rows: &[Vec<u32>], positive: &[bool], features: usize) -> Ve
         .collect()
 }
 
-/// Logistic regression with an L2 penalty on features that are `ratios` where they are present, by coordinate descent on the
-/// dual (Yu, Huang and Lin, "Dual coordinate descent methods for logistic regression", 2011). Gives weights and bias.
+/// Fits a logistic regression with an L2 penalty and returns its weights and bias. A feature has
+/// the value in `ratios` if the review has it, and else 0.
 fn regress(
     rows: &[Vec<u32>],
     positive: &[bool],
@@ -178,56 +184,87 @@ fn regress(
     strength: f64,
     seed: u64,
 ) -> (Vec<f64>, f64) {
-    let signs: Vec<f64> = positive
-        .iter()
-        .map(|&positive| if positive { 1.0 } else { -1.0 })
-        .collect();
-    // Each review's two dual variables add up to the strength; one more feature, always 1, gives the bias.
-    let small = (0.001 * strength).min(1e-8);
-    let mut duals = vec![[small, strength - small]; rows.len()];
-    let mut weights = vec![0.0; ratios.len()];
-    let mut bias = 0.0;
-    let mut squares = Vec::with_capacity(rows.len());
-    for (row, sign) in rows.iter().zip(&signs) {
-        let mut square = 1.0;
-        for &feature in row {
-            let ratio = ratios[feature as usize];
-            square += ratio * ratio;
-            weights[feature as usize] += small * sign * ratio;
-        }
-        bias += small * sign;
-        squares.push(square);
-    }
+    let mut solver = Solver::new(rows, positive, ratios, strength);
     let bar = Bar::samples("n-grams", u64::from(PASSES) * rows.len() as u64, 0);
     let mut order: Vec<usize> = (0..rows.len()).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for _ in 0..PASSES {
         order.shuffle(&mut rng);
         for &at in &order {
-            let row = &rows[at];
-            let sum: f64 = row
-                .iter()
-                .map(|&feature| weights[feature as usize] * ratios[feature as usize])
-                .sum();
-            let margin = signs[at] * (sum + bias);
-            let step = dual_step(&mut duals[at], squares[at], margin, strength);
-            if step != 0.0 {
-                let step = step * signs[at];
-                for &feature in row {
-                    weights[feature as usize] += step * ratios[feature as usize];
-                }
-                bias += step;
-            }
+            solver.visit(at);
             bar.advance(1);
         }
     }
     bar.finish();
-    (weights, bias)
+    (solver.weights, solver.bias)
 }
 
-/// Moves one review's dual variables to their best place by Newton's method. Gives the step of the first one.
+/// Coordinate descent on the dual problem of a logistic regression (Yu, Huang and Lin, "Dual
+/// coordinate descent methods for logistic regression and maximum entropy models", 2011).
+struct Solver<'a> {
+    rows: &'a [Vec<u32>],
+    ratios: &'a [f64],
+    strength: f64,
+    /// The class of each review: 1 for positive, else -1.
+    signs: Vec<f64>,
+    /// The squared norm of each review's features.
+    squares: Vec<f64>,
+    /// The two dual variables of each review. They add up to the strength.
+    duals: Vec<[f64; 2]>,
+    weights: Vec<f64>,
+    /// The weight of an extra feature that is always 1.
+    bias: f64,
+}
+
+impl<'a> Solver<'a> {
+    fn new(rows: &'a [Vec<u32>], positive: &[bool], ratios: &'a [f64], strength: f64) -> Self {
+        let sign = |&positive: &bool| if positive { 1.0 } else { -1.0 };
+        let small = (0.001 * strength).min(1e-8);
+        let mut solver = Self {
+            rows,
+            ratios,
+            strength,
+            signs: positive.iter().map(sign).collect(),
+            squares: Vec::with_capacity(rows.len()),
+            duals: vec![[small, strength - small]; rows.len()],
+            weights: vec![0.0; ratios.len()],
+            bias: 0.0,
+        };
+        for (row, sign) in rows.iter().zip(&solver.signs) {
+            let mut square = 1.0;
+            for &feature in row {
+                let ratio = ratios[feature as usize];
+                square += ratio * ratio;
+                solver.weights[feature as usize] += small * sign * ratio;
+            }
+            solver.bias += small * sign;
+            solver.squares.push(square);
+        }
+        solver
+    }
+
+    /// Optimises the dual variables of one review and updates the weights.
+    fn visit(&mut self, at: usize) {
+        let row = &self.rows[at];
+        let sum: f64 = row
+            .iter()
+            .map(|&feature| self.weights[feature as usize] * self.ratios[feature as usize])
+            .sum();
+        let margin = self.signs[at] * (sum + self.bias);
+        let step = dual_step(&mut self.duals[at], self.squares[at], margin, self.strength);
+        if step != 0.0 {
+            let step = step * self.signs[at];
+            for &feature in row {
+                self.weights[feature as usize] += step * self.ratios[feature as usize];
+            }
+            self.bias += step;
+        }
+    }
+}
+
+/// Optimises two dual variables by Newton's method and returns the change of the first.
 fn dual_step(duals: &mut [f64; 2], square: f64, margin: f64, strength: f64) -> f64 {
-    // The smaller of the two is moved, for numerical reasons.
+    // Moving the smaller of the two is numerically stable.
     let (one, sign) = if 0.5 * square * (duals[1] - duals[0]) + margin < 0.0 {
         (1, -1.0)
     } else {
@@ -257,7 +294,7 @@ fn dual_step(duals: &mut [f64; 2], square: f64, margin: f64, strength: f64) -> f
     sign * (new - old)
 }
 
-/// Puts the largest weights into their places. Where several meet, they add up.
+/// Hashes the largest weights into the table. Weights that share a slot are added.
 fn table(names: &[u64], weights: &[f64], bias: f32) -> Table {
     let mut sizes: Vec<f64> = weights.iter().map(|weight| weight.abs()).collect();
     let least = match sizes.len().checked_sub(KEPT) {
@@ -293,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn features_are_words_sequences_and_pairs_each_once() {
+    fn a_review_has_each_word_sequence_and_pair_once() {
         let found = features(&[7, 8, 7, 8, 9]);
         let expected = [
             (0, vec![7]),
@@ -323,8 +360,9 @@ mod tests {
     }
 
     #[test]
-    fn a_negated_word_is_learned_from_its_neighbour() {
-        // 2 is good, 3 is bad, 4 is not; the other words mean nothing. Most reviews negate nothing.
+    fn a_negation_flips_the_word_after_it() {
+        // 2 means "good", 3 "bad", 4 "not"; the other words carry no meaning. Most reviews have no
+        // negation.
         let mut texts: Vec<(Vec<i64>, bool)> = Vec::new();
         for filler in 10..40 {
             texts.push((vec![filler, 2, filler + 1], true));
@@ -346,13 +384,13 @@ mod tests {
     }
 
     #[test]
-    fn the_regression_is_at_its_minimum() {
+    fn the_solver_finds_the_minimum() {
         let rows = [vec![0, 1], vec![0], vec![1], vec![0, 1], vec![1]];
         let positive = [true, true, false, false, true];
         let ratios = [0.5, -1.5];
         let strength = 0.7;
         let (weights, bias) = regress(&rows, &positive, &ratios, strength, 1);
-        // The penalty's gradient and the loss's cancel out.
+        // At the minimum the gradients of the penalty and of the loss cancel out.
         let mut gradient = vec![weights[0], weights[1], bias];
         for (row, &positive) in rows.iter().zip(&positive) {
             let sum: f64 = row
