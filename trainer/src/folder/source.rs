@@ -1,4 +1,4 @@
-//! Pictures in files as batches: read, decoded and changed by threads that are ahead of the network.
+//! Makes batches of image files. Threads read, decode and change images ahead of the network.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,19 +18,20 @@ use crate::{
     training::{Batch, Change, Part, Source},
 };
 
-/// Mean of `ImageNet`'s training pictures by channel, between 0 and 1, as torchvision's models are trained with.
+/// The mean of each channel over the training images of `ImageNet`, for values from 0 to 1, as used
+/// by torchvision's models.
 const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-/// Their standard deviation.
+/// The standard deviation of each channel.
 const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
-/// How much longer than the network's input the shorter side of a picture is before the middle is cut out, as for
-/// most classifiers of `ImageNet`: 256 for 224.
+/// The ratio of the shorter side of a resized image to the side of the centre crop, as for most
+/// `ImageNet` classifiers: 256 to 224.
 const MARGIN: (u32, u32) = (8, 7);
-/// So many batches may wait for the network.
+/// The number of batches that may wait for the network.
 const BATCHES_AHEAD: usize = 2;
-/// Memory that a batch of a pass that only looks may take, before the network's own.
+/// The memory that a batch of images may take in validation, without the network's activations.
 const LOOKING_BYTES: usize = 32 << 20;
 
-/// Preprocessing for a network that takes `side` x `side`.
+/// The preprocessing for a network with an input of `side` x `side` pixels.
 pub(super) fn preprocessor(side: u32) -> PreprocessorConfig {
     let square = Size::Exact {
         height: side,
@@ -48,7 +49,7 @@ pub(super) fn preprocessor(side: u32) -> PreprocessorConfig {
     }
 }
 
-/// For pictures that have their size.
+/// The preprocessing of an image that already has the network's input size.
 fn normalised(size: Size) -> PreprocessorConfig {
     PreprocessorConfig {
         do_convert_rgb: Some(true),
@@ -62,22 +63,21 @@ fn normalised(size: Size) -> PreprocessorConfig {
     }
 }
 
-/// Pictures in files.
 #[derive(Debug)]
 pub(super) struct Photos {
     work: Arc<Work>,
     threads: usize,
 }
 
-/// What each of the threads knows.
+/// The state that the threads share.
 #[derive(Debug)]
 struct Work {
     files: Vec<(PathBuf, usize)>,
     side: u32,
     variation: Variation,
-    /// What serving does.
+    /// The preprocessing that the server applies.
     served: ImagePreprocessor,
-    /// What is left to do with a changed picture.
+    /// The preprocessing of an image that was changed at random.
     changed: ImagePreprocessor,
 }
 
@@ -101,19 +101,19 @@ impl Photos {
 }
 
 impl Work {
-    /// One picture as a row of height x width x channels.
+    /// Reads one image as a row of height x width x channels.
     fn row(&self, at: usize, change: Option<&Change>) -> Result<Vec<f32>> {
         let path = &self.files[at].0;
         let bytes = read(path)?;
         let row = || -> Result<Vec<f32>> {
-            let picture = decode(&bytes, &ImageLimits::default())?;
+            let image = decode(&bytes, &ImageLimits::default())?;
             let Some(change) = change else {
-                return Ok(self.served.apply(picture)?);
+                return Ok(self.served.apply(image)?);
             };
-            // Not that of the batch: what happens to a picture must not depend on which thread is first.
+            // Each image has its own generator, so that the result does not depend on the threads.
             let mut rng = ChaCha8Rng::seed_from_u64(change.seed);
             rng.set_stream(u64::from(change.epoch) << 32 | at as u64);
-            let changed = self.variation.apply(&to_rgb(picture), self.side, &mut rng)?;
+            let changed = self.variation.apply(&to_rgb(image), self.side, &mut rng)?;
             Ok(self.changed.apply(DynamicImage::ImageRgb8(changed))?)
         };
         row().with_context(|| path.display().to_string())
@@ -146,7 +146,7 @@ impl Source for Photos {
             let count = part.picked.len();
             let mut values = Vec::with_capacity(count * (side * side * 3) as usize);
             for _ in 0..count {
-                values.extend(rows.next().context("a picture is missing")??);
+                values.extend(rows.next().context("an image is missing")??);
             }
             let labels: Vec<i64> = part
                 .picked
@@ -154,7 +154,7 @@ impl Source for Photos {
                 .map(|&at| self.work.files[at as usize].1 as i64)
                 .collect();
             Ok(Batch {
-                // Channels stay innermost in memory, which is how convolutions are fastest.
+                // Convolutions are fastest with the channels innermost in memory.
                 inputs: Tensor::from_slice(&values)
                     .view([count as i64, side, side, 3])
                     .permute([0, 3, 1, 2]),

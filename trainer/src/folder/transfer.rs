@@ -1,4 +1,5 @@
-//! Transfer: what an exported classifier makes of pictures, up to its last dense layer, and a new last layer.
+//! Transfer learning: the features that another classifier computes from images, and a new last
+//! layer.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -23,7 +24,8 @@ use crate::{
 };
 use onnx_graph::Backbone;
 
-/// A feature that hardly differs between pictures is not blown up by more than one over this.
+/// The smallest standard deviation by which a feature is divided. It limits the amplification of
+/// features that are nearly constant.
 const LEAST_DEVIATION: f64 = 1e-3;
 
 /// A classifier whose last dense layer is to be replaced.
@@ -31,33 +33,34 @@ const LEAST_DEVIATION: f64 = 1e-3;
 pub(super) struct Donor {
     pub(super) bundle: Bundle,
     pub(super) backbone: Backbone,
-    /// The features' mean over the training pictures, `[width]`.
+    /// `[width]`: the mean of each feature over the training images.
     mean: Tensor,
-    /// Their standard deviation.
+    /// `[width]`: the standard deviation of each feature.
     deviation: Tensor,
 }
 
-/// Samples as rows of features.
+/// The features of samples.
 #[derive(Debug)]
 pub(super) struct Rows {
-    /// `[count, width]`, of mean 0 and variance 1 over the training samples.
+    /// `[count, width]`, normalised to mean 0 and variance 1 over the training samples.
     features: Tensor,
-    /// `[count]`.
+    /// `[count]`: the index of each sample's class.
     labels: Tensor,
 }
 
-/// How the pictures' features are computed.
+/// How many versions of each image features are computed for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Views {
-    /// Rows for each training picture: the first is the picture itself, the others are changed.
+    /// The number of versions of each training image. The first is the image itself; the others are
+    /// changed at random.
     pub(super) count: u32,
     pub(super) variation: Variation,
     pub(super) seed: u64,
 }
 
 impl Donor {
-    /// Opens the model directory at `from`, takes its last dense layer off and puts the pictures through the rest.
-    /// `scratch` is a directory to work in.
+    /// Opens the model directory `from`, removes its last dense layer and computes the features of
+    /// all images. Uses `scratch` as a temporary directory.
     pub(super) fn open(
         from: &Path,
         scratch: &Path,
@@ -67,7 +70,7 @@ impl Donor {
     ) -> Result<(Self, [Rows; 2])> {
         classifier::runtime::library::load(None)?;
         let bundle = Bundle::open(from)?;
-        // A text classifier has nothing to say about pictures.
+        // A text classifier cannot be used for images.
         bundle
             .preprocessor
             .image()
@@ -98,7 +101,7 @@ impl Donor {
         Ok((donor, rows))
     }
 
-    /// The classifier's graph with `head` as its last layer, and the name of its output.
+    /// Returns the classifier's graph with `head` as its last layer, and the name of its output.
     pub(super) fn with_head(
         &self,
         head: &Network,
@@ -113,7 +116,7 @@ impl Donor {
         let (Some(weights), Some(bias)) = (find(".weight"), find(".bias")) else {
             bail!("expected a head of one dense layer");
         };
-        // The head was trained on features of mean 0 and variance 1; the graph gives them as they are.
+        // The head was trained on normalised features, but the graph computes them unnormalised.
         let weights = weights / &self.deviation;
         let bias = bias - weights.matmul(&self.mean);
         self.backbone
@@ -135,7 +138,8 @@ impl Source for Rows {
     }
 }
 
-/// The features model as a directory, so that `classifier` prepares pictures for it as for the donor and runs it.
+/// Writes the graph without its last layer as a model directory, so that the `classifier` crate
+/// preprocesses images as for the original classifier.
 fn write_features_model(bundle: &Bundle, backbone: &Backbone, directory: &Path) -> Result<()> {
     let write = |name: &str, bytes: &[u8]| {
         let path = directory.join(name);
@@ -153,28 +157,29 @@ fn write_features_model(bundle: &Bundle, backbone: &Backbone, directory: &Path) 
     write(SERVING, toml::to_string(&json!({ "layout": layout }))?.as_bytes())
 }
 
-/// The features of every picture, `[count, width]`, and its class, `[count]`: all first views, then all second ones.
+/// Computes the features of every image, `[count, width]`, and its class, `[count]`. The first
+/// versions of all images come first, then all second versions, and so on.
 fn features(model: &Path, files: &ImageFiles, width: usize, views: Views) -> Result<(Tensor, Tensor)> {
-    let pictures = files.len();
-    let count = pictures * views.count as usize;
+    let images = files.len();
+    let count = images * views.count as usize;
     let bar = Bar::samples("features", count as u64, 0);
     let rows = in_parallel(
         count,
         || Ok(classifier::open(model)?),
         |classifier, number| {
-            let (view, at) = (number / pictures, number % pictures);
+            let (view, at) = (number / images, number % images);
             let path = &files.files[at].0;
             let bytes = read(path)?;
             let mut features = || -> Result<Vec<f32>> {
-                let mut picture = decode(&bytes, &ImageLimits::default())?;
+                let mut image = decode(&bytes, &ImageLimits::default())?;
                 if view > 0 {
                     let mut rng = ChaCha8Rng::seed_from_u64(views.seed);
                     rng.set_stream((view as u64) << 32 | at as u64);
-                    let plain = to_rgb(picture);
+                    let plain = to_rgb(image);
                     let side = plain.width().min(plain.height());
-                    picture = DynamicImage::ImageRgb8(views.variation.apply(&plain, side, &mut rng)?);
+                    image = DynamicImage::ImageRgb8(views.variation.apply(&plain, side, &mut rng)?);
                 }
-                let row = classifier.bundle().preprocessor.image()?.apply(picture)?;
+                let row = classifier.bundle().preprocessor.image()?.apply(image)?;
                 Ok(classifier.run(&[row.into()])?)
             };
             let row = features().with_context(|| path.display().to_string())?;
@@ -187,7 +192,7 @@ fn features(model: &Path, files: &ImageFiles, width: usize, views: Views) -> Res
     )?;
     bar.finish();
     let labels: Vec<i64> = (0..count)
-        .map(|number| files.files[number % pictures].1 as i64)
+        .map(|number| files.files[number % images].1 as i64)
         .collect();
     let features = Tensor::from_slice(&rows.concat()).view([count as i64, width as i64]);
     Ok((features, Tensor::from_slice(&labels)))

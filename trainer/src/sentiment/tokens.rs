@@ -1,4 +1,4 @@
-//! `tokenizer.json`: from a review to words.
+//! The tokenizer of reviews: builds its vocabulary and writes `tokenizer.json`.
 
 use std::{collections::HashMap, path::Path};
 
@@ -13,19 +13,20 @@ use tokenizers::{
 
 use crate::{export::write_json, sentiment::ngrams::WORD_LIMIT};
 
-/// What padding is called; words cannot contain brackets.
+/// The padding token. It cannot collide with a word, since words contain no brackets.
 pub const PADDING: &str = "[PAD]";
-/// What stands for words that are not in the vocabulary.
+/// The token for words that are not in the vocabulary.
 pub const UNKNOWN: &str = "[UNK]";
 
-/// Words in fewer training reviews are unknown.
+/// Words of fewer training reviews are not in the vocabulary.
 const LEAST_REVIEWS: usize = 3;
 
-/// What counts as a word: a verb before n't, n't, other endings after an apostrophe, numbers, words; then runs of dots,
-/// exclamation and question marks, and any other sign by itself. Contractions are split as GloVe's vocabulary has them.
+/// Matches a token: the verb before "n't", "n't" itself, an ending after an apostrophe, a number, a
+/// word, a run of dots, exclamation marks or question marks, or any other single character that is
+/// not white space. Contractions are split as in GloVe's vocabulary.
 const WORD: &str = r"\w+(?=n't)|n't|'(?:s|re|ve|ll|d|m)\b|\d+(?:[.,:]\d+)*|\w+|\.{2,}|!+|\?+|[^\w\s]";
 
-/// The tokenizer with this vocabulary.
+/// The contents of `tokenizer.json`.
 fn json(vocabulary: &HashMap<String, i64>) -> Value {
     let replace = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
     json!({
@@ -48,7 +49,7 @@ fn json(vocabulary: &HashMap<String, i64>) -> Value {
     })
 }
 
-/// The vocabulary of these reviews, the words of most reviews first.
+/// Builds a vocabulary. Words of more reviews get lower ids.
 pub fn vocabulary(texts: &[&str]) -> Result<HashMap<String, i64>> {
     let mut words = HashMap::from([(PADDING.to_owned(), 0), (UNKNOWN.to_owned(), 1)]);
     let splitter = Splitter::new()?;
@@ -88,7 +89,7 @@ pub(crate) fn write(directory: &Path, vocabulary: &HashMap<String, i64>, length:
     write_json(&directory.join(TOKENIZER_CONFIG), &config)
 }
 
-/// Texts to words, before there is a vocabulary.
+/// Splits texts into words before a vocabulary exists.
 struct Splitter(Tokenizer);
 
 impl Splitter {
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_split_as_glove_has_them() {
+    fn words_are_split_as_in_glove() {
         let splitter = Splitter::new().unwrap();
         let words = |text: &str| splitter.words(text).unwrap().join(" ");
         assert_eq!(
@@ -132,14 +133,15 @@ mod tests {
             words("Well... so-so, $1,000.50?"),
             "well ... so - so , $ 1,000.50 ?"
         );
-        // Composed and decomposed letters are the same; other scripts and emoji are words or signs.
+        // Composed and decomposed letters give the same word. Other scripts are words, emoji are
+        // signs.
         assert_eq!(words("CAFE\u{301}"), "café");
         assert_eq!(words("很好 😀👍"), "很好 😀 👍");
         assert_eq!(words("  <BR/>\n"), "");
     }
 
     #[test]
-    fn the_server_reads_what_is_written() {
+    fn the_classifier_crate_reads_the_tokenizer() {
         let texts = ["not good", "Good, not great", "good not", "not", "great", "great"];
         let vocabulary = vocabulary(&texts).unwrap();
         assert_eq!(vocabulary.len(), 5, "{vocabulary:?}");

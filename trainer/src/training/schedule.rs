@@ -1,4 +1,4 @@
-//! How the learning rate goes over a run.
+//! Learning rate schedules.
 
 use std::f64::consts::PI;
 
@@ -6,37 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 
-/// The parts of a run after which [`Schedule::Step`] goes down.
+/// The parts of a run after which [`Schedule::Step`] lowers the learning rate.
 const STEPS: [f64; 2] = [0.5, 0.75];
-/// What [`Schedule::Step`] multiplies by each time.
+/// The factor of each step of [`Schedule::Step`].
 const STEP_FACTOR: f64 = 0.1;
-/// The part of a run in which [`Schedule::OneCycle`] rises.
+/// The part of a run during which [`Schedule::OneCycle`] rises.
 const RISE: f64 = 0.23;
-/// The part of the highest learning rate at which [`Schedule::OneCycle`] begins.
+/// The factor at which [`Schedule::OneCycle`] starts.
 const FIRST: f64 = 0.2;
-/// What [`Schedule::Plateau`] multiplies by each time.
+/// The factor of each reduction of [`Schedule::Plateau`].
 const PLATEAU_FACTOR: f64 = 0.5;
-/// How many epochs without a smaller validation loss are a plateau.
+/// The number of epochs without a smaller validation loss after which [`Schedule::Plateau`] reduces
+/// the learning rate.
 const PLATEAU_EPOCHS: u32 = 3;
 
-/// How the learning rate goes over a run.
+/// How the learning rate changes over a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// The same all the time.
+    /// The same learning rate throughout.
     Constant,
-    /// Rises for one epoch, then falls along half a cosine to nothing.
+    /// A linear warm-up over one epoch, then a cosine decay to 0.
     Cosine,
-    /// A tenth after half of the epochs, a hundredth after three quarters.
+    /// A tenth after half of the epochs, a hundredth after three quarters of them.
     Step,
-    /// Rises along a line from a fifth for 23 % of the steps, then falls along a line to nothing.
+    /// Rises linearly from a fifth for 23 % of the steps, then falls linearly to 0.
     OneCycle,
-    /// Halves after each 3 epochs without a smaller validation loss.
+    /// Halved after every 3 epochs without a smaller validation loss.
     Plateau,
 }
 
 impl Schedule {
-    /// As on the command line and in a model card.
+    /// Describes the schedule for model cards.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Constant => "constant",
@@ -48,7 +49,7 @@ impl Schedule {
     }
 }
 
-/// The learning rate of the step that follows `done` others, before [`Plateau`].
+/// Computes the learning rate of step number `done`, counted from 0, without [`Plateau::factor`].
 pub(super) fn learning_rate(config: &Config, steps_an_epoch: usize, done: usize) -> f64 {
     let total = steps_an_epoch * config.epochs as usize;
     let part = done as f64 / total.max(1) as f64;
@@ -73,14 +74,13 @@ pub(super) fn learning_rate(config: &Config, steps_an_epoch: usize, done: usize)
     config.learning_rate * factor
 }
 
-/// What [`Schedule::Plateau`] remembers.
+/// The state of [`Schedule::Plateau`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Plateau {
-    /// Times the learning rate.
+    /// Multiplies the learning rate.
     pub(super) factor: f64,
-    /// The smallest validation loss so far.
     pub(super) smallest: Option<f64>,
-    /// Epochs since that, or since the last halving.
+    /// Epochs since the smallest loss or the last reduction.
     pub(super) waited: u32,
 }
 
@@ -95,7 +95,7 @@ impl Default for Plateau {
 }
 
 impl Plateau {
-    /// Looks at the validation loss of a complete epoch.
+    /// Updates the factor from the validation loss of a completed epoch.
     pub(super) fn look(&mut self, schedule: Schedule, loss: f64) {
         if schedule != Schedule::Plateau {
             return;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cosine_rises_for_an_epoch_and_falls_to_nothing() {
+    fn a_cosine_rises_for_an_epoch_and_falls_to_zero() {
         let rate = |done| rate(Schedule::Cosine, done);
         assert!(rate(0) > 0.0 && rate(0) < 0.01);
         close(rate(99), 0.5);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cycle_rises_from_a_fifth_and_falls_to_nothing() {
+    fn one_cycle_rises_from_a_fifth_and_falls_to_zero() {
         let rate = |done| rate(Schedule::OneCycle, done);
         close(rate(0), 0.1);
         close(rate(115), 0.3);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_go_down_twice() {
+    fn the_step_schedule_has_two_steps() {
         let rate = |done| rate(Schedule::Step, done);
         for (done, expected) in [
             (0, 0.5),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plateau_halves_after_three_epochs_without_gain() {
+    fn a_plateau_halves_the_rate_after_three_epochs_without_improvement() {
         let mut plateau = Plateau::default();
         let mut factors = Vec::new();
         for loss in [1.0, 0.9, 0.95, 0.9, 0.91, 0.8, 0.8, 0.8, 0.8] {

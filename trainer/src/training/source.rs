@@ -1,4 +1,4 @@
-//! Where batches come from.
+//! Sources of samples: they make batches, changed at random in training.
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
@@ -11,37 +11,36 @@ use tch::Tensor;
 
 use crate::{augment::augment, data::Images};
 
-/// Inputs with their classes.
 #[derive(Debug)]
 pub struct Batch {
-    /// What the network takes, one row a sample.
+    /// One row for each sample, in the network's input format.
     pub inputs: Tensor,
-    /// `[count]`, class numbers.
+    /// `[count]`: the index of each sample's class.
     pub labels: Tensor,
 }
 
-/// What is to become a batch.
+/// Describes a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Places of the samples.
+    /// The indices of the samples.
     pub picked: Vec<i64>,
-    /// How to change them; `None` leaves them as they are.
+    /// How to change the samples; `None` leaves them unchanged.
     pub change: Option<Change>,
 }
 
-/// All that the changes to a batch may depend on, so that it does not matter where a run was resumed.
+/// Determines the random changes of a batch. They depend on nothing else, so a resumed run makes
+/// the same changes as one without interruption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// The run's seed.
     pub seed: u64,
-    /// Complete epochs.
+    /// The number of completed epochs.
     pub epoch: u32,
-    /// Number of the step in the whole run.
+    /// The number of the step in the whole run, counted from 0.
     pub step: u64,
 }
 
 impl Change {
-    /// A generator for this step.
+    /// Returns the random number generator of this step.
     pub fn rng(&self) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.step);
@@ -49,41 +48,39 @@ impl Change {
     }
 }
 
-/// Samples to train or to measure on. What is in memory implements [`Source::batch`]; what must be read from somewhere
-/// implements [`Source::batches`] as well and reads ahead.
+/// Samples for training or validation. A source that reads files overrides [`Source::batches`] to
+/// read ahead of the network.
 pub trait Source {
-    /// How many samples there are.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// One batch. May be on any device.
+    /// Makes one batch, on any device.
     fn batch(&self, part: &Part) -> Result<Batch>;
 
-    /// One batch for each part, in order.
+    /// Makes a batch for each part, in order.
     fn batches<'a>(&'a self, plan: Vec<Part>) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
         Box::new(plan.into_iter().map(|part| self.batch(&part)))
     }
 
-    /// How many samples a pass that only looks takes at a time.
+    /// The batch size for validation.
     fn looking_batch(&self) -> usize {
         500
     }
 
-    /// Which samples are in each batch of an epoch: each once, in an order of the epoch's own. How many batches there are
-    /// must not depend on the epoch.
+    /// Assigns the samples to the batches of an epoch. Each sample occurs once, and every epoch has
+    /// its own order. The number of batches must be the same in all epochs.
     fn epoch(&self, seed: u64, epoch: u32, batch_size: usize) -> Vec<Vec<i64>> {
         let order = order(seed, epoch, self.len());
         order.chunks(batch_size).map(<[i64]>::to_vec).collect()
     }
 }
 
-/// The order in which an epoch visits the samples.
+/// Shuffles the samples of an epoch.
 pub fn order(seed: u64, epoch: u32, count: usize) -> Vec<i64> {
-    // Another key than that of the steps' generators, which share the seed.
+    // The generators of the steps have the same seed, so this one needs another key.
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6f72_6465_7200_0000);
     rng.set_stream(u64::from(epoch));
     let mut order: Vec<i64> = (0..count as i64).collect();
@@ -91,16 +88,15 @@ pub fn order(seed: u64, epoch: u32, count: usize) -> Vec<i64> {
     order
 }
 
-/// Handwriting, as floats: changed by [`augment`], then normalised.
+/// Images of handwriting as floats: changed by [`augment`], then normalised.
 #[derive(Debug)]
 pub struct Ink {
-    /// `[count, 1, height, width]`, values between 0 and 1.
+    /// `[count, 1, height, width]`, with values from 0 to 1.
     pub pictures: Tensor,
-    /// `[count]`, class numbers.
+    /// `[count]`: the index of each image's class.
     pub labels: Tensor,
-    /// Subtracted from the values before the network sees them.
     pub mean: f64,
-    /// The values are divided by it after that.
+    /// The standard deviation.
     pub deviation: f64,
 }
 
@@ -122,32 +118,31 @@ impl Source for Ink {
     }
 }
 
-/// How pictures of things are changed.
+/// The random changes to images of objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jitter {
-    /// Mirrored in every second epoch, half of the pictures beginning with the first.
+    /// Mirrors each image in every second epoch; half of the images begin with the first epoch.
     pub flip: bool,
-    /// Moved by at most this many pixels each way; what comes in is the mirror image of what is beside it.
+    /// Shifts by at most this many pixels in each direction. The border is filled by reflection.
     pub shift: u32,
-    /// Side of a square, anywhere, that becomes the mean of all pictures.
+    /// The side of a square at a random position that is set to the mean of the training images; 0
+    /// erases nothing.
     pub erase: u32,
 }
 
-/// Pictures that stay bytes in memory: changed, normalised by channel and made floats batch by batch.
+/// Images that stay in memory as bytes. Each batch is changed, normalised and converted to floats.
 #[derive(Debug)]
 pub struct Pixels {
-    /// The pictures.
     pub pictures: Images,
-    /// For each channel, subtracted from the values between 0 and 1.
+    /// The mean of each channel, for values from 0 to 1.
     pub mean: Vec<f64>,
-    /// For each channel, divides what is left.
+    /// The standard deviation of each channel.
     pub deviation: Vec<f64>,
-    /// How they are changed in training.
     pub jitter: Jitter,
 }
 
 impl Pixels {
-    /// The normalised value of each of the 256 levels of each channel.
+    /// Computes the normalised value of each of the 256 byte values, for each channel.
     fn levels(&self) -> Vec<[f32; 256]> {
         let channels = self.mean.iter().zip(&self.deviation);
         channels
@@ -198,20 +193,20 @@ impl Source for Pixels {
         }
         let shape = [labels.len(), height, width, channels].map(|length| length as i64);
         Ok(Batch {
-            // Channels stay innermost in memory, which is how convolutions are fastest.
+            // Convolutions are fastest with the channels innermost in memory.
             inputs: Tensor::from_slice(&rows).view(shape).permute([0, 3, 1, 2]),
             labels: Tensor::from_slice(&labels),
         })
     }
 }
 
-/// What happens to one picture.
+/// The random changes to one image.
 #[derive(Debug, Default)]
 struct Draw {
     mirrored: bool,
     down: i64,
     right: i64,
-    /// Top and left edge of the square.
+    /// The top and left edge of the erased square.
     erased: Option<(i64, i64)>,
 }
 
@@ -236,16 +231,17 @@ impl Jitter {
     }
 }
 
-/// Whether a picture is mirrored in the first epoch: a coin that is the same in every epoch.
+/// Whether an image is mirrored in the first epoch. The result depends only on the seed and the
+/// image.
 fn first_side(seed: u64, at: i64) -> bool {
-    // The finaliser of SplitMix64.
+    // This is the finaliser of SplitMix64.
     let mut bits = seed.wrapping_add((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (bits ^ (bits >> 31)) & 1 == 1
 }
 
-/// A place on an axis; beyond its ends it goes back, without repeating the last one.
+/// Reflects a coordinate at the ends of an axis, without repeating the border pixel.
 fn reflected(at: i64, length: usize) -> usize {
     let last = length as i64 - 1;
     let at = at.abs();
@@ -258,7 +254,7 @@ mod tests {
     use crate::network::values;
 
     #[test]
-    fn an_epoch_visits_every_picture_once_in_an_order_of_its_own() {
+    fn an_epoch_visits_every_image_once_in_its_own_order() {
         let first = order(1, 0, 100);
         let mut sorted = first.clone();
         sorted.sort_unstable();
@@ -269,7 +265,7 @@ mod tests {
     }
 
     fn pixels(jitter: Jitter) -> Pixels {
-        // One picture of 2 x 3 pixels of three channels: 0, 1, 2 / 3, 4, 5 ... as levels.
+        // One image of 2 x 3 pixels with three channels and the values 0, 1, 2 / 3, 4, 5 / ...
         let pictures = Images::new([3, 2, 3], (0..18).collect(), vec![4], classes()).unwrap();
         Pixels {
             pictures,
@@ -301,14 +297,14 @@ mod tests {
     };
 
     #[test]
-    fn channels_are_taken_apart_and_normalised() {
+    fn channels_are_separated_and_normalised() {
         let expected = [0, 3, 6, 9, 12, 15, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 17].map(|at| at as f32);
         assert_eq!(inputs(&pixels(Jitter::default()), None), expected);
         assert_eq!(inputs(&pixels(Jitter::default()), Some(CHANGE)), expected);
     }
 
     #[test]
-    fn a_picture_is_mirrored_in_every_second_epoch() {
+    fn an_image_is_mirrored_in_every_second_epoch() {
         let flip = pixels(Jitter {
             flip: true,
             ..Jitter::default()
@@ -323,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_reflects_and_a_square_is_erased() {
+    fn a_shift_reflects_the_border_and_a_square_is_erased() {
         assert_eq!(
             [-2, -1, 0, 3, 4, 5].map(|at| reflected(at, 4)),
             [2, 1, 0, 3, 2, 1]
