@@ -12,9 +12,9 @@ MODELS = ROOT / "tests/fixtures/models"
 
 
 def write(target: str, name: str, content: bytes | str) -> None:
-    folder = CORPUS / target
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    directory = CORPUS / target
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

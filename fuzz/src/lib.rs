@@ -1,11 +1,13 @@
-//! What is fuzzed. Each function takes one input, and panics where the code under test does what it must not do.
+//! The fuzz targets. Each is a function that takes one input and panics if the code under test
+//! misbehaves: if it panics itself, takes too much memory, or breaks a rule of its results.
 //!
-//! The programs in `fuzz/targets` feed them what libFuzzer invents. `tests/corpus.rs` feeds them what is in `fuzz/corpus`.
+//! The programs in `fuzz/targets` feed the targets with inputs that libFuzzer invents,
+//! `tests/corpus.rs` with the files in `fuzz/corpus`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
-    reason = "a panic is how a mistake is told"
+    reason = "a target reports a fault by a panic"
 )]
 
 use std::path::{Path, PathBuf};
@@ -23,26 +25,26 @@ use classifyd::fuzzing::{Budget, Pool, Workers};
 use peak_alloc::PeakAlloc;
 use tokio::time::Instant;
 
-/// Most pixels of a picture. Small, so that many are tried in a second.
+/// Largest image. Small, so that many are tried in a second.
 const LIMITS: ImageLimits = ImageLimits::new(16_384, 1 << 18);
 
-/// Bytes that a picture of the most pixels may take: 8 for each pixel of 16-bit RGBA, as many again while it is turned or
-/// converted, 4 for its 8-bit form and 12 for the row.
-const PICTURE: usize = 32 * (1 << 18);
-/// Bytes that one input may take beside that. The rows of the shipped models are small; a PNG file's chunks may take 4 MiB.
+/// Bytes that the largest image may take: 8 for each pixel of 16-bit RGBA, as many again while it
+/// is rotated or converted, 4 for its 8-bit form and 12 for the row.
+const IMAGE: usize = 32 * (1 << 18);
+/// Bytes that any input may take on top. The rows of the shipped models are small; the chunks of a
+/// PNG file may take 4 MiB.
 const ROOM: usize = 8 << 20;
-/// Bytes that a request may take for each byte of its body.
+/// Bytes that a request may take per byte of its body.
 const BODY: usize = 16;
-/// Bytes that a text may take: 100 for each of those that are read, see `text::MOST_BYTES_PER_TOKEN`.
+/// Bytes that a text may take: 100 for each byte that is read, see `text::MOST_BYTES_PER_TOKEN`.
 const TEXT: usize = 64 << 20;
 
-/// The longest error: a few words, and at most 100 characters for each of the things that it quotes.
+/// Longest error text in bytes. An error quotes at most 100 characters of each value.
 const LONGEST_ERROR: usize = 4_000;
 
-/// A target: what it does with an input.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the names of their programs and of their folders in `fuzz/corpus`.
+/// All targets, by the names of their programs and of their directories in `fuzz/corpus`.
 pub const TARGETS: [(&str, Target); 5] = [
     ("image", image),
     ("json", json),
@@ -51,13 +53,10 @@ pub const TARGETS: [(&str, Target); 5] = [
     ("directory", directory),
 ];
 
-/// Runs a target on one input, and panics where it takes more memory than inputs of its length may.
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "an allocator is a static, of which there is one"
-)]
+/// Runs a target on one input, and panics if it takes more memory than an input of that length may.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the allocator is a static")]
 pub fn run(memory: &PeakAlloc, target: Target, bytes: &[u8]) {
-    // What is set up once counts for no input.
+    // What is set up once must not count for the first input.
     models();
     server();
     let before = memory.current_usage();
@@ -66,7 +65,7 @@ pub fn run(memory: &PeakAlloc, target: Target, bytes: &[u8]) {
     let taken = memory.peak_usage().saturating_sub(before);
     let allowed = ROOM
         + match target {
-            _ if std::ptr::fn_addr_eq(target, image as Target) => PICTURE,
+            _ if std::ptr::fn_addr_eq(target, image as Target) => IMAGE,
             _ if std::ptr::fn_addr_eq(target, text as Target) => TEXT,
             _ if std::ptr::fn_addr_eq(target, directory as Target) => TEXT,
             _ => BODY * bytes.len(),
@@ -78,15 +77,16 @@ pub fn run(memory: &PeakAlloc, target: Target, bytes: &[u8]) {
     );
 }
 
-/// An encoded picture: its type, its header, its pixels, its row for each kind of classifier.
+/// The input is an encoded image. Reads its type, decodes it, and makes the row of each kind of
+/// classifier.
 pub fn image(bytes: &[u8]) {
     let _ = image::media_type(bytes);
     match image::decode(bytes, &LIMITS) {
-        Ok(picture) => {
-            let pixels = u64::from(picture.width()) * u64::from(picture.height());
+        Ok(image) => {
+            let pixels = u64::from(image.width()) * u64::from(image.height());
             assert!(pixels <= LIMITS.max_pixels, "{pixels} pixels");
-            for preprocessor in &models().pictures {
-                let row = preprocessor.apply(picture.clone()).unwrap();
+            for preprocessor in &models().image {
+                let row = preprocessor.apply(image.clone()).unwrap();
                 assert_eq!(row.len(), preprocessor.shape().iter().product::<usize>());
             }
         }
@@ -94,12 +94,13 @@ pub fn image(bytes: &[u8]) {
     }
 }
 
-/// The body of a request in the JSON form.
+/// The input is the body of a request with JSON.
 pub fn json(bytes: &[u8]) {
     request(HeaderValue::from_static("application/json"), None, bytes);
 }
 
-/// The `Content-Type` of a request on the first line, its query on the second, then its body.
+/// The first line of the input is the `Content-Type` of a request, the second its query, and the
+/// rest its body.
 pub fn multipart(bytes: &[u8]) {
     let mut lines = bytes.splitn(3, |&byte| byte == b'\n');
     let (Some(content_type), Some(query), Some(body)) = (lines.next(), lines.next(), lines.next()) else {
@@ -109,7 +110,7 @@ pub fn multipart(bytes: &[u8]) {
     else {
         return;
     };
-    // What is no URI comes to no handler.
+    // A request whose URI is invalid reaches no handler.
     let Ok(uri) = format!("/v1/classify?{query}").parse::<Uri>() else {
         return;
     };
@@ -138,10 +139,10 @@ fn request(content_type: HeaderValue, query: Option<&str>, body: &[u8]) {
         Ok(payload) => assert!(!payload.inputs.is_empty()),
         Err(error) => short(&error.to_string()),
     }
-    assert_eq!(server.memory.used(), 0, "bytes that a request has kept");
+    assert_eq!(server.memory.used(), 0, "the request still holds memory");
 }
 
-/// A text in UTF-8, for each kind of tokenizer.
+/// The input is a text. Encodes it with each kind of tokenizer.
 pub fn text(bytes: &[u8]) {
     let text = match texts::decode(bytes) {
         Ok(text) => text,
@@ -157,27 +158,28 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// The files of a model directory, each after a line `--- NAME`. `model.onnx` and the input of a golden sample are there in any case.
+/// The input is the files of a model directory, each after a line `--- NAME`. `model.onnx` and the
+/// input of a golden sample are always there.
 pub fn directory(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
-    let folder = folder();
+    let directory = scratch();
     for name in FILES {
-        let _ = std::fs::remove_file(folder.join(name));
+        let _ = std::fs::remove_file(directory.join(name));
     }
-    std::fs::write(folder.join("model.onnx"), "a graph").unwrap();
-    std::fs::write(folder.join("golden.txt"), "apple").unwrap();
+    std::fs::write(directory.join("model.onnx"), "a graph").unwrap();
+    std::fs::write(directory.join("golden.txt"), "apple").unwrap();
     for part in format!("\n{text}").split("\n--- ").skip(1) {
         let (name, content) = part.split_once('\n').unwrap_or((part, ""));
         if FILES.contains(&name) {
-            std::fs::write(folder.join(name), content).unwrap();
+            std::fs::write(directory.join(name), content).unwrap();
         }
     }
-    let bundle = match Bundle::open(folder) {
+    let bundle = match Bundle::open(directory) {
         Ok(bundle) => bundle,
         Err(error) => {
-            assert!(error.file.starts_with(folder), "{error}");
+            assert!(error.file.starts_with(directory), "{error}");
             return;
         }
     };
@@ -185,9 +187,9 @@ pub fn directory(bytes: &[u8]) {
     match &bundle.preprocessor {
         Preprocessor::Image(preprocessor) => {
             let size: usize = preprocessor.shape().iter().product();
-            // Larger rows are right, and slow.
+            // Larger rows are valid, but slow.
             if size <= 1 << 20 {
-                let row = preprocessor.apply(models().picture.clone()).unwrap();
+                let row = preprocessor.apply(models().sample.clone()).unwrap();
                 assert_eq!(row.len(), size);
             }
         }
@@ -199,8 +201,8 @@ pub fn directory(bytes: &[u8]) {
             }
         }
     }
-    if let Err(error) = Golden::read(folder, &bundle.labels) {
-        assert!(error.file.starts_with(folder), "{error}");
+    if let Err(error) = Golden::read(directory, &bundle.labels) {
+        assert!(error.file.starts_with(directory), "{error}");
     }
 }
 
@@ -213,14 +215,14 @@ const FILES: [&str; 6] = [
     "golden.json",
 ];
 
-/// Most bytes of a body, and of all bodies.
+/// Largest body, and the memory for all bodies.
 const MAX_BODY: u64 = 1 << 20;
 
 fn short(error: &str) {
     assert!(error.len() <= LONGEST_ERROR, "{} bytes of error", error.len());
 }
 
-/// What the server shares between requests.
+/// The parts of the server that requests share.
 struct Server {
     runtime: tokio::runtime::Runtime,
     pool: Pool,
@@ -239,43 +241,45 @@ fn server() -> &'static Server {
     })
 }
 
-/// What turns inputs into rows, of shipped models and of those of the tests.
+/// The preprocessors of shipped models and of those of the tests.
 struct Models {
-    pictures: Vec<image::ImagePreprocessor>,
+    image: Vec<image::ImagePreprocessor>,
     texts: Vec<texts::Tokenizer>,
-    picture: ::image::DynamicImage,
+    /// An image for preprocessors that are read from a fuzzed directory.
+    sample: ::image::DynamicImage,
 }
 
 fn models() -> &'static Models {
     static MODELS: OnceLock<Models> = OnceLock::new();
     MODELS.get_or_init(|| {
         let open = |path: &str| Bundle::open(repository().join(path)).unwrap().preprocessor;
-        let pictures = ["models/digits/1", "models/images/1"];
+        let images = ["models/digits/1", "models/images/1"];
         let texts = [
             "models/sentiment/1",
             "tests/fixtures/models/words/1",
             "tests/fixtures/models/words_left/1",
         ];
-        let picture = std::fs::read(repository().join("models/digits/1/golden/7_0.png")).unwrap();
+        let sample = std::fs::read(repository().join("models/digits/1/golden/7_0.png")).unwrap();
         Models {
-            pictures: pictures.map(|path| open(path).image().unwrap().clone()).into(),
+            image: images.map(|path| open(path).image().unwrap().clone()).into(),
             texts: texts.map(|path| open(path).text().unwrap().clone()).into(),
-            picture: image::decode(&picture, &LIMITS).unwrap(),
+            sample: image::decode(&sample, &LIMITS).unwrap(),
         }
     })
 }
 
-/// The folder that [`directory`] writes to.
-fn folder() -> &'static Path {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
+/// The directory that [`directory`] writes to.
+fn scratch() -> &'static Path {
+    static SCRATCH: OnceLock<tempfile::TempDir> = OnceLock::new();
+    SCRATCH.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
 
-/// The root of the repository: this file is a part of the crate there as well.
+/// The root of the repository. Not simply the parent of this package, because `tests/corpus.rs`
+/// includes this file.
 pub fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = here
         .ancestors()
-        .find(|folder| folder.join("fuzz/corpus").is_dir());
+        .find(|directory| directory.join("fuzz/corpus").is_dir());
     root.unwrap().to_owned()
 }

@@ -6,8 +6,8 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-// The hook of libfuzzer-sys aborts on every panic. The reader of tokenizer.json catches those of its library; one that nobody
-// catches is found all the same.
+// The panic hook of libfuzzer-sys aborts, but the reader of tokenizer.json catches panics of its
+// library. Without the hook, a panic that nothing catches still ends the process and is found.
 fuzz_target!(
     init: std::panic::set_hook(Box::new(|_| {})),
     |bytes: &[u8]| fuzz::run(&MEMORY, fuzz::directory, bytes)
