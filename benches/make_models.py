@@ -1,7 +1,7 @@
 """Writes the model directories and the inputs of the comparison, into benches/models/ and benches/inputs/.
 
 mlp: 784-128-64-10, takes microseconds. resnet18: ResNet-18 of 224 x 224, batch normalisation folded into the
-convolutions, takes milliseconds. Both have random weights: what they answer means nothing, what they cost is real.
+convolutions, takes milliseconds. Both have random weights: their results mean nothing, but their cost is real.
 
 Usage: benches/.venv/bin/python benches/make_models.py [--digit FILE] [--photo FILE]
 """
@@ -120,24 +120,24 @@ def digit(given):
     for pattern in ["tests/fixtures/digits/*.png", "models/digits/*/golden/*.png"]:
         found = sorted(root.glob(pattern))
         if not given and found:
-            # The size that the goals are given for.
+            # The goals are set for this size.
             given = min(found, key=lambda file: abs(file.stat().st_size - 300))
     if not given:
-        sys.exit("no digit found in tests/fixtures/digits: name a picture with --digit")
+        sys.exit("no digit found in tests/fixtures/digits: name an image with --digit")
     shutil.copyfile(given, INPUTS / "digit.png")
     print(INPUTS / "digit.png")
 
 
 def photo(given):
-    """The photo of a flower, 640 x 427, that scikit-learn carries."""
+    """The photo of a flower, 640 x 427, in scikit-learn's wheel."""
     target = INPUTS / "photo.jpg"
     if given:
         shutil.copyfile(given, target)
     elif not target.exists():
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as directory:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*command, "--no-deps", "--dest", folder, "scikit-learn==1.9.1"], check=True)
-            [wheel] = pathlib.Path(folder).glob("*.whl")
+            subprocess.run([*command, "--no-deps", "--dest", directory, "scikit-learn==1.9.1"], check=True)
+            [wheel] = pathlib.Path(directory).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 target.write_bytes(archive.read("sklearn/datasets/images/flower.jpg"))
     print(target)
@@ -145,7 +145,7 @@ def photo(given):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--digit", type=pathlib.Path, help="picture of a digit; default: one of the fixtures")
+    arguments.add_argument("--digit", type=pathlib.Path, help="image of a digit; default: one of the fixtures")
     arguments.add_argument("--photo", type=pathlib.Path, help="jpeg photo; default: scikit-learn's flower.jpg")
     arguments = arguments.parse_args()
     INPUTS.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Where the time of one request goes: stages out of /metrics, and CPU time by library out of perf.
+"""Shows where the time of one request goes: stages from /metrics, and CPU time by library from perf.
 
-    benches/profile.py MODELS_FOLDER MODEL FILE [CONNECTIONS...]
+    benches/profile.py MODELS_DIRECTORY MODEL FILE [CONNECTIONS...]
 
 Needs the release build (`make bench` makes it), and perf, as root or with perf_event_paranoid at most 1. Prints tables in Markdown."""
 
@@ -21,7 +21,7 @@ BINARY = REPOSITORY / "target/release/classifyd"
 ADDRESS = "127.0.0.1:8290"
 SECONDS = 6
 
-# What a symbol of the binary is part of; the first that matches.
+# The part of the program that a symbol belongs to. The first match counts.
 PARTS = [
     ("decoding and preprocessing", ("fdeflate", "png::", "image::", "zune", "jpeg", "fast_image_resize", "tokenizers", "crc32", "adler")),
     ("HTTP: hyper, axum, tower", ("hyper", "axum", "http::", "httparse", "tower", "matchit", "http_body", "multer", "serde_urlencoded")),
@@ -62,7 +62,7 @@ def mean_us(before, after, name):
 
 
 def cpu_parts(data):
-    """Share of each part of the process in its CPU time."""
+    """The share of each part in the CPU time of the process."""
     report = ["perf", "report", "-i", data, "--no-children", "--sort", "dso,symbol", "-t", "\t", "--percent-limit", "0"]
     lines = subprocess.run(report, capture_output=True, text=True, check=True).stdout.splitlines()
     shares = collections.Counter()
@@ -85,16 +85,16 @@ def cpu_parts(data):
     return shares
 
 
-def measure(model, file, connections, server, folder):
+def measure(model, file, connections, server, directory):
     before = metrics()
-    perf = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "4999", "-p", str(server.pid), "-o", f"{folder}/perf.data"]
+    perf = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "4999", "-p", str(server.pid), "-o", f"{directory}/perf.data"]
     recording = subprocess.Popen([*perf, "--", "sleep", str(SECONDS + 1)])
     bench = [str(BINARY), "bench", f"http://{ADDRESS}", "--model", model, "--file", file, "--concurrency", str(connections)]
-    bench += ["--duration", f"{SECONDS}s", "--warmup", "1s", "--json", f"{folder}/bench.json"]
+    bench += ["--duration", f"{SECONDS}s", "--warmup", "1s", "--json", f"{directory}/bench.json"]
     subprocess.run(bench, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     recording.wait()
     after = metrics()
-    step = json.loads(pathlib.Path(folder, "bench.json").read_text())["steps"][0]
+    step = json.loads(pathlib.Path(directory, "bench.json").read_text())["steps"][0]
 
     count = lambda values: values.get('classifyd_http_request_duration_seconds_count{route="/v1/classify"}', 0)
     used = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
@@ -111,7 +111,7 @@ def measure(model, file, connections, server, folder):
     print(f"| the rest of the server, from the request's head to the answer's | {whole - sum(stages.values()):.1f} |")
     print(f"| reading, writing, kernel, wake-ups, load generator | {max(step['latency']['mean'] - whole, 0):.1f} |")
     print(f"\n| CPU time of the process | us per request |\n|---|--:|")
-    shares = cpu_parts(f"{folder}/perf.data")
+    shares = cpu_parts(f"{directory}/perf.data")
     for part, share in shares.most_common():
         print(f"| {part} | {share / 100 * cpu_us:.1f} |")
     print(f"| all | {cpu_us:.1f} |")
@@ -123,12 +123,12 @@ def main():
     models, model, file = sys.argv[1:4]
     environment = {"ORT_DYLIB_PATH": str(REPOSITORY / ".onnxruntime/libonnxruntime.so.1.31.1"), **os.environ}
     serve = [str(BINARY), "serve", "--models", models, "--listen", ADDRESS, "--drain-delay", "0s"]
-    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/server.log", "w") as log:
+    with tempfile.TemporaryDirectory() as directory, open(f"{directory}/server.log", "w") as log:
         server = subprocess.Popen(serve, env=environment, stdout=log, stderr=log)
         try:
             wait_until_ready(server)
             for connections in sys.argv[4:] or ["64", "1"]:
-                measure(model, file, int(connections), server, folder)
+                measure(model, file, int(connections), server, directory)
         finally:
             server.terminate()
             server.wait()

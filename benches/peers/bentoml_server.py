@@ -1,4 +1,4 @@
-"""BentoML: one process per core; the handler is a coroutine, or a thread where a run takes milliseconds."""
+"""BentoML: one process per core; the handler is a coroutine, or a thread if a run takes milliseconds."""
 
 from typing import Annotated
 

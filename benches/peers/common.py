@@ -1,6 +1,6 @@
-"""What every peer shares: the model directory, preprocessing as Hugging Face does it with Pillow, ONNX Runtime, the answer.
+"""The parts that all peers share: the model directory, preprocessing with Pillow as in Hugging Face, ONNX Runtime, the response.
 
-The peers differ in how they serve, and in nothing else.
+The peers differ only in how they serve.
 """
 
 import io
@@ -16,19 +16,19 @@ TOP = 5
 
 
 class Settings:
-    """What peers/run.sh passes on."""
+    """Settings from peers/run.sh."""
 
     def __init__(self):
         self.port = int(os.environ["PEER_PORT"])
         self.directory = pathlib.Path(os.environ["PEER_MODEL"])
         self.connections = int(os.environ["PEER_CONNECTIONS"])
         cores = len(os.sched_getaffinity(0))
-        # A model of megabytes takes milliseconds: its runs are worth a thread pool, and a lone one all the cores.
+        # A model of this size takes milliseconds, so its runs go to a thread pool, and a lone run uses all cores.
         self.heavy = (self.directory / "model.onnx").stat().st_size > 10_000_000
         lone = self.connections < cores
         self.workers = int(os.environ.get("PEER_WORKERS", 1 if lone else cores))
         self.threads = int(os.environ.get("PEER_THREADS", cores if lone and self.heavy else 1))
-        # Larger batches only pay where a run costs little more for many rows than for one.
+        # Larger batches pay off only if a run of many rows costs little more than a run of one.
         batch = 1 if lone or self.heavy else min(self.connections // self.workers, 32)
         self.batch = int(os.environ.get("PEER_BATCH", batch))
 
@@ -62,31 +62,31 @@ class Classifier:
         self.offset = (mean / std).reshape(-1, 1, 1)
 
     def decode(self, body):
-        """An encoded picture -> a row for the graph."""
+        """Decodes an image and makes a row for the graph."""
         return self.preprocess(Image.open(io.BytesIO(body)))
 
-    def preprocess(self, picture):
-        """A picture -> a row for the graph."""
-        if picture.mode != self.mode:
-            picture = picture.convert(self.mode)
-        width, height = picture.size
+    def preprocess(self, image):
+        """Makes a row for the graph."""
+        if image.mode != self.mode:
+            image = image.convert(self.mode)
+        width, height = image.size
         if "shortest_edge" in self.size:
             edge = self.size["shortest_edge"]
             target = (edge, edge * height // width) if width <= height else (edge * width // height, edge)
         else:
             target = (self.size["width"], self.size["height"])
-        if target != picture.size:
-            picture = picture.resize(target, self.resample)
+        if target != image.size:
+            image = image.resize(target, self.resample)
         if self.crop:
-            left = (picture.width - self.crop["width"]) // 2
-            top = (picture.height - self.crop["height"]) // 2
-            picture = picture.crop((left, top, left + self.crop["width"], top + self.crop["height"]))
-        pixels = np.asarray(picture)
+            left = (image.width - self.crop["width"]) // 2
+            top = (image.height - self.crop["height"]) // 2
+            image = image.crop((left, top, left + self.crop["width"], top + self.crop["height"]))
+        pixels = np.asarray(image)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return pixels * self.factor - self.offset
 
     def run(self, rows):
-        """Rows -> one answer for each."""
+        """Runs the graph and makes a response for each row."""
         logits = self.session.run(None, {self.input: np.stack(rows)})[0]
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""FastAPI + uvicorn: one process per core, inference in the handler, or on a thread where it takes milliseconds."""
+"""FastAPI + uvicorn: one process per core, inference in the handler, or on a thread if it takes milliseconds."""
 
 import uvicorn
 from fastapi import FastAPI, Request

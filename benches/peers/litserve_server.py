@@ -36,7 +36,7 @@ class Classify(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Classify(max_batch_size=settings.batch, batch_timeout=0.001, api_path="/v1/classify")
-    # Where a run takes microseconds, one inference process does all that the HTTP process hands over.
+    # If a run takes microseconds, one inference process keeps up with the HTTP process.
     workers = settings.workers if settings.heavy else 1
     server = litserve.LitServer(
         api, accelerator="cpu", workers_per_device=workers, timeout=False, fast_queue=True

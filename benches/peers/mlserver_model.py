@@ -1,4 +1,4 @@
-"""MLServer: a custom runtime with a custom handler, for its own protocol carries pictures only inside JSON."""
+"""MLServer: a custom runtime with a custom handler, because its own protocol carries images only inside JSON."""
 
 import asyncio
 

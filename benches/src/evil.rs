@@ -1,4 +1,4 @@
-//! Pictures that cost more than their size tells, made by hand.
+//! Images that take far more memory or time to decode than their size suggests.
 
 use flate2::{Compression, Crc, FlushCompress};
 use image::codecs::jpeg::JpegEncoder;
@@ -12,7 +12,7 @@ pub fn small_webp() -> Vec<u8> {
     // No alpha, version 0; no transform, no colour cache, no groups of codes.
     bits.put(0, 7);
     for _ in 0..5 {
-        // A code of one symbol, which is written in one bit and is 0: its pixels take no bits at all.
+        // A prefix code with the single symbol 0: its pixels take no bits at all.
         bits.put(0b0001, 4);
     }
     let data = bits.into_bytes();
@@ -27,13 +27,14 @@ pub fn small_webp() -> Vec<u8> {
     .concat()
 }
 
-/// A GIF whose screen is 8 x 8, and whose frame is far larger and of one colour.
+/// A GIF with a screen of 8 x 8 and a far larger frame of one colour.
 pub fn gif_with_frame(width: u16, height: u16) -> Vec<u8> {
     gif((8, 8), (width, height))
 }
 
 fn gif(screen: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
-    /// For pixels of two bits: the codes that are no pixels, the first free one, and how many there may be.
+    /// LZW codes for pixels of two bits: the two control codes, the first free code, and the number
+    /// of codes.
     const CLEAR: u32 = 4;
     const END: u32 = 5;
     const FIRST: u32 = 6;
@@ -44,7 +45,7 @@ fn gif(screen: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
     let mut missing = i64::from(frame.0) * i64::from(frame.1);
     while missing > 0 {
         bits.put(CLEAR, width);
-        // One pixel. Each code after it stands for a run that is longer by one than the one before.
+        // One pixel. Each code after it stands for a run that is one pixel longer than the last.
         width = 3;
         bits.put(0, width);
         missing -= 1;
@@ -73,13 +74,13 @@ fn gif(screen: (u16, u16), frame: (u16, u16)) -> Vec<u8> {
     file
 }
 
-/// A PNG of 8 x 8 whose colour profile is so many zeros.
+/// A PNG of 8 x 8 with a colour profile of `length` zeros.
 pub fn png_with_profile(length: usize) -> Vec<u8> {
     let profile = [b"p\0\0", zeros(length).as_slice()].concat();
     png(8, 8, 8, 0, &[(b"iCCP", profile)], &zeros(9 * 8))
 }
 
-/// A PNG of 96 x 96 with so many bytes of blocks that hold nothing.
+/// A PNG of 96 x 96 with `length` bytes of empty IDAT chunks.
 pub fn empty_blocks(length: usize) -> Vec<u8> {
     const BLOCK: usize = 12;
     let blocks = vec![(b"IDAT", Vec::new()); length / BLOCK];
@@ -92,7 +93,7 @@ pub fn deep_png(width: u32, height: u32) -> Vec<u8> {
     png(width, height, 16, 6, &[], &zeros(row * height as usize))
 }
 
-/// A JPEG of noise, 1.4 MB long where `scale` is 1.
+/// A JPEG of noise, 1.4 MB long if `scale` is 1.
 pub fn photo(scale: f64) -> Vec<u8> {
     let (width, height) = ((1_600.0 * scale) as u32, (1_200.0 * scale) as u32);
     let mut state = 1_u32;
@@ -103,7 +104,7 @@ pub fn photo(scale: f64) -> Vec<u8> {
         }))
     });
     let mut file = Vec::new();
-    // Writing to memory does not fail, and the picture has a size that a JPEG may have.
+    // Cannot fail: it writes to memory, and a JPEG may have this size.
     let _ = JpegEncoder::new_with_quality(&mut file, 75).encode_image(&noise);
     file
 }
@@ -138,30 +139,31 @@ fn chunk(file: &mut Vec<u8>, kind: [u8; 4], content: &[u8]) {
     file.extend(sum.sum().to_be_bytes());
 }
 
-/// So many zeros, compressed by zlib. A block of them is compressed once and repeated, for some hundred MB would take seconds.
+/// `count` zeros, compressed by zlib. One block is compressed and repeated, because compressing
+/// some hundred MB would take seconds.
 fn zeros(count: usize) -> Vec<u8> {
     const BLOCK: usize = 1 << 20;
     let block = complete(&vec![0; BLOCK]);
     let mut file = vec![0x78, 0xda];
     file.extend(block.repeat(count / BLOCK));
     file.extend(complete(&vec![0; count % BLOCK]));
-    // The last block, which is empty, and the sum: that of zeros is 1 and their number.
+    // The last block, which is empty, and the Adler-32 sum: for zeros 1 and their number.
     file.extend([3, 0]);
     file.extend(((count % 65_521) as u16).to_be_bytes());
     file.extend([0, 1]);
     file
 }
 
-/// Blocks of deflate that refer to nothing before them, and end at a whole byte.
+/// Deflate blocks that refer to nothing before them and end at a byte boundary.
 fn complete(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::Compress::new(Compression::best(), false);
     let mut compressed = Vec::with_capacity(bytes.len() / 100 + 1024);
-    // There is room for what zeros become, so this does not fail.
+    // Cannot fail: the buffer is large enough for compressed zeros.
     let _ = encoder.compress_vec(bytes, &mut compressed, FlushCompress::Full);
     compressed
 }
 
-/// Bits, the lowest of each byte first.
+/// Writes bits, the lowest bit of each byte first.
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -200,7 +202,7 @@ mod tests {
     const LARGE: ImageLimits = ImageLimits::new(16_384, 1 << 25);
 
     #[test]
-    fn a_picture_of_28_bytes_has_33_million_pixels() {
+    fn an_image_of_28_bytes_has_33_million_pixels() {
         let file = small_webp();
         assert_eq!(file.len(), 28);
         let format = image::guess_format(&file).unwrap();
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_as_many_as_asked_for() {
+    fn compressed_zeros_have_the_requested_length() {
         let count = (3 << 20) + 5;
         let mut read = Vec::new();
         flate2::read::ZlibDecoder::new(&zeros(count)[..])
@@ -219,24 +221,24 @@ mod tests {
     }
 
     #[test]
-    fn the_others_are_pictures() {
+    fn the_other_files_are_valid_images() {
         for (file, size) in [
             (empty_blocks(1200), (96, 96)),
             (deep_png(300, 200), (300, 200)),
             (png_with_profile(5000), (8, 8)),
         ] {
-            let picture = decode(&file, &LARGE).unwrap();
-            assert_eq!((picture.width(), picture.height()), size);
+            let image = decode(&file, &LARGE).unwrap();
+            assert_eq!((image.width(), image.height()), size);
         }
         assert!(decode(&photo(0.1), &LARGE).is_ok());
     }
 
     #[test]
-    fn every_pixel_of_the_frame_is_in_its_file() {
-        // Enough for the table of codes to be filled, and cleared.
+    fn a_gif_frame_is_complete() {
+        // Large enough to fill the table of codes, so that it is cleared.
         let size = (4096, 4096);
-        let picture = decode(&gif(size, size), &LARGE).unwrap();
-        assert_eq!((picture.width(), picture.height()), (4096, 4096));
-        assert!(picture.to_luma8().iter().all(|&level| level == 0));
+        let image = decode(&gif(size, size), &LARGE).unwrap();
+        assert_eq!((image.width(), image.height()), (4096, 4096));
+        assert!(image.to_luma8().iter().all(|&level| level == 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What the two floors have in common: a listener, as many workers as cores, and an end.
+//! The HTTP server that the two floors share.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use axum::routing::get;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 
-/// Serves `router` until the process is ended. `GET /readyz` answers as soon as anything does.
+/// Serves `router` until the process ends, with a `/readyz` beside it.
 pub fn serve(listen: SocketAddr, router: Router) -> Result<()> {
     let router = router.route("/readyz", get(|| async { "ready" }));
     // As many worker threads as cores: tokio's default.
@@ -18,7 +18,7 @@ pub fn serve(listen: SocketAddr, router: Router) -> Result<()> {
             .await
             .with_context(|| listen.to_string())?;
         let listener = listener.tap_io(|stream| {
-            // Only the latency of small answers is at stake, never the connection.
+            // Without it small responses are late, but nothing fails.
             let _ = stream.set_nodelay(true);
         });
         axum::serve(listener, router).await?;

@@ -1,10 +1,10 @@
 //! What `make bench` and the other measurements share.
 //!
 //! * `floor0` sends a fixed text for every request: the cost of HTTP with axum.
-//! * `floor1` is the server that an engineer writes by hand in an afternoon. Batching, limits and metrics
-//!   must not cost more than they save.
-//! * `compare` runs them, classifyd and the peers ([`server`]) under the same loads ([`setting`]), and
-//!   ONNX Runtime alone ([`raw`]). [`results`] turns the samples into [`figures`].
+//! * `floor1` is the server that an engineer writes by hand in an afternoon. Batching, limits and
+//!   metrics must not cost more than they save.
+//! * `compare` runs them, classifyd and the peers ([`server`]) under the same loads ([`setting`]),
+//!   and ONNX Runtime alone ([`raw`]). [`results`] turns the samples into [`figures`].
 //! * `attack` sends files ([`evil`]) and requests that are made to hurt.
 //! * `figures` renders the measured figures into the pages that show them.
 
@@ -34,7 +34,8 @@ pub fn classify_target(address: impl Display, model: Option<&str>) -> Result<Tar
     })
 }
 
-/// The middle one of the values, or the mean of the two in the middle. `None` if there are no values.
+/// The middle one of the values, or the mean of the two in the middle. `None` if there are no
+/// values.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

@@ -1,4 +1,5 @@
-//! ONNX Runtime without a server: what a run costs, and what the machine could do if HTTP were free.
+//! ONNX Runtime without a server: the cost of a run, and what the machine could do if HTTP were
+//! free.
 
 use std::path::Path;
 use std::thread;
@@ -8,40 +9,37 @@ use anyhow::{Context, Result, anyhow};
 use classifier::{Bundle, ImageLimits, Row, Session, SessionOptions};
 use serde::{Deserialize, Serialize};
 
-/// Batch sizes that are measured.
 pub const BATCHES: [usize; 2] = [1, 32];
 
-/// What one load costs without a server.
+/// The cost of a load without a server.
 #[derive(Debug, Clone, Serialize)]
 pub struct Raw {
-    /// Decoding and resizing the input once, in microseconds.
+    /// Time to decode and resize the input once, in microseconds.
     pub decode_us: f64,
-    /// Runs of the graph.
     pub runs: Vec<Run>,
-    /// Inputs per second, when each core decodes and runs on its own, one input at a time.
+    /// Inputs per second if each core decodes and runs one input at a time, with a session of its
+    /// own.
     pub all_cores: f64,
 }
 
-/// One kind of run.
+/// Runs with one number of threads and one batch size.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Run {
-    /// Threads of the session.
     pub threads: usize,
-    /// Rows in a run.
     pub batch: usize,
-    /// Microseconds per row: the median of all runs.
+    /// Median of the microseconds per row.
     pub item_us: f64,
 }
 
 impl Raw {
-    /// Microseconds of the fastest run of one row.
+    /// Microseconds of the fastest kind of run with one row.
     pub fn fastest(&self) -> f64 {
         let single = self.runs.iter().filter(|run| run.batch == 1);
         single.map(|run| run.item_us).fold(f64::INFINITY, f64::min)
     }
 }
 
-/// The label of the best score for an input: what every server must answer.
+/// The label with the best score, which every server must give.
 pub fn label(model: &Path, input: &[u8]) -> Result<String> {
     let mut classifier = classifier::open(model)?;
     Ok(classifier.classify_image(input)?.best().label.clone())
@@ -82,7 +80,8 @@ fn decode(bundle: &Bundle, input: &[u8], limits: &ImageLimits) -> Result<Row> {
     Ok(bundle.preprocessor.prepare(input, limits)?.row)
 }
 
-/// The median of the times that `work` takes, repeated for `time` and at least three times, in microseconds.
+/// Repeats `work` for `time`, at least three times, and returns the median of its times in
+/// microseconds.
 pub fn median_us(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     // The first calls fill caches and arenas.
     for _ in 0..3 {
@@ -103,7 +102,7 @@ fn all_cores(bundle: &Bundle, input: &[u8], cores: usize, time: Duration) -> Res
     let mut sessions = (0..cores)
         .map(|_| Session::load(bundle, &SessionOptions::default()))
         .collect::<Result<Vec<_>, _>>()?;
-    // Long enough for many runs of a slow model as well.
+    // Long enough for many runs of a slow model.
     let time = time * 2;
     let counts: Vec<Result<f64>> = thread::scope(|scope| {
         let threads: Vec<_> = sessions

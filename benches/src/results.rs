@@ -66,7 +66,8 @@ const P99: Field = |sample| sample.p99;
 const CPU: Field = |sample| sample.cpu_us;
 
 impl Results {
-    /// Medians over the rounds, and medians of the ratios within the rounds, as precise as they are shown.
+    /// Medians over the rounds, and medians of the ratios within the rounds, as precise as they are
+    /// shown.
     pub fn figures(&self) -> Comparison {
         Comparison {
             command: self.command.clone(),
@@ -176,7 +177,8 @@ impl Results {
         median(self.of(load, connections, server).map(field))
     }
 
-    /// Median of the ratios within the rounds: a disturbance of a round disturbs both sides of its ratio.
+    /// Median of the ratios within the rounds: a disturbance of a round disturbs both sides of its
+    /// ratio.
     fn ratio(
         &self,
         load: &str,

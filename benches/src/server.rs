@@ -48,7 +48,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server and waits until it responds to `probe` with status 200. Its output goes to `log`.
+    /// Starts a server and waits until it responds to `probe` with status 200. Its output goes to
+    /// `log`.
     pub fn start(launch: &Launch, probe: &[u8], log: &Path) -> Result<Self> {
         let [program, arguments @ ..] = launch.command.as_slice() else {
             bail!("expected a command, found none");
@@ -102,7 +103,8 @@ impl Server {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Resident memory of all its processes in bytes. Pages that several of them share count several times.
+    /// Resident memory of all its processes in bytes. Pages that several of them share count
+    /// several times.
     pub fn resident(&self) -> u64 {
         process::family(self.id())
             .iter()

@@ -1,4 +1,4 @@
-//! What is measured: loads, and how each server is started for them.
+//! The loads of the comparison, and how each server is started for them.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,15 +15,16 @@ pub struct Load {
     pub name: &'static str,
     /// Model directory.
     pub model: PathBuf,
-    /// Folder with this model alone, for `classifyd serve --models`.
+    /// Directory with this model alone, for `classifyd serve --models`.
     pub root: PathBuf,
-    /// What is sent.
+    /// File to send.
     pub input: PathBuf,
-    /// How many connections send it.
+    /// Numbers of connections to measure with.
     pub connections: &'static [usize],
-    /// A run takes milliseconds: too long for an async worker.
+    /// Whether a run takes milliseconds, which is too long for an async worker.
     pub heavy: bool,
-    /// Whether peers can serve it: framing ink as the digits want it is done in the `classifier` crate alone.
+    /// Whether peers can serve it. They cannot frame the ink of a digit; only the crate
+    /// `classifier` can.
     pub peers: bool,
 }
 
@@ -31,7 +32,7 @@ pub struct Load {
 pub const LOADS: [&str; 3] = ["mlp", "digits", "resnet18"];
 
 impl Load {
-    /// Finds the files of a load. `work` takes a folder with the model alone.
+    /// Finds the files of a load, and copies the model into a directory of its own below `work`.
     pub fn find(name: &str, repository: &Path, work: &Path) -> Result<Self> {
         let benches = repository.join("benches");
         let (name, model, input, connections, heavy) = match name {
@@ -104,7 +105,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The servers of this repository, and the peers beside them.
+/// The peers.
 pub const PEERS: [&str; 5] = ["mosec", "fastapi", "litserve", "bentoml", "mlserver"];
 
 /// How a server is started.
@@ -112,7 +113,7 @@ pub const PEERS: [&str; 5] = ["mosec", "fastapi", "litserve", "bentoml", "mlserv
 pub struct Subject {
     /// `classifyd`, `floor0`, `floor1`, or a peer.
     pub name: String,
-    /// Folder with the programs that were built.
+    /// Directory with the programs that were built.
     pub programs: PathBuf,
     /// Root of the repository.
     pub repository: PathBuf,
@@ -126,7 +127,7 @@ impl Subject {
         PEERS.contains(&self.name.as_str())
     }
 
-    /// The best start for a load.
+    /// The settings with which this server is fastest under a load.
     pub fn launch(&self, load: &Load, connections: usize, cores: usize) -> Launch {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let program = |name: &str| self.programs.join(name).display().to_string();
@@ -151,7 +152,7 @@ impl Subject {
         if self.name == "floor1" && load.heavy {
             command.push("--blocking".into());
             if connections < cores {
-                // A lone request is faster with all cores behind it.
+                // A lone request is faster with all cores.
                 command.extend([
                     "--sessions".into(),
                     "1".into(),

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 /// Why a request could not be built, or a load could not run.
 ///
-/// Requests that fail *during* a load are no errors: they are counted as [`Failure`](crate::Failure)s.
+/// Requests that fail *during* a load are no errors: they are counted as
+/// [`Failure`](crate::Failure)s.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

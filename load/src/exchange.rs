@@ -9,7 +9,8 @@ use crate::response::{Response, ResponseReader};
 
 /// Sends one request on a new connection and waits for the response, whose body is kept.
 ///
-/// Meant for a request before, beside or after a load; a load itself is sent by [`run`](crate::run).
+/// Meant for a request before, beside or after a load; a load itself is sent by
+/// [`run`](crate::run).
 ///
 /// # Errors
 ///
@@ -41,8 +42,8 @@ pub fn exchange_on(stream: &mut TcpStream, request: &[u8]) -> io::Result<Respons
 ///
 /// # Errors
 ///
-/// Those of the connection; [`ErrorKind::UnexpectedEof`] if the server closes it before the end of a
-/// response; [`ErrorKind::InvalidData`] if it sends something other than an HTTP/1.1 response.
+/// Those of the connection; [`ErrorKind::UnexpectedEof`] if the server closes it before the end of
+/// a response; [`ErrorKind::InvalidData`] if it sends something other than an HTTP/1.1 response.
 pub fn receive(stream: &mut TcpStream) -> io::Result<Response> {
     let mut reader = ResponseReader::keeping_bodies();
     let mut buffer = BytesMut::new();

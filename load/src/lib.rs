@@ -6,12 +6,12 @@
 //! * A [`Target`] builds requests, a [`LoadSpec`] says how they are sent, [`run`] sends them and
 //!   counts the responses in a [`Tally`], and a [`Report`] shows the results as a table or JSON.
 //! * Requests are bytes that are built before a load starts, and responses are only read as far as
-//!   needed (see [`ResponseReader`]), on one thread unless more are asked for. With 64 connections a
-//!   request costs the load generator about 8.5 µs of CPU time, so both can share a machine.
-//! * Load is sent in a *closed* loop, which finds the capacity of a server, or in an *open* loop at a
-//!   fixed rate, which finds its latency under that rate. The latencies of an open loop count from
-//!   the time a request was due, so they include the wait while the server stalls (they do not suffer
-//!   from *coordinated omission*). See [`Arrivals`].
+//!   needed (see [`ResponseReader`]), on one thread unless more are asked for. With 64 connections
+//!   a request costs the load generator about 8.5 µs of CPU time, so both can share a machine.
+//! * Load is sent in a *closed* loop, which finds the capacity of a server, or in an *open* loop at
+//!   a fixed rate, which finds its latency under that rate. The latencies of an open loop count
+//!   from the time a request was due, so they include the wait while the server stalls (they do not
+//!   suffer from *coordinated omission*). See [`Arrivals`].
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -13,8 +13,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-/// The results of loads that were run one after the other. Serializes to JSON; [`table`](Self::table)
-/// renders it for people.
+/// The results of loads that were run one after the other. Serializes to JSON;
+/// [`table`](Self::table) renders it for people.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// URL of the requests.
@@ -120,9 +120,9 @@ impl Percentiles {
 }
 
 impl Step {
-    /// Sums up a load. `cpu` is the CPU time that the load generator used while it was measured: the
-    /// difference of [`own_cpu`](crate::own_cpu) between [`Observer::begin`](crate::Observer::begin)
-    /// and [`Observer::end`](crate::Observer::end).
+    /// Sums up a load. `cpu` is the CPU time that the load generator used while it was measured:
+    /// the difference of [`own_cpu`](crate::own_cpu) between
+    /// [`Observer::begin`](crate::Observer::begin) and [`Observer::end`](crate::Observer::end).
     ///
     /// `mean_batch_size` and `mean_queue_us` are `None`; a caller that reads them from the server
     /// fills them in.

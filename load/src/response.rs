@@ -1,10 +1,10 @@
 //! Reads HTTP/1.1 responses as far as a load generator must: the status, the end of the body, and
 //! whether the connection can be used again.
 //!
-//! There is a reader here, and not an HTTP client, because the load generator shares the CPUs with the
-//! server under test: with 64 connections a request and its response cost it 8.5 µs of CPU time, and
-//! hyper's client 11 to 13 µs without counting anything; a small request costs the server 26 µs. The
-//! head itself is parsed by `httparse`, as in hyper.
+//! There is a reader here, and not an HTTP client, because the load generator shares the CPUs with
+//! the server under test: with 64 connections a request and its response cost it 8.5 µs of CPU
+//! time, and hyper's client 11 to 13 µs without counting anything; a small request costs the server
+//! 26 µs. The head itself is parsed by `httparse`, as in hyper.
 
 use bytes::{Buf, Bytes, BytesMut};
 use httparse::Status;
@@ -115,8 +115,9 @@ impl ResponseReader {
         }
     }
 
-    /// Takes from `buffer` what belongs to the current response, and returns the response once it is
-    /// complete. `None` means that more bytes are needed. Bytes of the next response stay in `buffer`.
+    /// Takes from `buffer` what belongs to the current response, and returns the response once it
+    /// is complete. `None` means that more bytes are needed. Bytes of the next response stay in
+    /// `buffer`.
     ///
     /// # Errors
     ///

@@ -50,7 +50,8 @@ pub struct Outcome {
 ///
 /// # Errors
 ///
-/// If there are no requests to send, or if a thread cannot be started or panics. Requests that fail are counted, see [`Tally::failures`].
+/// If there are no requests to send, or if a thread cannot be started or panics. Requests that fail
+/// are counted, see [`Tally::failures`].
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
-//! When the requests of an open loop are due. The times are fixed before the first request is sent, so
-//! a slow server cannot slow down its own measurement.
+//! When the requests of an open loop are due. The times are fixed before the first request is sent,
+//! so a slow server cannot slow down its own measurement.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,7 +45,8 @@ pub(crate) fn pace(
     while let Some(due) = schedule.at(index) {
         let now = Instant::now();
         if due > now {
-            // Sleeps no longer than a tick, so that an interruption is noticed at a low rate as well.
+            // Sleeps no longer than a tick, so that an interruption is noticed at a low rate as
+            // well.
             thread::sleep((due - now).min(TICK));
             if *stopped.borrow() {
                 return;

@@ -10,8 +10,8 @@ pub enum Arrivals {
     /// A closed loop: each connection sends its next request when it has the response to the last.
     ///
     /// The server sets the pace, so the throughput is the server's capacity at this concurrency. A
-    /// slow response delays the requests behind it, which are therefore never measured: latencies of
-    /// a closed loop are those of a system whose clients wait for each other.
+    /// slow response delays the requests behind it, which are therefore never measured: latencies
+    /// of a closed loop are those of a system whose clients wait for each other.
     Closed {
         /// Number of connections.
         connections: usize,
@@ -71,8 +71,8 @@ pub struct LoadSpec {
     pub duration: Duration,
     /// How long to wait for a response. Default: 30 s.
     pub timeout: Duration,
-    /// Threads of the load generator, at most one for each connection. Default: 1. More take CPU time
-    /// from a server on the same machine.
+    /// Threads of the load generator, at most one for each connection. Default: 1. More take CPU
+    /// time from a server on the same machine.
     pub threads: usize,
 }
 

@@ -10,7 +10,8 @@ use crate::error::Error;
 
 /// A server, the URL to post to, and the headers of every request.
 ///
-/// Requests are built once, before a load starts, so that building them costs no CPU time during it.
+/// Requests are built once, before a load starts, so that building them costs no CPU time during
+/// it.
 ///
 /// ```
 /// use load::Target;
@@ -83,7 +84,8 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// If the name or the value cannot be sent, or if it is a header that [`post`](Self::post) sets.
+    /// If the name or the value cannot be sent, or if it is a header that [`post`](Self::post)
+    /// sets.
     pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), Error> {
         let rejected = |reason| Error::Header {
             name: name.to_owned(),

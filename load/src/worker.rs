@@ -12,7 +12,8 @@ use crate::connection::Connection;
 use crate::spec::{Arrivals, LoadSpec};
 use crate::tally::{Ended, Tally, Window};
 
-/// Pause of a connection after a failure, so that a server that is down is not called in a busy loop.
+/// Pause of a connection after a failure, so that a server that is down is not called in a busy
+/// loop.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the connections of a thread share.
@@ -35,8 +36,8 @@ impl Worker {
         }
     }
 
-    /// Sends requests until the end of the window, and waits for those under way. An open loop sends
-    /// one for each of the `arrivals`.
+    /// Sends requests until the end of the window, and waits for those under way. An open loop
+    /// sends one for each of the `arrivals`.
     pub(crate) async fn run(self, connections: usize, arrivals: mpsc::UnboundedReceiver<Instant>) {
         match self.spec.arrivals {
             Arrivals::Closed { .. } => self.closed_loop(connections).await,

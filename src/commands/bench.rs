@@ -34,12 +34,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
 
-    /// Image or .txt file to send, or a directory of them. May be given several times; files are sent in turn.
+    /// Image or .txt file to send, or a directory of them. May be given several times; files are
+    /// sent in turn.
     #[arg(long = "file", value_name = "PATH", required = true)]
     pub files: Vec<PathBuf>,
 
-    /// Connections, each of which sends its next request when it has the response to the last. Several numbers are
-    /// measured one after the other.
+    /// Connections, each of which sends its next request when it has the response to the last.
+    /// Several numbers are measured one after the other.
     #[arg(
         long,
         value_name = "N",
@@ -49,11 +50,13 @@ pub struct Args {
     )]
     pub concurrency: Vec<usize>,
 
-    /// Send this many requests per second, whatever the server does. Latency counts from when a request was due.
+    /// Send this many requests per second, whatever the server does. Latency counts from when a
+    /// request was due.
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
 
-    /// Most connections with --rate. Requests that find all of them busy wait, and their latency includes the wait.
+    /// Most connections with --rate. Requests that find all of them busy wait, and their latency
+    /// includes the wait.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_connections: usize,
 
@@ -86,8 +89,8 @@ pub struct Args {
     pub threads: usize,
 }
 
-/// Measures until all loads are done or Ctrl-C is pressed. Progress goes to standard error, the table
-/// to standard output.
+/// Measures until all loads are done or Ctrl-C is pressed. Progress goes to standard error, the
+/// table to standard output.
 ///
 /// Blocks, and must not be called on a thread that runs async code.
 pub fn run(args: &Args) -> Result<()> {
@@ -194,8 +197,8 @@ fn all_arrivals(args: &Args) -> Vec<Arrivals> {
 /// server's words.
 fn try_one(address: SocketAddr, request: &[u8], args: &Args) -> Result<()> {
     let response = load::exchange(address, request, args.timeout)?;
-    // Overload (429, 5xx) may be what the test is about. The other errors are the request's fault and
-    // would hit every request.
+    // Overload (429, 5xx) may be what the test is about. The other errors are the request's fault
+    // and would hit every request.
     if (300..500).contains(&response.status) && response.status != 429 {
         let body = String::from_utf8_lossy(&response.body);
         let reason = match body.trim() {

@@ -1,5 +1,5 @@
-//! Runs classifyd, the floors and the peers under the same loads on this machine, and shows medians and
-//! ratios.
+//! Runs classifyd, the floors and the peers under the same loads on this machine, and shows medians
+//! and ratios.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,8 +58,8 @@ struct Args {
     /// Directory with the programs. Default: the one that this program is in.
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// Keeps the figures in benches/figures, as `compare` or, with peers, as `peers`, and updates the pages
-    /// that show them.
+    /// Keeps the figures in benches/figures, as `compare` or, with peers, as `peers`, and updates
+    /// the pages that show them.
     #[arg(long)]
     write: bool,
 }
@@ -384,7 +384,8 @@ fn request(load: &Load, address: std::net::SocketAddr, deadline: Option<Duration
     Ok(target.post(input.content_type, &input.body))
 }
 
-/// Checks that a server gives the label that the classifier gives. `floor0` does not look at its input.
+/// Checks that a server gives the label that the classifier gives. `floor0` does not look at its
+/// input.
 fn check(subject: &Subject, load: &Load, address: std::net::SocketAddr, expected: &str) -> Result<()> {
     if subject.name == "floor0" {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Renders the measured figures of benches/figures into the pages that show them. Run it in the root of
-//! the repository.
+//! Renders the measured figures of benches/figures into the pages that show them. Run it in the
+//! root of the repository.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! F0: a bare route that reads the body and answers a fixed text. No server on axum can be faster.
+//! F0: a bare route that reads the body and sends a fixed text. No server on axum can be faster.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use clap::Parser;
 
-/// Answers every request with the same JSON.
+/// Sends the same JSON for every request.
 #[derive(Parser)]
 struct Args {
     /// Address to listen on.
@@ -19,8 +19,8 @@ struct Args {
 }
 
 async fn classify(_body: Bytes) -> impl IntoResponse {
-    let answer = r#"{"model":"none","version":"1","results":[{"label":"7","score":0.9,"top":[{"label":"7","score":0.9}]}]}"#;
-    ([(CONTENT_TYPE, "application/json")], answer)
+    let response = r#"{"model":"none","version":"1","results":[{"label":"7","score":0.9,"top":[{"label":"7","score":0.9}]}]}"#;
+    ([(CONTENT_TYPE, "application/json")], response)
 }
 
 fn main() -> Result<()> {

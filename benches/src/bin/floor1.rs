@@ -1,6 +1,7 @@
-//! F1: the server that an engineer writes by hand in an afternoon, and no worse than that: axum, a session per core
-//! behind a lock each, the answer as JSON. It shares decoding, resizing, ONNX Runtime's options and the softmax with
-//! classifyd, through the `classifier` crate. It has no batching, no limits, no deadlines and no metrics.
+//! F1: the server that a good engineer writes by hand in an afternoon: axum, a session per core,
+//! each behind a lock, and JSON. It shares decoding, resizing, the options of ONNX Runtime and the
+//! softmax with classifyd, through the crate `classifier`. It has no batching, limits, deadlines or
+//! metrics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,9 +18,9 @@ use clap::Parser;
 use classifier::{Bundle, ImageLimits, Prediction, Session, SessionOptions};
 use serde::Serialize;
 
-/// How many labels an answer lists.
+/// Number of labels in a response.
 const TOP: usize = 5;
-/// Largest body; a photo is larger than axum's own limit.
+/// Largest body. A photo is larger than the default of axum.
 const MAX_BODY: usize = 20 << 20;
 
 /// Serves one model directory.
@@ -37,8 +38,8 @@ struct Args {
     /// Sessions. Default: one per core.
     #[arg(long)]
     sessions: Option<usize>,
-    /// Decode and run on blocking threads, for models that take milliseconds. Otherwise on the async workers, which is
-    /// faster for those that take microseconds.
+    /// Decode and run on blocking threads, for models that take milliseconds. The default is the
+    /// async workers, which is faster for models that take microseconds.
     #[arg(long)]
     blocking: bool,
 }
@@ -53,14 +54,14 @@ struct Server {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct ClassifyResponse {
     model: String,
     version: &'static str,
-    results: [Classified; 1],
+    results: [ClassifyResult; 1],
 }
 
 #[derive(Serialize)]
-struct Classified {
+struct ClassifyResult {
     label: String,
     score: f32,
     top: Vec<Label>,
@@ -75,7 +76,7 @@ struct Label {
 type Failure = (StatusCode, String);
 
 impl Server {
-    fn classify(&self, body: &[u8]) -> Result<Answer, Failure> {
+    fn classify(&self, body: &[u8]) -> Result<ClassifyResponse, Failure> {
         let unusable =
             |error: classifier::ClassifierError| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
         let failed = |error: classifier::RunError| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
@@ -97,10 +98,10 @@ impl Server {
                 score: score.score,
             })
             .collect();
-        Ok(Answer {
+        Ok(ClassifyResponse {
             model: self.name.clone(),
             version: "1",
-            results: [Classified {
+            results: [ClassifyResult {
                 label: top[0].label.clone(),
                 score: top[0].score,
                 top,
@@ -108,7 +109,7 @@ impl Server {
         })
     }
 
-    /// A session that is free, or else one in turn.
+    /// A free session. If none is free, waits for one of them, each in turn.
     fn session(&self) -> MutexGuard<'_, Session> {
         let count = self.sessions.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +126,7 @@ impl Server {
     }
 }
 
-async fn classify(State(server): State<Arc<Server>>, body: Bytes) -> Result<Json<Answer>, Failure> {
+async fn classify(State(server): State<Arc<Server>>, body: Bytes) -> Result<Json<ClassifyResponse>, Failure> {
     if !server.blocking {
         return server.classify(&body).map(Json);
     }
@@ -145,7 +146,7 @@ fn main() -> Result<()> {
     let sessions = (0..args.sessions.unwrap_or(cores).max(1))
         .map(|_| Session::load(&bundle, &options).map(Mutex::new))
         .collect::<Result<Vec<_>, _>>()?;
-    let name = args.model.parent().and_then(|folder| folder.file_name());
+    let name = args.model.parent().and_then(|directory| directory.file_name());
     let server = Server {
         name: name
             .context("expected a model directory of the form NAME/VERSION")?

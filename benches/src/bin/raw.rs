@@ -1,5 +1,6 @@
-//! ONNX Runtime alone, on the CPU or a GPU: what runs of a picture classifier's graph take at each batch size, without a
-//! server and without this project's session. `scripts/gpu_check.py` compares with it.
+//! ONNX Runtime alone, on the CPU or a GPU: how long runs of an image classifier's graph take at
+//! each batch size, without a server and without this project's session. `scripts/gpu_check.py`
+//! compares with it.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,32 +16,32 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Tensor, ValueType};
 use serde::Serialize;
 
-/// Runs of a picture classifier's graph with ONNX Runtime alone. Prints JSON.
+/// Runs the graph of an image classifier with ONNX Runtime alone, and prints the times as JSON.
 #[derive(Parser)]
 struct Args {
     /// Model directory.
     model: PathBuf,
-    /// Picture that fills the batches.
+    /// Image that fills the batches.
     input: PathBuf,
     /// File of the ONNX Runtime library.
     #[arg(long, env = "ORT_DYLIB_PATH")]
     onnxruntime: PathBuf,
-    /// Where the graph runs. What NVIDIA's libraries need must be on the loader's path.
+    /// Where the graph runs. The libraries of NVIDIA must be on the loader's path.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
-    /// Which of the GPUs.
+    /// Index of the GPU.
     #[arg(long, default_value_t = 0)]
     device_id: i32,
-    /// Let CUDA multiply 32-bit numbers with 10 bits of mantissa.
+    /// Let CUDA use TF32, which multiplies with 10 bits of mantissa.
     #[arg(long)]
     tf32: bool,
     /// Let TensorRT compute in 16 bits.
     #[arg(long)]
     fp16: bool,
-    /// Rows of a run.
+    /// Batch sizes.
     #[arg(long, value_delimiter = ',', default_value = "1,8,32,64,128,256")]
     batches: Vec<usize>,
-    /// Seconds for each batch size, warm-up left out.
+    /// Seconds for each batch size, without the warm-up.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
 }
@@ -56,21 +57,21 @@ enum Device {
 
 #[derive(Serialize)]
 struct Report {
-    /// Decoding and resizing the picture on one core, in microseconds.
+    /// Time to decode and resize the image on one core, in microseconds.
     decode_us: f64,
     runs: Vec<Run>,
-    /// What the graph gives for a row of [`FILL`]: other programs that claim to run it can be compared.
+    /// Output of the graph for a row of [`FILL`], to check that other programs run the same graph.
     output: Vec<f32>,
 }
 
 #[derive(Serialize)]
 struct Run {
-    /// How convolutions were chosen; the graph is measured with each way.
+    /// How CUDA chose the algorithms of convolutions. The graph is measured with each way.
     search: &'static str,
     batch: usize,
-    /// The first run, in which kernels are chosen and memory is taken, in milliseconds.
+    /// The first run, which chooses kernels and allocates memory, in milliseconds.
     first_ms: f64,
-    /// Median of the others, from memory of the host to memory of the host, in microseconds.
+    /// Median of the other runs in microseconds, including the copies from and to the host.
     #[serde(rename = "median_us")]
     median: f64,
     rows_per_second: f64,
@@ -94,7 +95,7 @@ fn main() -> Result<()> {
     let bytes = std::fs::read(&args.input).with_context(|| args.input.display().to_string())?;
     let decode = || bundle.preprocessor.prepare(&bytes, &ImageLimits::default());
     let Row::Image(row) = decode()?.row else {
-        bail!("expected a classifier of pictures, found one of texts");
+        bail!("expected an image classifier, found a text classifier");
     };
     let time = Duration::from_secs_f64(args.seconds);
     let decode_us = median_us(time.min(Duration::from_secs(1)), || {
@@ -152,7 +153,7 @@ fn name(search: Option<&ConvAlgorithmSearch>) -> &'static str {
     }
 }
 
-/// A provider that cannot be had is an error: nothing may run on the CPU in its place.
+/// A provider that is not available is an error, so that nothing runs on the CPU instead.
 fn providers(args: &Args, search: Option<ConvAlgorithmSearch>) -> Vec<ExecutionProviderDispatch> {
     let mut cuda = CUDA::default()
         .with_device_id(args.device_id)
@@ -173,7 +174,7 @@ fn providers(args: &Args, search: Option<ConvAlgorithmSearch>) -> Vec<ExecutionP
     }
 }
 
-/// The row so many times, as the graph's input wants it.
+/// `batch` copies of the row, in the shape of the graph's input.
 fn tensor(session: &Session, row: &[f32], batch: usize) -> Result<Tensor<f32>> {
     let [input] = session.inputs() else {
         bail!(
@@ -189,7 +190,7 @@ fn tensor(session: &Session, row: &[f32], batch: usize) -> Result<Tensor<f32>> {
     Ok(Tensor::from_array((shape, row.repeat(batch)))?)
 }
 
-/// Whole rows of outputs, on the host.
+/// Runs the graph and copies its outputs to the host.
 fn run(session: &mut Session, input: &Tensor<f32>) -> Result<Vec<f32>> {
     let outputs = session.run(ort::inputs![input])?;
     let (_, values) = outputs[0].try_extract_tensor::<f32>()?;

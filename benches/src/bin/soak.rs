@@ -1,5 +1,5 @@
-//! Runs classifyd under load for ten minutes, with bad requests mixed in, and fails if a response is not
-//! as expected, or if memory, file descriptors or threads grow.
+//! Runs classifyd under load for ten minutes, with bad requests mixed in, and fails if a response
+//! is not as expected, or if memory, file descriptors or threads grow.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,8 +42,8 @@ struct Args {
     /// Minutes of load.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// Rate of the open loop, as a share of what 64 connections reach in the first ten seconds. With 1
-    /// or more the 64 connections go on in a closed loop instead.
+    /// Rate of the open loop, as a share of what 64 connections reach in the first ten seconds.
+    /// With 1 or more the 64 connections go on in a closed loop instead.
     #[arg(long, default_value_t = 0.6)]
     load: f64,
     /// Port to listen on.
@@ -259,7 +259,8 @@ fn report(outcome: &Outcome, seen: &Seen, last: Reading) -> String {
         tally.good_in_window as f64 / outcome.measured.as_secs_f64(),
         latency.percentile(50.0) / 1e3,
         latency.percentile(99.0) / 1e3,
-        // Requests that a busy machine kept the load generator from sending are not the server's errors.
+        // Requests that a busy machine kept the load generator from sending are not the server's
+        // errors.
         tally.errors() - tally.unsent,
         tally.unsent,
         seen.probes.count(),
@@ -271,8 +272,8 @@ fn report(outcome: &Outcome, seen: &Seen, last: Reading) -> String {
     text
 }
 
-/// Checks that the process after the load has no more descriptors and threads than before it, and no
-/// more memory than in the first quarter of the load, when everything was warm.
+/// Checks that the process after the load has no more descriptors and threads than before it, and
+/// no more memory than in the first quarter of the load, when everything was warm.
 fn is_flat(idle: Reading, readings: &[Reading], last: Reading) -> Result<()> {
     let early = &readings[..readings.len().div_ceil(4)];
     let most = early.iter().map(|reading| megabytes(reading.usage));

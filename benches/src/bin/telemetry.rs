@@ -1,6 +1,7 @@
-//! What telemetry and limits cost: CPU time of a request with and without an access line, and with a rate for each client, in turns on
-//! one machine.
+//! What access lines and a rate limit cost: the CPU time of a request with each of them and without
+//! both, in turns on one machine.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use benches::server::{Launch, Server, serve_command};
 use benches::setting::Load;
-use benches::{CpuMeter, classify_target, median};
+use benches::{CpuMeter, classify_target, median, page};
 use bytes::Bytes;
 use clap::Parser;
 use load::{Arrivals, LoadSpec, read_files};
 
-/// The first is what the others are compared with.
+/// The others are compared with the first.
 const VARIANTS: [(&str, &[&str]); 4] = [
     ("nothing", &["--access-log", "off"]),
     (
@@ -25,7 +26,7 @@ const VARIANTS: [(&str, &[&str]); 4] = [
         "JSON access lines",
         &["--access-log", "on", "--log-format", "json"],
     ),
-    // So high that nobody reaches it.
+    // So high that no request is rejected.
     (
         "rate limit",
         &["--access-log", "off", "--rate-limit", "1000000/s burst 1000000"],
@@ -38,7 +39,7 @@ struct Args {
     /// Loads to run: mlp, digits, resnet18.
     #[arg(long, value_delimiter = ',', default_values = ["mlp", "digits"])]
     loads: Vec<String>,
-    /// Connections.
+    /// Numbers of connections.
     #[arg(long, value_delimiter = ',', default_values_t = [64, 8])]
     connections: Vec<usize>,
     /// How often everything is measured.
@@ -50,6 +51,9 @@ struct Args {
     /// First port to use.
     #[arg(long, default_value_t = 8280)]
     port: u16,
+    /// Writes the results into docs/performance.md, between the markers.
+    #[arg(long)]
+    write: bool,
 }
 
 fn main() -> Result<()> {
@@ -63,19 +67,30 @@ fn main() -> Result<()> {
     );
     let work = PathBuf::from("benches/results");
     fs::create_dir_all(work.join("models")).with_context(|| work.display().to_string())?;
-    println!("| load | connections | with | CPU us per request | to nothing | answers/s |");
-    println!("|---|--:|---|--:|--:|--:|");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut text = format!(
+        "`telemetry {}`, {} CPUs\n\n\
+         | load | connections | with | CPU us per request | to nothing | responses/s |\n\
+         |---|--:|---|--:|--:|--:|\n",
+        arguments.join(" "),
+        std::thread::available_parallelism()?
+    );
     for name in &args.loads {
         let load = Load::find(name, Path::new("."), &work.join("models"))?;
-        // All of them run all the time, so that rounds are short and what else the machine does hurts all alike.
+        // All servers run all the time. So rounds are short, and other work of the machine disturbs
+        // all alike.
         let subjects = VARIANTS
             .iter()
             .enumerate()
             .map(|(index, variant)| Subject::start(&args, &program, &load, index, *variant, &work))
             .collect::<Result<Vec<_>>>()?;
         for &connections in &args.connections {
-            measure(&args, &load, connections, &subjects)?;
+            text.push_str(&measure(&args, &load, connections, &subjects)?);
         }
+    }
+    println!("{text}");
+    if args.write {
+        page::write(Path::new("docs/performance.md"), "telemetry", &text)?;
     }
     Ok(())
 }
@@ -113,7 +128,7 @@ impl Subject {
     }
 }
 
-/// One measurement of one server.
+/// One measurement of a server.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sample {
     cpu_us: f64,
@@ -142,10 +157,10 @@ impl Subject {
     }
 }
 
-fn measure(args: &Args, load: &Load, connections: usize, subjects: &[Subject]) -> Result<()> {
+fn measure(args: &Args, load: &Load, connections: usize, subjects: &[Subject]) -> Result<String> {
     let mut samples = vec![Vec::new(); subjects.len()];
     for round in 0..args.rounds {
-        // Each round begins with another one.
+        // Each round begins with another server.
         for index in 0..subjects.len() {
             let at = (round + index) % subjects.len();
             samples[at].push(subjects[at].measure(args, connections)?);
@@ -153,12 +168,14 @@ fn measure(args: &Args, load: &Load, connections: usize, subjects: &[Subject]) -
     }
     let middle = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
     let without = &samples[0];
+    let mut text = String::new();
     for (subject, with) in subjects.iter().zip(&samples) {
         let ratios = with
             .iter()
             .zip(without)
             .map(|(with, without)| with.cpu_us / without.cpu_us);
-        println!(
+        let _ = writeln!(
+            text,
             "| {} | {connections} | {} | {:.1} | {:+.1} % | {:.0} |",
             load.name,
             subject.variant,
@@ -167,5 +184,5 @@ fn measure(args: &Args, load: &Load, connections: usize, subjects: &[Subject]) -
             middle(with.iter().map(|sample| sample.throughput).collect()),
         );
     }
-    Ok(())
+    Ok(text)
 }

@@ -95,8 +95,8 @@ pub struct Overload {
     pub refused: u64,
     /// From sending a request to its refusal.
     pub refusal_p99_ms: Option<f64>,
-    /// Requests that the load generator could not send, because all its connections were busy. With many
-    /// of them the load was smaller than it should have been.
+    /// Requests that the load generator could not send, because all its connections were busy. With
+    /// many of them the load was smaller than it should have been.
     pub unsent: u64,
     /// All other responses and failures, as text.
     pub others: String,

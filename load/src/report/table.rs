@@ -91,7 +91,8 @@ impl Step {
         })
     }
 
-    /// Statuses other than 2xx, the number of their responses, and how long the server took for them.
+    /// Statuses other than 2xx, the number of their responses, and how long the server took for
+    /// them.
     fn bad_statuses(&self) -> impl Iterator<Item = (u16, u64, Option<super::Percentiles>)> {
         self.statuses
             .iter()

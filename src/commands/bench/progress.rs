@@ -1,5 +1,5 @@
-//! Shows how far a load is, and reads the server's metrics and the CPU time of the load generator at
-//! both ends of the measurement.
+//! Shows how far a load is, and reads the server's metrics and the CPU time of the load generator
+//! at both ends of the measurement.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;

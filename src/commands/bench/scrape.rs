@@ -1,8 +1,8 @@
 //! The mean batch size and the mean time in the queue, from the server's metrics at both ends of a
 //! measurement.
 //!
-//! The text format is parsed here because the crate prometheus-parse (0.2.5) splits labels at commas,
-//! `=` and `}` inside of quotes, and would bring chrono into the server's binary.
+//! The text format is parsed here because the crate prometheus-parse (0.2.5) splits labels at
+//! commas, `=` and `}` inside of quotes, and would bring chrono into the server's binary.
 
 use std::collections::HashMap;
 
@@ -31,8 +31,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Parses a page in the Prometheus text format. Other metrics, and lines that cannot be parsed, are
-    /// skipped.
+    /// Parses a page in the Prometheus text format. Other metrics, and lines that cannot be parsed,
+    /// are skipped.
     pub(super) fn parse(page: &str, model: Option<&str>) -> Self {
         let mut snapshot = Self::default();
         for (name, labels, value) in page.lines().filter_map(sample) {

@@ -200,14 +200,15 @@ fn left(end: Instant) -> Duration {
         .max(Duration::from_millis(1))
 }
 
-/// Lets the server's threads and those of the other clients go first. An attacker has a machine of its
-/// own; without this the waits would be those for a CPU that a thousand clients share.
+/// Lets the server's threads and those of the other clients go first. An attacker has a machine of
+/// its own; without this the waits would be those for a CPU that a thousand clients share.
 fn yield_to_others() {
     // Linux has a priority for each thread. If it cannot be set, the waits are longer.
     let _ = setpriority_process(None, 10);
 }
 
-/// Runs `count` clients at once. Their stacks are small, so that a thousand of them fit into memory.
+/// Runs `count` clients at once. Their stacks are small, so that a thousand of them fit into
+/// memory.
 fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
         for at in 0..count {
@@ -232,7 +233,8 @@ pub(crate) fn connect(source: Ipv4Addr, address: SocketAddr) -> io::Result<TcpSt
         .build()?;
     let stream = runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
-        // A bound port stays taken for a while after its connection. An attacker would run out of ports.
+        // A bound port stays taken for a while after its connection. An attacker would run out of
+        // ports.
         if source != ADDRESS {
             socket.bind(SocketAddr::from((source, 0)))?;
         }

@@ -41,8 +41,8 @@ impl Bystander {
     }
 }
 
-/// The client itself: sends one request after the other, each on a new connection, until standard input
-/// ends, and prints how long it waited.
+/// The client itself: sends one request after the other, each on a new connection, until standard
+/// input ends, and prints how long it waited.
 pub(crate) fn run(what: &str, address: &str) -> Result<()> {
     let target = classify_target(address, Some("digits"))?;
     let request = match what {

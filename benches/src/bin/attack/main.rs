@@ -1,5 +1,6 @@
-//! Puts hostile loads on classifyd, each on a fresh server with the shipped models and configuration,
-//! and shows what they cost: memory, CPU time, threads, and how long other clients wait meanwhile.
+//! Puts hostile loads on classifyd, each on a fresh server with the shipped models and
+//! configuration, and shows what they cost: memory, CPU time, threads, and how long other clients
+//! wait meanwhile.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -61,7 +62,8 @@ struct Args {
     /// Directory with the server's program. Default: the one that this program is in.
     #[arg(long)]
     programs: Option<PathBuf>,
-    /// Be the client that does no harm: send `livez` or `classify` to an address until standard input ends.
+    /// Be the client that does no harm: send `livez` or `classify` to an address until standard
+    /// input ends.
     #[arg(long, hide = true, num_args = 2, value_names = ["WHAT", "ADDRESS"])]
     ask: Option<Vec<String>>,
     /// Keeps the figures in benches/figures, and updates the pages that show them.
