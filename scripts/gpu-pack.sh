@@ -3,16 +3,16 @@
 # without a network:
 #
 #     scripts/gpu-pack.sh pack [OPTION...] PIECES
-#     scripts/gpu-pack.sh unpack PIECES TARGET            there; with the copy of this script that lies beside the pieces
+#     scripts/gpu-pack.sh unpack PIECES TARGET            on the other machine, with the copy of this script beside the pieces
 #
-# `pack` takes the programs classifyd and raw, ONNX Runtime in .onnxruntime-gpu/, the models and the scripts. Options:
+# `pack` includes the programs classifyd and raw, ONNX Runtime in .onnxruntime-gpu/, the models and the scripts. Options:
 #
-#     --size MB          of a piece at most, in millions of bytes; 60
-#     --programs DIR     where the programs are; target/release
-#     --trainer          the trainer as well
-#     --data DIR         the files of CIFAR-10, for training
-#     --libraries        NVIDIA's libraries in .onnxruntime-gpu/nvidia. Without it they stay behind: a machine with PyTorch has
-#                        them, and scripts/setup_gpu.py --offline finds them there
+#     --size MB          maximum size of a piece in millions of bytes; default: 60
+#     --programs DIR     directory of the programs; default: target/release
+#     --trainer          include the trainer
+#     --data DIR         include the files of CIFAR-10, for training
+#     --libraries        include NVIDIA's libraries in .onnxruntime-gpu/nvidia. A machine with PyTorch does not need them:
+#                        scripts/setup_gpu.py --offline finds those of PyTorch
 set -eu
 
 fail() {
@@ -60,7 +60,7 @@ pack() {
     esac
     mkdir -p "$1"
     pieces=$(cd "$1" && pwd)
-    [ -z "$(ls -A "$pieces")" ] || fail "$pieces: expected an empty folder"
+    [ -z "$(ls -A "$pieces")" ] || fail "$pieces: expected an empty directory"
     [ -z "$programs" ] || programs=$(cd "$programs" && pwd)
     [ -z "$data" ] || data=$(cd "$data" && pwd)
     self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Serves the models on a GPU, compares their answers with those of the CPU, and measures them beside ONNX Runtime alone and
-PyTorch. Needs no network: the programs that were built, .onnxruntime-gpu/ (scripts/setup_gpu.py), models/ and benches/models/
-(benches/make_models.py). PyTorch is measured where the Python has it and the package onnx.
+"""Serves the models on a GPU, compares the results with those of the CPU, and benchmarks them against ONNX Runtime alone
+and PyTorch. It needs no network, but the built programs, .onnxruntime-gpu/ (scripts/setup_gpu.py), models/ and
+benches/models/ (benches/make_models.py). PyTorch is included if the Python has it and the package onnx.
 
-    scripts/gpu_check.py --write                  everything but training, into docs/performance-gpu.md as well
-    scripts/gpu_check.py --train --data DIR       trains the images classifier on the GPU, and states accuracy and time
+    scripts/gpu_check.py --write                  everything but training; updates docs/performance-gpu.md
+    scripts/gpu_check.py --train --data DIR       trains the images classifier on the GPU; reports accuracy and time
     scripts/gpu_check.py --parts sweep --seconds 5
-    scripts/gpu_check.py --device cpu --seconds 0.5    does the check itself work, where there is no GPU
+    scripts/gpu_check.py --device cpu --seconds 0.5    tests this script on a machine without a GPU
 
-Parts add to the results that are in --out already, so they can be run one by one. Ends with 1 if an answer is off.
+Parts add to the results in --out, so they can be run one by one. Exits with 1 if a result is wrong.
 """
 
 import argparse
@@ -33,15 +33,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/performance-gpu.md"
 PARTS = ("agreement", "raw", "pytorch", "sweep")
 BATCHES = (1, 8, 32, 64, 128, 256)
-# With the most of them, two of the largest batches run and two wait.
+# With the most connections, two of the largest batches run and two wait.
 CONNECTIONS = (1, 8, 32, 64, 128, 256, 512, 1024)
-# Loading for a GPU takes longer than on a CPU, and TensorRT builds an engine for each shape.
+# Loading on a GPU takes longer than on a CPU, and TensorRT builds an engine for each shape.
 START_S = 900
 STOP_S = 60
-# The server should reach this part of what ONNX Runtime reaches alone.
+# The fraction of ONNX Runtime's own throughput that the server should reach.
 GOAL = 0.9
 
-# What is served: keys of the configuration, options of benches' raw, how far a score may be off, precision for PyTorch.
+# For each variant: configuration keys, options of `raw`, the allowed difference of a score, the
+# precision for PyTorch.
 VARIANTS = {
     "cpu": ({"device": "cpu"}, ["--device", "cpu"], 1e-3, "float32"),
     "cuda": ({"device": "cuda", "tf32": False}, ["--device", "cuda"], 1e-3, "float32"),
@@ -51,7 +52,8 @@ VARIANTS = {
 }
 OF_DEVICE = {"cpu": ["cpu"], "cuda": ["cuda", "cuda-tf32", "tensorrt", "tensorrt-fp16"]}
 
-# A model and what is sent. The bitmap has the size that resizing aims at, so it costs the CPUs next to nothing.
+# For each load: a model and its input. The bitmap has the model's input size, so decoding it costs
+# the CPUs almost nothing.
 LOADS = {
     "images": ("images", "models/images/1/golden/airplane_3.png"),
     "resnet18, photo": ("resnet18", "benches/inputs/photo.jpg"),
@@ -69,13 +71,13 @@ def say(text):
 
 
 def first_line(text):
-    """The line of an error that says something."""
+    """The first line of an error that is not blank."""
     return words(next((line.strip() for line in text.splitlines() if line.strip()), "no message"))
 
 
 def words(text):
-    """An error without the places that mean nothing elsewhere: folders of this machine, lines of a configuration made here,
-    of ONNX Runtime's source."""
+    """An error without details of this machine: directories, lines of a generated configuration and of ONNX Runtime's
+    source."""
     text = " ".join(text.split()).replace(f"{ROOT}/", "")
     text = re.sub(r"^(classifyd: )?\S+\.toml:\d+:\d+: \w+: ", "", text)
     text = re.sub(r"^(Error: |model \S+: )", "", text)
@@ -84,7 +86,7 @@ def words(text):
 
 
 def bitmap(side):
-    """A picture of colour ramps as a BMP file: no codec takes less time to read."""
+    """A BMP file with colour ramps. BMP takes the least time to decode."""
     rows = b"".join(bytes((x * 255 // side, y * 255 // side, (x ^ y) & 255)) for y in range(side) for x in range(side))
     header = struct.pack("<2sIHHI", b"BM", 54 + len(rows), 0, 0, 54)
     return header + struct.pack("<IiiHHIIiiII", 40, side, -side, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + rows
@@ -95,7 +97,7 @@ def toml(settings):
 
 
 class Gpu:
-    """What nvidia-smi says of one GPU; of a machine without one, nothing."""
+    """Queries nvidia-smi about one GPU. Returns None on a machine without one."""
 
     def __init__(self, device_id):
         self.device_id = device_id
@@ -115,7 +117,7 @@ class Gpu:
 
 
 class Watch(threading.Thread):
-    """Reads load and memory of the GPU twice a second until it is stopped."""
+    """Samples load and memory of the GPU twice a second until stopped."""
 
     def __init__(self, gpu):
         super().__init__(daemon=True)
@@ -125,7 +127,7 @@ class Watch(threading.Thread):
         while self.gpu.program and not self.ended.wait(0.5):
             for field, values in (("utilization.gpu", self.load), ("memory.used", self.memory)):
                 said = self.gpu.number(field)
-                # Not every card and driver tells its load.
+                # Not every GPU and driver reports its load.
                 if said is not None:
                     values.append(said)
 
@@ -140,17 +142,17 @@ class NotStarted(Exception):
 
 
 class Server:
-    """classifyd with some models, until the end of the block."""
+    """Runs classifyd with some models for the length of a `with` block."""
 
     def __init__(self, check, name, models, settings):
         self.check, self.log = check, check.out / f"{name}.log"
-        folder = check.out / "served" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        directory = check.out / "served" / name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
         for model in models:
-            (folder / model).symlink_to(check.models[model])
+            (directory / model).symlink_to(check.models[model])
         config = check.out / f"{name}.toml"
-        base = {"listen": "127.0.0.1:0", "models": str(folder), "log_format": "json", "drain_delay": "0s", "queue_capacity": 4096}
+        base = {"listen": "127.0.0.1:0", "models": str(directory), "log_format": "json", "drain_delay": "0s", "queue_capacity": 4096}
         config.write_text(toml({**base, "onnxruntime": str(check.library), **settings}))
         self.command = [str(check.binary), "serve", "--config", str(config)]
 
@@ -181,7 +183,7 @@ class Server:
         raise NotStarted(f"not ready after {START_S} s")
 
     def warm_s(self):
-        """Seconds from when ONNX Runtime was there to when the last model was loaded, warm and proven."""
+        """Seconds from loading ONNX Runtime until the last model has reproduced its golden samples."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         at = {line["message"]: datetime.datetime.fromisoformat(line["timestamp"].rstrip("Z")) for line in lines}
         if not {"ONNX Runtime loaded", "model loaded"} <= at.keys():
@@ -189,7 +191,7 @@ class Server:
         return (at["model loaded"] - at["ONNX Runtime loaded"]).total_seconds()
 
     def reason(self):
-        """Why it ended: its last line that is no plain information."""
+        """Why it ended: its last log line above level info."""
         lines = [line for line in self.log.read_text().splitlines() if line.strip() and '"level":"INFO"' not in line]
         if not lines:
             return "it ended without a word"
@@ -223,7 +225,7 @@ class Server:
         return {model["name"]: model for model in self.ask("GET", "/v1/models")["models"]}
 
     def scores(self, model, labels, file):
-        """Label -> score of one file."""
+        """The scores of a file, by label."""
         path = f"/v1/classify?model={model}&top_k={labels}"
         answer = self.ask("POST", path, file.read_bytes(), TYPES[file.suffix])
         return {entry["label"]: entry["score"] for entry in answer["results"][0]["top"]}
@@ -235,14 +237,14 @@ def newest(model):
 
 
 def difference(one, other):
-    """The largest difference of a score; infinite where the labels are not the same."""
+    """The largest difference of a score; infinite if the labels differ."""
     if one.keys() != other.keys():
         return float("inf")
     return max(abs(one[label] - other[label]) for label in one)
 
 
 def off(one, other):
-    """The largest difference of two lists of outputs, by the largest output; infinite where they cannot be compared."""
+    """The largest difference of two lists of outputs, relative to the largest output; infinite if they cannot be compared."""
     if len(one) != len(other):
         return float("inf")
     largest = max(abs(a - b) for a, b in zip(one, other)) / max(map(abs, other))
@@ -263,7 +265,7 @@ class Check:
                 fail(f"expected {program}, found none: cargo build --release -p classifyd -p benches")
         self.library = self.find_library()
         self.loads = {load: LOADS[load] for load in options.loads}
-        # One load of each model: the cheaper input for the CPUs.
+        # One load for each model: the input that is cheaper for the CPUs.
         self.cheapest = {model: load for load, (model, _) in self.loads.items()}
         self.models = self.find_models()
         self.small = self.out / "bitmap.bmp"
@@ -272,23 +274,23 @@ class Check:
         self.results = json.loads(self.file.read_text()) if self.file.exists() else {}
         nvidia = self.library.parent / "nvidia"
         path = os.environ.get("LD_LIBRARY_PATH")
-        # Keys of the configuration in the environment are stronger than the files that are made here.
+        # Environment variables would override the generated configuration files.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CLASSIFYD_") or name == "CLASSIFYD_CACHE"}
         self.environment = {**kept, "ORT_DISABLE_TELEMETRY": "1", "RUST_BACKTRACE": "0"}
-        # The server looks for these itself; ONNX Runtime alone does not.
+        # The server finds these itself; ONNX Runtime alone does not.
         self.with_libraries = {**self.environment, "LD_LIBRARY_PATH": ":".join(filter(None, [str(nvidia), path]))}
 
     def find_library(self):
-        folder = ROOT / (".onnxruntime" if self.options.device == "cpu" else ".onnxruntime-gpu")
-        found = sorted(folder.glob("libonnxruntime.so.*")) or sorted((ROOT / ".onnxruntime-gpu").glob("libonnxruntime.so.*"))
+        directory = ROOT / (".onnxruntime" if self.options.device == "cpu" else ".onnxruntime-gpu")
+        found = sorted(directory.glob("libonnxruntime.so.*")) or sorted((ROOT / ".onnxruntime-gpu").glob("libonnxruntime.so.*"))
         if not found:
-            fail(f"expected ONNX Runtime in {folder}, found none: scripts/setup_gpu.py puts it there")
+            fail(f"expected ONNX Runtime in {directory}, found none: scripts/setup_gpu.py puts it there")
         return found[-1]
 
     def find_models(self):
         found = {}
-        for folder in (ROOT / "models", ROOT / "benches/models"):
-            for model in sorted(folder.glob("*")) if folder.is_dir() else []:
+        for directory in (ROOT / "models", ROOT / "benches/models"):
+            for model in sorted(directory.glob("*")) if directory.is_dir() else []:
                 found.setdefault(model.name, model)
         for model in self.cheapest:
             if model not in found:
@@ -332,7 +334,7 @@ class Check:
             say("== train")
             self.save("train", self.train())
 
-    # The answers are those of the trainer, and of the CPU where there is no trainer.
+    # Results are compared with the trainer's scores, or with the CPU's if there are none.
 
     def agreement(self):
         reference = self.reference()
@@ -341,7 +343,7 @@ class Check:
             for model, samples in reference.items():
                 entry = {"variant": variant, "model": model}
                 found.append(entry)
-                # One by one: one that cannot be served must not hide the others.
+                # One by one: a model that cannot be served must not hide the others.
                 try:
                     with Server(self, f"agreement-{variant}-{model}", [model], self.settings(variant)) as server:
                         described = server.models()[model]
@@ -361,10 +363,10 @@ class Check:
         return found
 
     def reference(self):
-        """Model -> files with the scores that are right."""
+        """Files with their correct scores, by model."""
         golden, others = {}, {}
-        for name, folder in self.models.items():
-            version = newest(folder)
+        for name, directory in self.models.items():
+            version = newest(directory)
             listed = version / "golden.json"
             if listed.exists():
                 labels = json.loads((version / "config.json").read_text())["id2label"]
@@ -409,7 +411,7 @@ class Check:
                 say(f"{variant} {model}: {best['rows_per_second']:.0f} inputs/s at batch {best['batch']}")
         return found
 
-    # PyTorch, in a process of its own: its libraries and ONNX Runtime's must not meet.
+    # PyTorch, in a separate process, because its libraries and ONNX Runtime's must not mix.
 
     def pytorch(self):
         found = []
@@ -435,13 +437,13 @@ class Check:
         return found
 
     def output(self, model):
-        """What ONNX Runtime alone gave for the row that PyTorch gets as well."""
+        """The outputs of ONNX Runtime alone for the row that PyTorch also gets."""
         return next((one["output"] for one in self.results.get("raw", []) if one["model"] == model and one.get("output")), None)
 
     # The server under load.
 
     def best_batch(self, variant, model):
-        """The batch size at which ONNX Runtime alone is fastest, if it was measured."""
+        """The batch size at which ONNX Runtime alone is fastest, if measured."""
         for one in self.results.get("raw", []):
             if one["variant"] == variant and one["model"] == model and one.get("runs"):
                 return max(one["runs"], key=lambda run: run["rows_per_second"])["batch"]
@@ -458,7 +460,7 @@ class Check:
                 settings = self.settings(variant, {"max_batch": batch})
                 try:
                     if "tensorrt_cache" in settings:
-                        # The first start builds the engines, the second takes them from the cache.
+                        # The first start builds the engines; the second loads them from the cache.
                         with Server(self, f"{name}-first", [model], settings) as server:
                             entry["first_ready_s"] = server.ready_s
                     with Server(self, name, [model], settings) as server:
@@ -523,7 +525,7 @@ class Check:
         torch = torch_libraries(self.options.python)
         if torch:
             environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [str(torch), environment["LD_LIBRARY_PATH"]]))
-            # A trainer that was linked with a libtorch without CUDA finds it all the same once it is loaded.
+            # A trainer linked with a libtorch without CUDA finds CUDA once this library is loaded.
             if self.options.device == "cuda" and (torch / "libtorch_cuda.so").exists():
                 environment["LD_PRELOAD"] = str(torch / "libtorch_cuda.so")
         data = ["--data", str(self.options.data)] if self.options.data else []
@@ -555,11 +557,11 @@ class Check:
         return result
 
     def wrong(self):
-        """What must not be: answers that are off, another provider than was asked for, or no GPU at all."""
+        """Failures: wrong results, another provider than requested, or no GPU at all."""
         wrong = []
         for one in self.results.get("agreement", []):
             if "error" in one:
-                # TensorRT is not on every machine, CUDA is what this is for.
+                # TensorRT is optional; CUDA is required.
                 if not one["variant"].startswith("tensorrt"):
                     wrong.append(f"{one['variant']} {one['model']}: {one['error']}")
             elif not one["difference"] <= one["allowed"]:
@@ -577,13 +579,13 @@ def command_for_people(options):
 
 
 def card_accuracy():
-    """The accuracy that the served classifier of images has."""
+    """The accuracy of the shipped images classifier."""
     text = (ROOT / "models/images/1/serving.toml").read_text()
     return float(re.search(r"^accuracy = ([0-9.]+)", text, re.MULTILINE)[1])
 
 
 def torch_libraries(python):
-    """Folder of libtorch in a Python's packages, if it has PyTorch."""
+    """The directory of libtorch in a Python's packages, if it has PyTorch."""
     find = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
     try:
         said = subprocess.run([python, "-c", find], capture_output=True, text=True).stdout.strip()
@@ -596,7 +598,7 @@ def torch_libraries(python):
 
 
 def pytorch(file, model, precision, device, device_id, seconds, batches):
-    """Prints what runs of the same network, with the weights out of the graph, take in PyTorch's eager mode."""
+    """Measures the same network in PyTorch's eager mode, with the weights of the graph, and prints the times."""
     import onnx
     import torch
     import torch.nn.functional as F
@@ -651,7 +653,7 @@ def pytorch(file, model, precision, device, device_id, seconds, batches):
 
             def run():
                 x = host.to(place, non_blocking=True).to(kind, memory_format=torch.channels_last)
-                # Its copy back waits for the run.
+                # Copying the result back waits for the run.
                 return network(x).float().cpu()
 
             for _ in range(5):
@@ -663,7 +665,7 @@ def pytorch(file, model, precision, device, device_id, seconds, batches):
                 durations.append(time.perf_counter() - begun)
             median = statistics.median(durations)
             runs.append({"batch": batch, "median_us": median * 1e6, "rows_per_second": batch / median})
-        # What benches' raw gives ONNX Runtime, to see that this is the same network.
+        # The input of `raw`, to verify that this is the same network.
         check = network(torch.full((1, *shape), 0.5).to(place, kind, memory_format=torch.channels_last)).float().cpu()[0].tolist()
     print(json.dumps({"version": torch.__version__, "runs": runs, "output": check}))
 
@@ -681,7 +683,7 @@ def table(head, rows):
 
 
 def best_of(entries, **wanted):
-    """The fastest run of the entry that has these values; none if it was not measured."""
+    """The fastest run of the entry with these values, or None if not measured."""
     for entry in entries or []:
         if all(entry.get(key) == value for key, value in wanted.items()):
             return max(entry.get("runs") or [], key=lambda run: run["rows_per_second"], default=None)
@@ -689,7 +691,7 @@ def best_of(entries, **wanted):
 
 
 def markdown(results):
-    """What was measured, as the page shows it."""
+    """The results as Markdown, for the page."""
     machine = results["machine"]
     gpu = machine["gpu"]
     device = f"{gpu['name']}, {gpu['memory_mb']} MB, driver {gpu['driver']}" if gpu else "no GPU"
@@ -745,12 +747,12 @@ def markdown(results):
             parts.append(f"Failed: {trained['error']}")
         else:
             speed = f", {trained['samples_per_second']} samples/s in the last epoch" if trained["samples_per_second"] else ""
-            parts.append(f"`{trained['command']}` took {trained['seconds']:.0f} s, export and evaluation of the export included{speed}: {trained['accuracy']:.2%} of the test pictures right; the model card says {trained['card']:.2%}.")
+            parts.append(f"`{trained['command']}` took {trained['seconds']:.0f} s, export and evaluation of the export included{speed}: {trained['accuracy']:.2%} of the test images right; the model card says {trained['card']:.2%}.")
     return "\n\n".join(parts) + "\n"
 
 
 def not_started(errors):
-    """(variant, reason) -> what was to be served."""
+    """Lists what could not be served, by variant and reason."""
     return "\n".join(f"* {variant} ({'; '.join(served)}): not started: {reason}" for (variant, reason), served in errors.items())
 
 
@@ -766,7 +768,7 @@ def ratio_row(results, one):
 
 
 def write(text, page, marker="gpu-check"):
-    """Puts the text between the page's markers."""
+    """Replaces the text between the page's markers."""
     begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
     whole = page.read_text()
     if whole.count(begin) != 1 or whole.count(end) != 1 or whole.index(begin) > whole.index(end):
@@ -787,22 +789,22 @@ def main():
         pytorch(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu only tries the check itself")
-    parser.add_argument("--device-id", type=int, default=0, help="which of the GPUs")
-    parser.add_argument("--variants", type=lambda text: text.split(","), help=f"out of {', '.join(VARIANTS)}; default: those of the device")
-    parser.add_argument("--parts", type=lambda text: text.split(",") if text else [], default=list(PARTS), help=f"out of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--loads", type=lambda text: text.split(";"), default=list(LOADS), help=f"out of {'; '.join(LOADS)}, with ; between them; default: all")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--batches", type=numbers, default=list(BATCHES), help="rows of a run of ONNX Runtime alone and of PyTorch")
-    parser.add_argument("--connections", type=numbers, default=list(CONNECTIONS), help="of the load generator")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu only tests this script")
+    parser.add_argument("--device-id", type=int, default=0, help="the number of the GPU")
+    parser.add_argument("--variants", type=lambda text: text.split(","), help=f"some of {', '.join(VARIANTS)}; default: those of the device")
+    parser.add_argument("--parts", type=lambda text: text.split(",") if text else [], default=list(PARTS), help=f"some of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--loads", type=lambda text: text.split(";"), default=list(LOADS), help=f"some of {'; '.join(LOADS)}, separated by semicolons; default: all")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of each measurement")
+    parser.add_argument("--batches", type=numbers, default=list(BATCHES), help="batch sizes for ONNX Runtime alone and PyTorch")
+    parser.add_argument("--connections", type=numbers, default=list(CONNECTIONS), help="numbers of connections of the load generator")
     parser.add_argument("--client-threads", type=int, default=2, help="threads of the load generator")
-    parser.add_argument("--programs", type=pathlib.Path, help="folder with classifyd, raw and trainer; default: target/release")
+    parser.add_argument("--programs", type=pathlib.Path, help="directory with classifyd, raw and trainer; default: target/release")
     parser.add_argument("--python", default=sys.executable, help="Python with PyTorch and onnx")
     parser.add_argument("--train", action="store_true", help="also train the images classifier")
-    parser.add_argument("--data", type=pathlib.Path, help="folder with the files of CIFAR-10; default: the trainer's own")
+    parser.add_argument("--data", type=pathlib.Path, help="directory with the files of CIFAR-10; default: the trainer's own")
     parser.add_argument("--train-options", default="", help="more options for trainer train images")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benches/results/gpu-check", help="results, logs, TensorRT's cache")
-    parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benches/results/gpu-check", help="directory for results, logs and TensorRT's cache")
+    parser.add_argument("--write", action="store_true", help=f"write the results into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
     chosen = (("--parts", options.parts, PARTS), ("--variants", options.variants or [], VARIANTS), ("--loads", options.loads, LOADS))
     for name, given, known in chosen:
@@ -812,9 +814,9 @@ def main():
     if options.write and options.device == "cpu":
         parser.error("--write: expected figures of a GPU, found --device cpu")
     if options.device == "cuda" and Gpu(options.device_id).query("name") is None:
-        fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to try the check itself")
+        fail(f"nvidia-smi shows no GPU {options.device_id}: expected one, or --device cpu to test this script")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Each connection is an open file, of the server and of the load generator.
+    # Each connection is an open file in the server and in the load generator.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 8192), hard))
     check = Check(options)
     check.run()

@@ -38,7 +38,7 @@ def sweep(variant="cuda", load="images", model="images", steps=()):
 
 
 class Report(unittest.TestCase):
-    def test_it_compares_the_best_with_the_best(self):
+    def test_the_best_results_are_compared(self):
         results = {
             "machine": MACHINE,
             "decode_us": {"images": 50.0},
@@ -64,7 +64,7 @@ class Report(unittest.TestCase):
         self.assertIn("| cuda | images | 9200 | 10000 | 64 | 0.92 | 4000 | 32 | 2.30 | 80000 |", text)
         self.assertIn("| cuda | images | 2 | 64 | - | 4.2 | 3.5 | 3.0 | 700 | 900 |", text)
 
-    def test_what_was_not_measured_is_a_dash_and_never_a_figure(self):
+    def test_an_unmeasured_value_is_a_dash(self):
         bare = step(1, 10.0, batch=None, client_load=None, gpu_load=None, gpu_memory_mb=None)
         text = gpu_check.markdown({"machine": {**MACHINE, "gpu": None}, "sweep": [{**sweep(steps=[bare]), "memory_mb": None}]})
         self.assertIn("no GPU;", text)
@@ -74,7 +74,7 @@ class Report(unittest.TestCase):
         self.assertNotIn("### Training", text)
         self.assertNotIn("### The same answers", text)
 
-    def test_what_did_not_start_says_why(self):
+    def test_the_page_says_why_a_variant_did_not_start(self):
         results = {
             "machine": MACHINE,
             "agreement": [{"variant": "tensorrt", "model": model, "error": "no libnvinfer"} for model in ("digits", "images")],
@@ -86,7 +86,7 @@ class Report(unittest.TestCase):
         self.assertIn("* tensorrt (images): not started: no libnvinfer", text)
         self.assertIn("* ONNX Runtime alone, tensorrt, images: no library", text)
 
-    def test_a_difference_that_is_too_large_shows_and_fails(self):
+    def test_too_large_a_difference_is_shown_and_fails(self):
         entry = {"variant": "cuda", "model": "digits", "provider": "cuda", "nodes": {"cuda": 9, "cpu": 1}, "samples": 20}
         good, bad = {**entry, "difference": 2e-7, "allowed": 1e-3}, {**entry, "difference": 2e-3, "allowed": 1e-3}
         text = gpu_check.markdown({"machine": MACHINE, "agreement": [good, bad]})
@@ -101,15 +101,15 @@ class Report(unittest.TestCase):
         check.results = {"agreement": [{"variant": "tensorrt", "model": "digits", "error": "not on this machine"}], "train": {"error": "no data"}}
         self.assertEqual(gpu_check.Check.wrong(check), ["training: no data"])
 
-    def test_training_is_told_beside_the_model_card(self):
+    def test_the_training_result_is_compared_with_the_model_card(self):
         trained = {"command": "trainer train images --device cuda", "seconds": 61.4, "accuracy": 0.9351, "samples_per_second": 40000, "card": 0.934}
         text = gpu_check.markdown({"machine": MACHINE, "train": trained})
         self.assertIn("`trainer train images --device cuda` took 61 s", text)
-        self.assertIn("93.51% of the test pictures right; the model card says 93.40%", text)
+        self.assertIn("93.51% of the test images right; the model card says 93.40%", text)
 
-    def test_the_page_is_changed_between_its_markers_alone(self):
-        with tempfile.TemporaryDirectory() as folder:
-            page = pathlib.Path(folder, "page.md")
+    def test_the_page_changes_only_between_its_markers(self):
+        with tempfile.TemporaryDirectory() as directory:
+            page = pathlib.Path(directory, "page.md")
             page.write_text("before\n<!-- gpu-check: begin -->\nold\n<!-- gpu-check: end -->\nafter\n")
             for text in ("one\n", "two\n"):
                 gpu_check.write(text, page)
@@ -125,28 +125,28 @@ class Report(unittest.TestCase):
 
 
 class Pieces(unittest.TestCase):
-    def test_a_bitmap_is_as_large_as_it_says(self):
+    def test_a_bitmap_has_the_size_in_its_header(self):
         data = gpu_check.bitmap(256)
         self.assertEqual(len(data), 54 + 256 * 256 * 3)
         self.assertEqual(int.from_bytes(data[2:6], "little"), len(data))
 
-    def test_scores_of_other_labels_are_infinitely_far(self):
+    def test_the_difference_is_infinite_if_labels_differ(self):
         self.assertAlmostEqual(gpu_check.difference({"a": 0.5, "b": 0.5}, {"a": 0.25, "b": 0.75}), 0.25)
         self.assertEqual(gpu_check.difference({"a": 1.0}, {"b": 1.0}), float("inf"))
 
-    def test_errors_lose_the_places_of_this_machine(self):
+    def test_errors_lose_details_of_this_machine(self):
         said = f"classifyd: {gpu_check.ROOT}/out/a.toml:7:1: device: model digits: CUDA on GPU 0 cannot be used: no driver"
         self.assertEqual(gpu_check.words(said), "CUDA on GPU 0 cannot be used: no driver")
         said = f"Error: /onnxruntime_src/a/b.cc:2043 onnxruntime::Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load {gpu_check.ROOT}/lib.so"
         self.assertEqual(gpu_check.words(said), "Failed to load lib.so")
 
     def test_the_latest_version_is_the_highest_number(self):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as directory:
             for version in ("2", "10", "notes"):
-                pathlib.Path(folder, version).mkdir()
-            self.assertEqual(gpu_check.newest(pathlib.Path(folder)).name, "10")
+                pathlib.Path(directory, version).mkdir()
+            self.assertEqual(gpu_check.newest(pathlib.Path(directory)).name, "10")
 
-    def test_outputs_are_compared_by_their_size(self):
+    def test_the_difference_of_outputs_is_relative(self):
         self.assertAlmostEqual(gpu_check.off([10.0, -1.0], [10.0, -2.0]), 0.1)
         for other in ([1.0], [float("nan"), 1.0]):
             self.assertEqual(gpu_check.off([1.0, 1.0], other), float("inf"))
@@ -157,55 +157,55 @@ class Pieces(unittest.TestCase):
 
 class Libraries(unittest.TestCase):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
 
     def group(self, package):
         return next(group for group in setup_gpu.GROUPS if group.package == package)
 
-    def touch(self, folder, *names):
-        (self.folder / folder).mkdir(parents=True, exist_ok=True)
+    def touch(self, directory, *names):
+        (self.directory / directory).mkdir(parents=True, exist_ok=True)
         for name in names:
-            (self.folder / folder / name).write_text("")
-        return self.folder / folder
+            (self.directory / directory / name).write_text("")
+        return self.directory / directory
 
-    def test_half_a_cudnn_is_none(self):
+    def test_an_incomplete_cudnn_does_not_count(self):
         cudnn = self.group("nvidia-cudnn-cu13")
         half = self.touch("half", "libcudnn.so.9", "libcudnn_ops.so.9")
         whole = self.touch("whole", *cudnn.wanted)
         self.assertEqual(setup_gpu.find(cudnn, [half]), [])
         self.assertEqual({file.parent for file in setup_gpu.find(cudnn, [half, whole])}, {whole})
 
-    def test_what_is_used_along_with_a_library_comes_with_it(self):
+    def test_companion_files_of_a_library_are_included(self):
         nvrtc = self.touch("cuda", "libnvrtc.so.13", "libnvrtc-builtins.so.13.0", "libcufft.so.11")
         names = [file.name for file in setup_gpu.find(self.group("nvidia-cuda-nvrtc"), [nvrtc])]
         self.assertEqual(names, ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"])
 
-    def test_links_are_made_anew(self):
+    def test_links_are_replaced(self):
         curand = self.group("nvidia-curand")
         target = self.touch("target")
-        (target / "libcurand.so.10").symlink_to(self.folder / "gone")
+        (target / "libcurand.so.10").symlink_to(self.directory / "gone")
         setup_gpu.link(setup_gpu.find(curand, [self.touch("new", "libcurand.so.10")]), target)
-        self.assertEqual((target / "libcurand.so.10").resolve(), self.folder.resolve() / "new/libcurand.so.10")
+        self.assertEqual((target / "libcurand.so.10").resolve(), self.directory.resolve() / "new/libcurand.so.10")
         # What lies there already stays a file.
-        setup_gpu.link(setup_gpu.find(curand, [self.folder / "new"]), self.folder / "new")
-        self.assertFalse((self.folder / "new/libcurand.so.10").is_symlink())
+        setup_gpu.link(setup_gpu.find(curand, [self.directory / "new"]), self.directory / "new")
+        self.assertFalse((self.directory / "new/libcurand.so.10").is_symlink())
 
-    def test_the_loaders_cache_and_the_environment_name_folders(self):
+    def test_the_loader_cache_and_the_environment_name_directories(self):
         cache = "\tlibcudart.so.13 (libc6,x86-64) => /opt/cuda/lib64/libcudart.so.13\n\tlibz.so.1 (libc6,x86-64) => /lib/libz.so.1\n"
-        self.assertEqual(setup_gpu.cached_folders(cache), ["/opt/cuda/lib64"])
-        folders = setup_gpu.system_folders({"CUDA_HOME": "/opt/toolkit", "LD_LIBRARY_PATH": "/a::/b"})
-        self.assertEqual(folders[:4], ["/a", "/b", "/opt/toolkit/lib64", "/opt/toolkit/targets/x86_64-linux/lib"])
+        self.assertEqual(setup_gpu.cached_directories(cache), ["/opt/cuda/lib64"])
+        directories = setup_gpu.system_directories({"CUDA_HOME": "/opt/toolkit", "LD_LIBRARY_PATH": "/a::/b"})
+        self.assertEqual(directories[:4], ["/a", "/b", "/opt/toolkit/lib64", "/opt/toolkit/targets/x86_64-linux/lib"])
 
     def test_the_packages_of_a_python_are_found(self):
         lib = self.touch("nvidia/cu13/lib", "libcurand.so.10")
-        with mock.patch.dict(os.environ, {"PYTHONPATH": str(self.folder)}):
-            self.assertIn(lib, setup_gpu.python_folders(sys.executable))
-        self.assertEqual(setup_gpu.python_folders("/no/python"), [])
+        with mock.patch.dict(os.environ, {"PYTHONPATH": str(self.directory)}):
+            self.assertIn(lib, setup_gpu.python_directories(sys.executable))
+        self.assertEqual(setup_gpu.python_directories("/no/python"), [])
 
-    def test_only_the_libraries_come_out_of_a_wheel(self):
-        wheel = self.folder / "nvidia_curand-1-py3-none-any.whl"
+    def test_only_libraries_are_unpacked_from_a_wheel(self):
+        wheel = self.directory / "nvidia_curand-1-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             for name in ("nvidia/cu13/lib/libcurand.so.10", "nvidia/cu13/include/curand.h", "nvidia_curand-1.dist-info/License.txt"):
                 archive.writestr(name, name)
@@ -220,42 +220,42 @@ class Libraries(unittest.TestCase):
         for line in setup_gpu.requirements(fetched):
             self.assertRegex(line, r"^[a-z0-9-]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}$")
 
-    def test_what_the_loader_does_not_find_is_named(self):
+    def test_unresolved_libraries_are_named(self):
         said = "\tlibcuda.so.1 => not found\n\tlibz.so.1 => /lib/libz.so.1 (0x0)\n\tlibcublas.so.13 => not found\n\tlibcuda.so.1 => not found\n"
         self.assertEqual(setup_gpu.missing_names(said), ["libcublas.so.13", "libcuda.so.1"])
 
 
 class Pack(unittest.TestCase):
-    def test_a_missing_piece_is_told_and_nothing_is_unpacked(self):
-        with tempfile.TemporaryDirectory() as folder:
-            pieces = pathlib.Path(folder, "pieces")
+    def test_a_missing_piece_is_an_error_and_nothing_is_unpacked(self):
+        with tempfile.TemporaryDirectory() as directory:
+            pieces = pathlib.Path(directory, "pieces")
             pieces.mkdir()
-            pathlib.Path(folder, "file").write_text("something")
+            pathlib.Path(directory, "file").write_text("something")
             commands = "tar -czf - -C .. file | split -b 50 -d -a 3 - piece. && sha256sum piece.* >SHA256SUMS"
             subprocess.run(["sh", "-c", commands], cwd=pieces, check=True)
-            unpack = [SCRIPTS / "gpu-pack.sh", "unpack", pieces, f"{folder}/target"]
+            unpack = [SCRIPTS / "gpu-pack.sh", "unpack", pieces, f"{directory}/target"]
             self.assertEqual(subprocess.run(unpack, capture_output=True).returncode, 0)
-            self.assertTrue(pathlib.Path(folder, "target/file").is_file())
+            self.assertTrue(pathlib.Path(directory, "target/file").is_file())
             (pieces / "piece.001").unlink()
-            unpack[-1] = f"{folder}/other"
+            unpack[-1] = f"{directory}/other"
             said = subprocess.run(unpack, capture_output=True, text=True)
             self.assertEqual(said.returncode, 1)
             self.assertIn("piece.001", said.stderr)
-            self.assertFalse(pathlib.Path(folder, "other").exists())
+            self.assertFalse(pathlib.Path(directory, "other").exists())
 
 
-@unittest.skipUnless(os.environ.get("CLASSIFYD_PROGRAMS"), "needs CLASSIFYD_PROGRAMS, the folder of classifyd and raw")
+@unittest.skipUnless(os.environ.get("CLASSIFYD_PROGRAMS"), "needs CLASSIFYD_PROGRAMS, the directory of classifyd and raw")
 class WithoutGpu(unittest.TestCase):
-    def check(self, folder, *options):
-        command = [sys.executable, SCRIPTS / "gpu_check.py", "--out", folder, "--programs", os.environ["CLASSIFYD_PROGRAMS"], *options]
+    def check(self, directory, *options):
+        command = [sys.executable, SCRIPTS / "gpu_check.py", "--out", directory, "--programs", os.environ["CLASSIFYD_PROGRAMS"], *options]
         return subprocess.run(command, capture_output=True, text=True)
 
     def test_the_whole_check_runs_on_the_cpu(self):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as directory:
             options = "--device cpu --loads images --parts agreement,raw,sweep --seconds 1 --batches 1,2 --connections 1,4".split()
-            said = self.check(folder, *options)
+            said = self.check(directory, *options)
             self.assertEqual(said.returncode, 0, said.stderr)
-            results = json.loads(pathlib.Path(folder, "results.json").read_text())
+            results = json.loads(pathlib.Path(directory, "results.json").read_text())
             models = {one["model"]: one for one in results["agreement"]}
             self.assertLessEqual({"digits", "fashion", "images", "sentiment"}, models.keys())
             self.assertTrue(all(one["difference"] < 1e-3 and one["provider"] == "cpu" for one in models.values()), models)
@@ -266,12 +266,12 @@ class WithoutGpu(unittest.TestCase):
             self.assertTrue(all(step["throughput"] > 0 and step["not_answered"] == 0 for step in swept["steps"]), swept)
             self.assertIn("### Beside ONNX Runtime alone and PyTorch", said.stdout)
 
-    def test_a_gpu_that_is_not_there_is_told(self):
-        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
-            said = self.check(folder, "--device-id", "97")
+    def test_a_missing_gpu_is_an_error(self):
+        with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
+            said = self.check(directory, "--device-id", "97")
             self.assertEqual(said.returncode, 1)
             self.assertIn("nvidia-smi shows no GPU 97", said.stderr)
-            self.assertEqual(self.check(folder, "--device", "cpu", "--write").returncode, 2)
+            self.assertEqual(self.check(directory, "--device", "cpu", "--write").returncode, 2)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 # clear line.
 set -euo pipefail
 
-needed=${1:?"usage: $0 MEGABYTES WHAT FOLDER"} what=$2 folder=$3
+needed=${1:?"usage: $0 MEGABYTES WHAT DIRECTORY"} what=$2 directory=$3
 
-free=$(df --output=avail --block-size=1MB "$folder" | tail -n 1)
+free=$(df --output=avail --block-size=1MB "$directory" | tail -n 1)
 if [ "$free" -lt "$needed" ]; then
-    echo "no room for $what: expected $needed MB free in $folder, found $((free)) MB; \`cargo clean\` makes some" >&2
+    echo "not enough disk space for $what: expected $needed MB free in $directory, found $((free)) MB; \`cargo clean\` frees some" >&2
     exit 1
 fi

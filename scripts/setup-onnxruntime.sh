@@ -20,7 +20,7 @@ wheel=${2:-}
 case "${1:-cpu}" in
     cpu)
         package=onnxruntime
-        folder="$root/.onnxruntime"
+        directory="$root/.onnxruntime"
         libraries="$library"
         case "$(uname -s)-$machine" in
             Linux-x86_64) sha256=5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f ;;
@@ -30,7 +30,7 @@ case "${1:-cpu}" in
         ;;
     gpu)
         package=onnxruntime-gpu
-        folder="$root/.onnxruntime-gpu"
+        directory="$root/.onnxruntime-gpu"
         # ONNX Runtime loads its providers from its own directory.
         libraries="libonnxruntime_providers_shared.so libonnxruntime_providers_cuda.so libonnxruntime_providers_tensorrt.so $library"
         case "$(uname -s)-$machine" in
@@ -41,15 +41,15 @@ case "${1:-cpu}" in
     *) fail "expected cpu or gpu, found $1" ;;
 esac
 
-[ -f "$folder/$library" ] && exit 0
+[ -f "$directory/$library" ] && exit 0
 if [ -n "$wheel" ]; then
     [ -f "$wheel" ] || fail "$wheel: expected the wheel of $package $version, found no file"
 else
     python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip is needed to fetch ONNX Runtime, and was not found"
 fi
 
-mkdir -p "$folder"
-work=$(mktemp -d "$folder/fetch.XXXXXX")
+mkdir -p "$directory"
+work=$(mktemp -d "$directory/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 if [ -n "$wheel" ]; then
@@ -77,8 +77,8 @@ with zipfile.ZipFile(wheel) as archive:
         (work / pathlib.PurePosixPath(name).name).write_bytes(archive.read(name))
 PYTHON
 
-mv "$work/LICENSE" "$work/ThirdPartyNotices.txt" "$folder/"
+mv "$work/LICENSE" "$work/ThirdPartyNotices.txt" "$directory/"
 # Moves the library last: its existence is proof that everything is there.
 for name in $libraries; do
-    mv "$work/$name" "$folder/$name"
+    mv "$work/$name" "$directory/$name"
 done

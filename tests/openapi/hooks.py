@@ -1,7 +1,7 @@
-"""What the document cannot say about a request: which bytes are a picture, that all inputs of a request are of the kind that its
-model takes, and that what stands in the query and in the body must be the same.
+"""Makes Schemathesis' requests valid where the document cannot say how: which bytes are an image, that all inputs of a
+request must have the model's input type, and that options in query and body must agree.
 
-Schemathesis makes up everything else from the document, and cases that are meant to be wrong are left as they are.
+Schemathesis generates everything else from the document. Intentionally invalid requests stay unchanged.
 """
 
 import base64
@@ -12,11 +12,11 @@ import schemathesis
 from hypothesis import strategies as st
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
-PICTURES = [path.read_bytes() for path in sorted(MODELS.glob("digits/1/golden/*.png"))]
-# Of the models in classifyd.toml.
+IMAGES = [path.read_bytes() for path in sorted(MODELS.glob("digits/1/golden/*.png"))]
+# Models in classifyd.toml.
 IMAGE_MODEL, TEXT_MODEL = "digits", "sentiment"
 MAX_INPUTS = 32
-# Shorter ones are answered with 504 as they should be.
+# Shorter timeouts would rightly get a 504.
 MIN_TIMEOUT = 10_000
 OPTIONS = ["model", "top_k", "timeout_ms", "priority"]
 
@@ -25,13 +25,13 @@ def as_it_is(_context, response):
     return response.content.decode("latin-1")
 
 
-# The format of a picture is told by its content, so one kind does for all types.
+# The server detects the format from the content, so one format is enough for all types.
 for media_type in ["png", "jpeg", "webp", "gif", "bmp"]:
-    schemathesis.openapi.media_type(f"image/{media_type}", st.sampled_from(PICTURES))
+    schemathesis.openapi.media_type(f"image/{media_type}", st.sampled_from(IMAGES))
     schemathesis.deserializer(f"image/{media_type}")(as_it_is)
-schemathesis.openapi.format("binary", st.sampled_from(PICTURES))
+schemathesis.openapi.format("binary", st.sampled_from(IMAGES))
 
-pictures = itertools.cycle(PICTURES)
+images = itertools.cycle(IMAGES)
 
 
 @schemathesis.hook
@@ -48,12 +48,12 @@ def before_call(_context, case, _kwargs):
     elif media_type == "application/json":
         several = isinstance(body["inputs"], list)
         inputs = (body["inputs"] if several else [body["inputs"]])[:MAX_INPUTS]
-        is_picture = isinstance(inputs[0], dict) and "image" in inputs[0]
-        model = IMAGE_MODEL if is_picture else TEXT_MODEL
-        inputs = [picture_input() if is_picture else text_input(one) for one in inputs]
+        is_image = isinstance(inputs[0], dict) and "image" in inputs[0]
+        model = IMAGE_MODEL if is_image else TEXT_MODEL
+        inputs = [image_input() if is_image else text_input(one) for one in inputs]
         body["inputs"] = inputs if several else inputs[0]
     elif body.get("image") and not body.get("text"):
-        # Left as it is: Schemathesis takes a form with bytes to be wrong when it was changed.
+        # Unchanged, because Schemathesis treats a changed form with bytes as invalid.
         model = IMAGE_MODEL
     else:
         model = TEXT_MODEL
@@ -79,7 +79,7 @@ def correct(options, model):
 
 
 def text(written):
-    """Blank texts, and markup alone, have no token."""
+    """A text with a token: blank texts and pure markup have none."""
     return f"film {written}"
 
 
@@ -87,5 +87,5 @@ def text_input(one):
     return {"text": text(one["text"])} if isinstance(one, dict) and "text" in one else text(one)
 
 
-def picture_input():
-    return {"image": base64.b64encode(next(pictures)).decode()}
+def image_input():
+    return {"image": base64.b64encode(next(images)).decode()}
