@@ -28,7 +28,6 @@ const CANDIDATE_RUNS: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// The number of samples.
     pub samples: usize,
     /// The plural noun for the samples.
     pub unit: String,

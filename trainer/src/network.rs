@@ -41,7 +41,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// 32 bits.
+    /// All numbers have 32 bits.
     #[default]
     F32,
     /// Convolutions in bfloat16, which some CPUs and GPUs compute faster.

@@ -78,12 +78,7 @@ fn panel(
         },
     )?;
     if let Some(best) = best {
-        let line = [(f64::from(best), low), (f64::from(best), high)];
-        chart
-            .draw_series(DashedLineSeries::new(line, 5, 4, PALE.stroke_width(1)))
-            .map_err(drawing)?
-            .label(format!("kept: epoch {best}"))
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], PALE.stroke_width(1)));
+        mark_epoch(&mut chart, best, [low, high])?;
     }
     for (name, color, points) in lines {
         draw_line(&mut chart, name, color, points)?;
@@ -110,6 +105,17 @@ fn whole_number(x: f64) -> String {
     } else {
         String::new()
     }
+}
+
+/// Marks the epoch whose weights were kept.
+fn mark_epoch(chart: &mut Chart<'_, '_>, epoch: u32, ends: [f64; 2]) -> Result<()> {
+    let line = ends.map(|y| (f64::from(epoch), y));
+    chart
+        .draw_series(DashedLineSeries::new(line, 5, 4, PALE.stroke_width(1)))
+        .map_err(drawing)?
+        .label(format!("kept: epoch {epoch}"))
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], PALE.stroke_width(1)));
+    Ok(())
 }
 
 fn draw_line(chart: &mut Chart<'_, '_>, name: &str, color: RGBColor, points: Vec<(f64, f64)>) -> Result<()> {

@@ -18,7 +18,6 @@ use crate::{
     samples::{LabelledSamples, SampleInput},
 };
 
-/// An MD5 sum.
 pub(super) type Sum = [u8; 16];
 
 /// Image files with their classes.
