@@ -1,4 +1,4 @@
-//! Name and version -> running model.
+//! The models that are found on disk, and the running models by name.
 
 pub mod loading;
 
@@ -9,31 +9,29 @@ use std::sync::Arc;
 
 use classifier::{Bundle, BundleError, InputKind};
 
-use crate::error::{Code, Error, quoted};
 use crate::model::Model;
 
-/// A model directory that was found: the highest version of a name.
+/// The model directory that is used for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Name of the folder.
     pub name: String,
-    /// Name of the folder in it, a positive integer.
     pub version: u64,
-    /// `models/<name>/<version>`.
+    /// `models/<name>/<version>`
     pub directory: PathBuf,
 }
 
-/// Finds the version of each model in `models/<name>/<version>/`: the one that `pinned` says, else the highest.
+/// Finds the version of each model in `models/<name>/<version>/`: the pinned one, else the highest.
 ///
-/// Names that begin with a dot are left out, and so are folders without a version: `left_out` is told which and why.
+/// Names that begin with a dot are skipped silently. `left_out` is called for each directory that
+/// contains no version.
 pub fn find(
     models: &Path,
     pinned: &Pinned,
     mut left_out: impl FnMut(&BundleError),
 ) -> Result<Vec<Found>, BundleError> {
     let mut found = Vec::new();
-    for (name, directory) in folders(models)? {
-        let inside = folders(&directory)?;
+    for (name, directory) in directories(models)? {
+        let inside = directories(&directory)?;
         let names = inside.keys().cloned().collect::<Vec<_>>().join(", ");
         let mut versions: BTreeMap<u64, PathBuf> = inside
             .into_iter()
@@ -46,9 +44,7 @@ pub fn find(
                 return Err(BundleError {
                     file: directory,
                     key: None,
-                    expected: format!(
-                        "version {version}, which model.{name}.version of the configuration names"
-                    ),
+                    expected: format!("version {version}, set by model.{name}.version in the configuration"),
                     found: if there.is_empty() { "none".into() } else { there },
                 });
             }
@@ -57,7 +53,7 @@ pub fn find(
             left_out(&BundleError {
                 file: directory,
                 key: None,
-                expected: "a folder whose name is a version (1, 2 and so on)".into(),
+                expected: "a directory named after a version (1, 2, ...)".into(),
                 found: if names.is_empty() { "none".into() } else { names },
             });
             continue;
@@ -71,42 +67,42 @@ pub fn find(
     Ok(found)
 }
 
-/// Tells a person at the terminal what [`find`] leaves out.
+/// Prints what [`find`] leaves out to standard error.
 pub fn tell(left_out: &BundleError) {
     eprintln!("classifyd: left out: {left_out}");
 }
 
-/// Name of a model -> the version that the configuration wants, where it wants one.
+/// The versions that the configuration sets, by model name.
 pub type Pinned = BTreeMap<String, u64>;
 
-/// `1`, not `01` or `+1`: one version has one name.
+/// Accepts `1` but not `01` or `+1`, so that a version has only one name.
 fn parse_version(name: &str) -> Option<u64> {
     let version: u64 = name.parse().ok()?;
     (version > 0 && version.to_string() == name).then_some(version)
 }
 
-/// Name and path of each folder in a folder, sorted by name.
-fn folders(parent: &Path) -> Result<BTreeMap<String, PathBuf>, BundleError> {
+/// The subdirectories of `parent` by name.
+fn directories(parent: &Path) -> Result<BTreeMap<String, PathBuf>, BundleError> {
     let unreadable = |error: std::io::Error| BundleError {
         file: parent.to_path_buf(),
         key: None,
-        expected: "a readable folder".into(),
+        expected: "a readable directory".into(),
         found: error.to_string(),
     };
-    let mut folders = BTreeMap::new();
+    let mut directories = BTreeMap::new();
     for entry in fs::read_dir(parent).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
         if !name.starts_with('.') && path.is_dir() {
-            folders.insert(name.to_owned(), path);
+            directories.insert(name.to_owned(), path);
         }
     }
-    Ok(folders)
+    Ok(directories)
 }
 
-/// Opens every model that is found; all mistakes are reported, not only the first.
+/// Opens every model that is found. Reports all errors, not only the first.
 pub fn open(models: &Path, pinned: &Pinned) -> Result<Vec<(Found, Bundle)>, Vec<BundleError>> {
     let warn = |reason: &BundleError| tracing::warn!("left out: {reason}");
     let found = find(models, pinned, warn).map_err(|error| vec![error])?;
@@ -133,19 +129,17 @@ pub fn open(models: &Path, pinned: &Pinned) -> Result<Vec<(Found, Bundle)>, Vec<
     }
 }
 
-/// The models that are served. It never changes: where models come and go, another takes its place.
+/// The models that are served. A catalog is immutable: a reload replaces it by another.
 #[derive(Debug, Default)]
 pub struct Catalog {
     models: BTreeMap<String, Arc<Model>>,
     defaults: Defaults,
 }
 
-/// Names of the models that requests mean which name none.
+/// Names of the models used by requests that do not name one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Defaults {
-    /// For pictures.
     pub image: Option<String>,
-    /// For texts.
     pub text: Option<String>,
 }
 
@@ -158,10 +152,31 @@ impl Defaults {
     }
 }
 
+/// Why no model was selected for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SelectError {
+    Unknown {
+        name: String,
+        loaded: String,
+    },
+    /// Several models take this kind of input, and none of them is the default.
+    Ambiguous {
+        kind: InputKind,
+        candidates: String,
+    },
+}
+
+/// A default model that does not exist or does not take its kind of input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultError {
+    /// The configuration key.
+    pub key: &'static str,
+    pub message: String,
+}
+
 impl Catalog {
-    /// A catalog of these models. A default must be one of them, and take what it is the default for; where it does not, the
-    /// error is the key and what is wrong with it.
-    pub fn new(models: Vec<Arc<Model>>, defaults: Defaults) -> Result<Self, (&'static str, String)> {
+    /// Each default must name one of `models`, and that model must take that kind of input.
+    pub fn new(models: Vec<Arc<Model>>, defaults: Defaults) -> Result<Self, DefaultError> {
         let models: BTreeMap<String, Arc<Model>> = models
             .into_iter()
             .map(|model| (model.name.clone(), model))
@@ -176,55 +191,49 @@ impl Catalog {
             };
             if catalog.models.get(name).is_none_or(|model| model.kind() != kind) {
                 let taking: Vec<&Arc<Model>> = catalog.taking(kind).collect();
-                let expected = format!(
-                    "expected one of the loaded models that take {kind} ({})",
+                let message = format!(
+                    "expected one of the loaded models that take {kind} ({}), found {name:?}",
                     names(&taking)
                 );
-                return Err((key, format!("{expected}, found {name:?}")));
+                return Err(DefaultError { key, message });
             }
         }
         Ok(catalog)
     }
 
-    /// All models, sorted by name.
+    /// All models in the order of their names.
     pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values()
     }
 
-    /// The model of this name.
-    pub fn get(&self, name: &str) -> Result<&Arc<Model>, Error> {
-        self.models.get(name).ok_or_else(|| {
-            Error::new(
-                Code::ModelNotFound,
-                format!("model: expected one of {}, found {}", self.names(), quoted(name)),
-            )
+    pub fn get(&self, name: &str) -> Result<&Arc<Model>, SelectError> {
+        self.models.get(name).ok_or_else(|| SelectError::Unknown {
+            name: name.to_owned(),
+            loaded: self.names(),
         })
     }
 
-    /// The model that a request without a name means: the default for its kind of input, or the only one that takes it. None
-    /// where no model takes it.
-    pub fn for_kind(&self, kind: InputKind) -> Result<Option<&Arc<Model>>, Error> {
+    /// The model for requests that do not name one: the default for this kind of input, or the only
+    /// model that takes it. `None` if no model takes it.
+    pub fn for_kind(&self, kind: InputKind) -> Result<Option<&Arc<Model>>, SelectError> {
         if let Some(name) = self.defaults.of(kind) {
             return self.get(name).map(Some);
         }
         let taking: Vec<&Arc<Model>> = self.taking(kind).collect();
-        if let [] | [_] = taking.as_slice() {
-            return Ok(taking.first().copied());
+        match taking.as_slice() {
+            [] => Ok(None),
+            [only] => Ok(Some(only)),
+            _ => Err(SelectError::Ambiguous {
+                kind,
+                candidates: names(&taking),
+            }),
         }
-        Err(Error::new(
-            Code::ModelRequired,
-            format!(
-                "model: expected one of those that take {kind} ({}), found none",
-                names(&taking)
-            ),
-        ))
     }
 
     fn taking(&self, kind: InputKind) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values().filter(move |model| model.kind() == kind)
     }
 
-    /// Names of all models.
     pub fn names(&self) -> String {
         names(&self.models().collect::<Vec<_>>())
     }
@@ -235,7 +244,8 @@ impl Catalog {
         (model.version == version.to_string()).then_some(model)
     }
 
-    /// Takes no more requests, and waits until the lanes of all models have finished those that they have.
+    /// Takes no more requests, and waits until the lanes of all models have finished the ones they
+    /// have.
     pub fn join(&self) {
         for model in self.models.values() {
             model.join();
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn the_highest_version_is_found_by_number() {
         let models = tempfile::tempdir().unwrap();
-        for folder in [
+        for directory in [
             "a/2",
             "a/10",
             "a/9",
@@ -269,7 +279,7 @@ mod tests {
             "empty",
             "c/0",
         ] {
-            fs::create_dir_all(models.path().join(folder)).unwrap();
+            fs::create_dir_all(models.path().join(directory)).unwrap();
         }
         fs::write(models.path().join("README.md"), "not a model").unwrap();
         let versions = |pinned: &Pinned| {
@@ -305,11 +315,11 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_models_is_an_error() {
+    fn a_directory_without_models_is_an_error() {
         let models = tempfile::tempdir().unwrap();
         let errors = open(models.path(), &Pinned::new()).unwrap_err();
         assert_eq!(errors[0].found, "none");
         let errors = open(&models.path().join("missing"), &Pinned::new()).unwrap_err();
-        assert_eq!(errors[0].expected, "a readable folder");
+        assert_eq!(errors[0].expected, "a readable directory");
     }
 }

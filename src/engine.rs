@@ -1,7 +1,9 @@
-//! Runs classifiers: each lane is a named thread that owns one session and drives one worker of the model's queue.
+//! Runs classifiers. Each model has an [`Engine`] with a queue and one or more lanes.
 //!
-//! A lane's thread is where the batch is formed, run and answered, so a batch costs no hop between threads beyond the
-//! one from the request to the lane and back.
+//! A lane is a named thread that owns a session and drives one worker of the model's queue. It
+//! forms a batch, runs it and replies to the requests in it, so a batch needs no thread switch
+//! beyond the one from the request to the lane and back. `plan` decides how many lanes and threads
+//! a model gets.
 
 mod health;
 mod lane;
@@ -9,138 +11,133 @@ mod placed;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod warm_up;
 mod weights;
 mod wide;
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use classifier::golden::Proof;
-use classifier::runtime::session::OUTLIER_BYTES;
 use classifier::{
-    Bundle, BundleError, LoadError, Placement, Preprocessor, Row, RunError, Session, SessionOptions,
+    Bundle, BundleError, DeviceOptions, LoadError, Placement, RunError, Session, SessionOptions,
 };
 
 use self::health::Health;
 pub use self::lane::{Backend, Interrupt, Job, LaneError, Outputs};
 use self::lane::{Lane, drive};
 pub use self::placed::Placed;
-use self::plan::CALLER_RUN;
-pub use self::plan::{LaneSettings, Plan, RunTimes};
+pub use self::plan::{LanePlan, LaneSettings};
+use self::warm_up::{WarmUp, measure};
 pub use self::weights::Weights;
-use self::wide::{Shared, Solo};
+use self::wide::{LaneSessions, WideSession};
+use crate::cpu;
 use crate::metrics::ModelMetrics;
 use crate::repoll;
 use batching::{BatchService, Limits, Queue};
 
-/// The queue of a model, as the engine and those who submit to it see it.
 pub type JobQueue = Queue<Job, Outputs, LaneError>;
-/// Hands [`Job`]s to a model's lanes.
+/// Submits [`Job`]s to a model's lanes.
 pub type JobService = BatchService<Job, Outputs, LaneError>;
 
 /// The running lanes of one model.
 #[derive(Debug)]
 pub struct Engine {
     queue: JobQueue,
-    plan: Plan,
+    plan: LanePlan,
     placement: Placement,
     health: Arc<Health>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Everything that the lanes of a model are made of.
+pub struct EngineSpec<'a> {
+    /// Name of the model, used for its threads and in the log.
+    pub name: &'a str,
+    pub bundle: &'a Bundle,
+    pub settings: LaneSettings,
+    pub limits: Limits,
+    pub weights: Weights,
+    pub placed: Placed,
+    /// Golden samples that every session must reproduce.
+    pub proof: Option<Arc<Proof>>,
+    pub metrics: &'a ModelMetrics,
+}
+
 impl Engine {
-    /// Loads and warms a session for every lane, and starts the lanes. Blocks until all are ready.
+    /// Loads and warms up a session for every lane, and starts the lanes. Blocks until all are
+    /// ready.
     ///
-    /// Must be called within a tokio runtime, which then provides the lanes with timers.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what a model consists of, each from another place"
-    )]
-    pub fn start(
-        name: &str,
-        bundle: &Bundle,
-        settings: LaneSettings,
-        limits: Limits,
-        weights: Weights,
-        placed: Placed,
-        proof: Option<Arc<Proof>>,
-        metrics: &ModelMetrics,
-    ) -> Result<Self, LoadError> {
+    /// Must be called within a tokio runtime, whose timers the lanes use.
+    pub fn start(spec: EngineSpec<'_>) -> Result<Self, LoadError> {
+        let EngineSpec {
+            name,
+            bundle,
+            settings,
+            limits,
+            weights,
+            placed,
+            proof,
+            metrics,
+        } = spec;
         let on_gpu = placed.is_on_gpu();
         let mut warm_up = WarmUp::new(bundle, weights, on_gpu);
-        let cpus = crate::cpu::available();
-        let Placed {
-            device,
-            placement,
-            session,
-        } = placed;
         let plan = match settings {
-            _ if on_gpu => Plan::on_gpu(settings),
+            _ if on_gpu => LanePlan::on_gpu(settings),
             LaneSettings {
                 lanes: Some(lanes),
                 threads: Some(threads),
-            } => Plan::configured(lanes, threads),
-            settings => Plan::new(settings, measure(bundle, &warm_up)?, cpus),
+            } => LanePlan::configured(lanes, threads),
+            settings => LanePlan::new(settings, measure(bundle, &warm_up)?, cpu::available()),
         };
-        let callers_run = limits.max_wait.is_zero();
-        let limits = limits
-            .fill_weight(if plan.batches_pay { limits.max_weight } else { 1 })
-            .caller_weight(if callers_run { plan.caller_weight } else { 0 });
         if !plan.batches_pay {
             warm_up.batches.iter_mut().for_each(|batch| batch.rows = 1);
         }
+        let threads = plan.threads;
         let lanes = LaneStart {
             name,
             labels: bundle.labels.len(),
+            limits: plan.limits(limits),
             plan,
-            placement,
-            limits,
+            placement: placed.placement,
             metrics,
         };
-        let bundle = bundle.clone();
-        // Each session proves itself, also one that is loaded again after a run that failed.
-        let prove = move |mut session: Session| {
-            if let Some(proof) = &proof {
-                proof.check(&mut session)?;
+        let loader = Loader {
+            bundle: bundle.clone(),
+            device: placed.device,
+            proof,
+        };
+        match threads {
+            Some(_) => {
+                // The first lane takes the session with which the device was found.
+                let found = Arc::new(Mutex::new(placed.session));
+                let load = move || match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    Some(session) => loader.proven(session),
+                    None => loader.load(threads),
+                };
+                Self::start_with(lanes, load, move |session| warm_up.run(session))
             }
-            Ok::<_, LoadError>(session)
-        };
-        let prove_found = prove.clone();
-        let load = move |threads| {
-            let options = SessionOptions::default()
-                .with_threads(threads)
-                .with_device(device.clone());
-            prove(Session::load(&bundle, &options)?)
-        };
-        if lanes.plan.threads.is_some() {
-            let threads = lanes.plan.threads;
-            // The first lane goes on with the session that the device was found with.
-            let found = Arc::new(Mutex::new(session));
-            let load = move || match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(session) => prove_found(session),
-                None => load(threads),
-            };
-            return Self::start_with(lanes, load, move |session| warm_up.run(session));
+            None => {
+                let wide = Arc::new(WideSession::default());
+                let load = move || {
+                    if wide.lock().is_none() {
+                        let session = loader.load(None)?;
+                        *wide.lock() = Some(session);
+                    }
+                    Ok(LaneSessions {
+                        own: loader.load(Some(1))?,
+                        wide: Arc::clone(&wide),
+                    })
+                };
+                let warm = move |sessions: &mut LaneSessions<Session>| {
+                    if let Some(wide) = &mut *sessions.wide.lock() {
+                        warm_up.run(wide)?;
+                    }
+                    warm_up.run(&mut sessions.own)
+                };
+                Self::start_with(lanes, load, warm)
+            }
         }
-        let shared = Arc::new(Shared::default());
-        let load = move || {
-            if shared.spread().is_none() {
-                let spread = load(None)?;
-                *shared.spread() = Some(spread);
-            }
-            Ok(Solo {
-                own: load(Some(1))?,
-                shared: Arc::clone(&shared),
-            })
-        };
-        let warm = move |solo: &mut Solo<Session>| {
-            if let Some(spread) = &mut *solo.shared.spread() {
-                warm_up.run(spread)?;
-            }
-            warm_up.run(&mut solo.own)
-        };
-        Self::start_with(lanes, load, warm)
     }
 
     fn start_with<B, L, W>(lanes: LaneStart<'_>, load: L, warm: W) -> Result<Self, LoadError>
@@ -174,7 +171,7 @@ impl Engine {
             // A lane that panics while it starts drops its end of the channel.
             started
                 .recv()
-                .map_err(|_| thread_failed(name, "its lane ended while it started".into()))??;
+                .map_err(|_| thread_failed(name, "its thread ended during start-up".into()))??;
             Ok(thread)
         };
         let started = (0..plan.lanes)
@@ -190,32 +187,29 @@ impl Engine {
         })
     }
 
-    /// Where jobs are submitted.
     pub fn service(&self) -> JobService {
         self.queue.service()
     }
 
-    /// The queue that the lanes serve.
     pub fn queue(&self) -> &JobQueue {
         &self.queue
     }
 
-    /// How many lanes and threads there are, and why.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &LanePlan {
         &self.plan
     }
 
-    /// Where the sessions run.
+    /// The provider and device of the sessions.
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
-    /// Whether the latest runs failed, one after the other.
+    /// The latest runs failed in a row.
     pub fn is_degraded(&self) -> bool {
         self.health.is_degraded()
     }
 
-    /// Takes no more jobs, and waits until the lanes have finished those that they have.
+    /// Takes no more jobs, and waits until the lanes have finished the ones they have.
     pub fn join(&self) {
         self.queue.close();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -227,21 +221,47 @@ impl Engine {
     }
 }
 
-/// A model that was replaced goes with the last request that uses it: its lanes finish what they have, and end.
+/// A replaced model is dropped with the last request that uses it. Its lanes finish their jobs and
+/// end.
 impl Drop for Engine {
     fn drop(&mut self) {
         self.queue.close();
     }
 }
 
-/// What lanes are started with, beside their backend.
+/// What lanes are started with besides their backend.
 struct LaneStart<'a> {
     name: &'a str,
     labels: usize,
-    plan: Plan,
+    plan: LanePlan,
     placement: Placement,
     limits: Limits,
     metrics: &'a ModelMetrics,
+}
+
+/// Loads sessions of a model.
+#[derive(Clone)]
+struct Loader {
+    bundle: Bundle,
+    device: DeviceOptions,
+    proof: Option<Arc<Proof>>,
+}
+
+impl Loader {
+    fn load(&self, threads: Option<usize>) -> Result<Session, LoadError> {
+        let options = SessionOptions::default()
+            .with_threads(threads)
+            .with_device(self.device.clone());
+        self.proven(Session::load(&self.bundle, &options)?)
+    }
+
+    /// Every session must reproduce the golden samples, also one that replaces a failed session.
+    fn proven(&self, mut session: Session) -> Result<Session, LoadError> {
+        if let Some(proof) = &self.proof {
+            proof.check(&mut session)?;
+        }
+        Ok(session)
+    }
 }
 
 fn thread_failed(name: &str, found: String) -> BundleError {
@@ -250,138 +270,5 @@ fn thread_failed(name: &str, found: String) -> BundleError {
         key: None,
         expected: "a lane to start".into(),
         found,
-    }
-}
-
-/// A batch of equal rows without content.
-#[derive(Clone)]
-struct Blank {
-    row: Row,
-    rows: usize,
-}
-
-impl Blank {
-    fn run(&self, session: &mut Session) -> Result<(), RunError> {
-        let rows = std::iter::repeat_n(&self.row, self.rows);
-        session.run(rows, |_| {}).map(|_| ())
-    }
-}
-
-/// Batches of blank rows, so that the first request meets allocated memory.
-#[derive(Clone)]
-struct WarmUp {
-    batches: Vec<Blank>,
-    /// Weight of the first of them, the heaviest.
-    heaviest: u32,
-    /// A few rows of the kind that most requests have.
-    typical: Blank,
-}
-
-impl WarmUp {
-    /// The largest batch and the smallest of every length. On the CPU the largest has no more rows than a run keeps memory for; a
-    /// GPU must hold a full one.
-    fn new(bundle: &Bundle, weights: Weights, on_gpu: bool) -> Self {
-        match &bundle.preprocessor {
-            Preprocessor::Image(preprocessor) => {
-                let length: usize = preprocessor.shape().iter().product();
-                let full = weights.max_weight() as usize;
-                let kept = OUTLIER_BYTES / (size_of::<f32>() * length).max(1);
-                let largest = if on_gpu { full } else { kept.clamp(1, full) };
-                let row = Row::Image(vec![0.0; length]);
-                let batch = |rows| Blank {
-                    row: row.clone(),
-                    rows,
-                };
-                Self {
-                    heaviest: largest as u32,
-                    typical: batch(largest.min(MEASURED_BATCH)),
-                    batches: vec![batch(largest), batch(1)],
-                }
-            }
-            Preprocessor::Text(tokenizer) => {
-                let batch = |length, rows| Blank {
-                    row: Row::Text(tokenizer.blank(length)),
-                    rows,
-                };
-                let fitting = |length| weights.most_rows(length) as usize;
-                let buckets = tokenizer.buckets();
-                let longest = tokenizer.max_length();
-                let mut batches = vec![batch(longest, fitting(longest))];
-                batches.extend(buckets.iter().map(|&length| batch(length, 1)));
-                let middle = buckets[buckets.len() / 2];
-                Self {
-                    heaviest: batches[0].rows as u32 * weights.of(longest),
-                    typical: batch(middle, fitting(middle).min(MEASURED_BATCH)),
-                    batches,
-                }
-            }
-        }
-    }
-
-    fn run(&self, session: &mut Session) -> Result<(), RunError> {
-        let sizes = session.batch_sizes();
-        if sizes.is_empty() {
-            return self.batches.iter().try_for_each(|batch| batch.run(session));
-        }
-        let row = self.typical.row.clone();
-        let mut batch = Blank { row, rows: 0 };
-        sizes.into_iter().try_for_each(|rows| {
-            batch.rows = rows;
-            batch.run(session)
-        })
-    }
-}
-
-/// Rows in the batch whose time is measured.
-const MEASURED_BATCH: usize = 4;
-/// Most runs that are timed, and the time after which there are enough of them: a start must not take seconds.
-const MEASURED_RUNS: usize = 5;
-const MEASURED_FOR: Duration = Duration::from_millis(60);
-
-/// Times runs on one thread.
-fn measure(bundle: &Bundle, warm_up: &WarmUp) -> Result<RunTimes, LoadError> {
-    let mut session = Session::load(bundle, &SessionOptions::default())?;
-    let mut median = |batch: &Blank| {
-        // The first run allocates.
-        batch.run(&mut session).map_err(graph_failed)?;
-        let begun = Instant::now();
-        let mut times = Vec::new();
-        while times.is_empty() || times.len() < MEASURED_RUNS && begun.elapsed() < MEASURED_FOR {
-            let started = Instant::now();
-            batch.run(&mut session).map_err(graph_failed)?;
-            times.push(started.elapsed());
-        }
-        times.sort();
-        Ok::<_, BundleError>(times[times.len() / 2])
-    };
-    let typical = &warm_up.typical;
-    let alone = Blank {
-        row: typical.row.clone(),
-        rows: 1,
-    };
-    let mut times = RunTimes {
-        single: median(&alone)?,
-        in_batch: median(typical)? / typical.rows as u32,
-        of_a_unit: None,
-    };
-    if times.single <= CALLER_RUN && bundle.graph.outline.cost_follows_shape {
-        times.of_a_unit = Some(median(&warm_up.batches[0])? / warm_up.heaviest);
-    }
-    Ok(times)
-}
-
-/// A graph that loads and then fails on zeros.
-fn graph_failed(error: RunError) -> BundleError {
-    BundleError {
-        file: classifier::bundle::MODEL.into(),
-        key: None,
-        expected: match error {
-            RunError::OutOfMemory(_) => {
-                "a graph whose largest batch fits into memory, or a smaller max_batch"
-            }
-            _ => "a graph that runs",
-        }
-        .into(),
-        found: error.to_string(),
     }
 }

@@ -3,6 +3,7 @@
 pub mod classify;
 pub mod connections;
 pub mod document;
+pub mod error;
 pub mod examples;
 pub mod flow;
 pub mod guard;
@@ -43,7 +44,7 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::cpu::{Pool, Workers};
-use crate::error::{Code, Error, quoted};
+use crate::http::error::{Code, Error, quoted};
 use crate::metrics::Metrics;
 use crate::shutdown::Draining;
 use crate::telemetry::Telemetry;

@@ -18,7 +18,7 @@
 //! | `cpu`, `budget`, `fair` | how many CPUs there are, the pool for decoding, and memory limits |
 //! | `http` | routes, middleware and connections |
 //! | `repoll` | keeps a connection on its thread |
-//! | `error` | every reason for which a request can fail |
+//! | `code` | the error codes of the API |
 //! | `metrics`, `telemetry`, `gpu` | metrics, log lines and traces; memory of GPUs |
 //! | `reload` | what SIGHUP changes |
 
@@ -30,12 +30,12 @@
 mod budget;
 mod catalog;
 mod cli;
+mod code;
 mod commands;
 mod config;
 mod cpu;
 mod cure;
 mod engine;
-mod error;
 mod fair;
 mod fmt;
 mod gpu;

@@ -7,7 +7,7 @@ use prometheus::{
 
 use crate::budget::Budget;
 use crate::cpu::Usage;
-use crate::error::Code;
+use crate::http::error::Code;
 
 /// Buckets for whole requests and their stages, in seconds: from a digit on an idle machine to a deadline.
 const SECONDS: [f64; 19] = [

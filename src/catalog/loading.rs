@@ -1,4 +1,4 @@
-//! Configuration and folder -> ONNX Runtime -> running models.
+//! Loads ONNX Runtime and the models, as the configuration says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,21 +18,20 @@ use crate::metrics::Metrics;
 use crate::model::{Model, ModelSettings};
 use batching::Limits;
 
-/// Inputs of a batch where neither the configuration nor the model says: on the CPU, and on a GPU, which needs more of them to
-/// have work for all its units. How many is best for a model, `make gpu-check` measures.
+/// Default of `max_batch` on the CPU and on a GPU, which needs larger batches to use all its units.
+/// `make gpu-check` measures the best value for a model.
 const DEFAULT_MAX_BATCH: u32 = 32;
 const DEFAULT_GPU_MAX_BATCH: u32 = 128;
 
-/// Why the models cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelsError {
-    /// ONNX Runtime, or a model.
+    /// ONNX Runtime or a model cannot be loaded.
     #[error("{}", cure::classifier(.0))]
     Classifier(classifier::ClassifierError),
-    /// Mistakes in model directories.
+    /// Invalid model directories.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bundles(Vec<classifier::BundleError>),
-    /// A key of the configuration that does not fit the models, or the machine.
+    /// A configuration key that does not fit the models or the machine.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -44,27 +43,27 @@ impl From<classifier::ClassifierError> for ModelsError {
     }
 }
 
-/// Loads ONNX Runtime, as the configuration says.
+/// Loads the ONNX Runtime library.
 pub fn runtime(config: &Config) -> Result<(), ModelsError> {
     let place = library::load(config.onnxruntime.as_deref()).map_err(classifier::ClassifierError::from)?;
     tracing::info!(place, "ONNX Runtime loaded");
     Ok(check_gpu_libraries(config)?)
 }
 
-/// Reads every model directory.
+/// Reads every model directory without starting a model.
 pub fn open(config: &Config) -> Result<Vec<(Found, Bundle)>, ModelsError> {
     let opened = catalog::open(&config.models, &config.pinned_versions()).map_err(ModelsError::Bundles)?;
     check_tables(config, &opened)?;
     Ok(opened)
 }
 
-/// Why models do not run on what `device = "auto"` would rather have. The reason is mostly the machine's, and the same for all of
-/// them: each is told once.
+/// Reasons why `device = "auto"` fell back to a slower device, with the models concerned. The
+/// reason is often the same for all models, so each is logged once.
 #[derive(Debug, Default)]
 pub struct Fallbacks(BTreeMap<(&'static str, String), Vec<String>>);
 
 impl Fallbacks {
-    /// Notes the reason of this model, if it has one.
+    /// Records why this model fell back, if it did.
     pub fn add(&mut self, model: &Model) {
         let placement = model.placement();
         if let Some(reason) = cure::fallback(placement) {
@@ -73,7 +72,7 @@ impl Fallbacks {
         }
     }
 
-    /// Writes a line for each reason to the log.
+    /// Logs one line for each reason.
     pub fn warn(&self) {
         for ((provider, reason), models) in &self.0 {
             tracing::warn!(
@@ -86,7 +85,7 @@ impl Fallbacks {
     }
 }
 
-/// Loads every model that is in the folder and not in `served` in that version. Blocks.
+/// Loads every model of the directory; those in `served` with the same version are kept. Blocks.
 pub fn models(
     config: &Config,
     metrics: &Metrics,
@@ -113,16 +112,16 @@ pub fn models(
         image: config.default_image_model.clone(),
         text: config.default_text_model.clone(),
     };
-    Catalog::new(models, defaults).map_err(|(key, message)| config.mistake(key, &message).into())
+    Catalog::new(models, defaults).map_err(|error| config.mistake(error.key, &error.message).into())
 }
 
-/// A folder that is not there would be without effect.
+/// A missing directory would be ignored without a message.
 fn check_gpu_libraries(config: &Config) -> Result<(), ConfigError> {
     match &config.gpu_libraries {
-        Some(folder) if !folder.is_dir() => {
+        Some(directory) if !directory.is_dir() => {
             let message = format!(
-                "expected a folder of libraries, found none at {}",
-                folder.display()
+                "expected a directory of libraries, found none at {}",
+                directory.display()
             );
             Err(config.mistake("gpu_libraries", &message))
         }
@@ -130,7 +129,7 @@ fn check_gpu_libraries(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-/// Finds the device of a model, starts its lanes and has it prove itself.
+/// Finds the device of a model, starts its lanes and checks its golden samples.
 pub fn start(
     config: &Config,
     name: &str,
@@ -157,7 +156,7 @@ pub fn start(
             model = name,
             rows,
             max_batch = model.max_batch,
-            "three quarters of queue_memory, which one client may take, hold less than two batches of this model, so that batches stay small: raise queue_memory, or lower max_batch"
+            "one client may use three quarters of queue_memory, which is less than two batches of this model, so batches stay small: raise queue_memory or lower max_batch"
         );
     }
     tracing::info!(
@@ -176,7 +175,7 @@ pub fn start(
     Ok(model)
 }
 
-/// Lanes and threads, as far as they are said.
+/// Lanes and threads set in the configuration or in the model directory.
 fn lane_settings(config: &Config, name: &str, bundle: &Bundle) -> LaneSettings {
     let (own, serving) = (config.of_model(name), &bundle.serving.lanes);
     let configured = |own: Option<usize>, models: Option<u32>| own.or(models.map(|value| value as usize));
@@ -186,15 +185,15 @@ fn lane_settings(config: &Config, name: &str, bundle: &Bundle) -> LaneSettings {
     }
 }
 
-/// Where a model is to run: what the configuration says, else what its `serving.toml` says, else the CPU.
+/// The device set in the configuration, else in the model's `serving.toml`, else the CPU.
 fn device_options(config: &Config, name: &str, bundle: &Bundle) -> Result<DeviceOptions, ConfigError> {
     let (own, serving) = (config.of_model(name), &bundle.serving);
     let device = own.device.or(serving.lanes.device).unwrap_or_default();
-    // The model's own fp16 only allows it, where there is a TensorRT.
+    // The fp16 of a model directory only permits it where TensorRT is used, so it is no error.
     if own.fp16 == Some(true) && matches!(device, Device::Cpu | Device::Cuda) {
         let message = format!(
-            "expected device = \"tensorrt\" or \"auto\" for 16-bit floats, found {device}, which runs the graph of {name} in the \
-             precision that it was exported in"
+            "expected device = \"tensorrt\" or \"auto\" for 16-bit floats, found {device}, which runs the graph of {name} in its \
+             exported precision"
         );
         return Err(config.mistake(&config.key_for(name, "fp16"), &message));
     }
@@ -209,7 +208,6 @@ fn device_options(config: &Config, name: &str, bundle: &Bundle) -> Result<Device
     Ok(options)
 }
 
-/// Most inputs in a batch.
 fn max_batch(own: &ModelConfig, serving: &Serving, on_gpu: bool) -> u32 {
     let default = if on_gpu {
         DEFAULT_GPU_MAX_BATCH.min(own.queue_capacity.get())
@@ -222,21 +220,21 @@ fn max_batch(own: &ModelConfig, serving: &Serving, on_gpu: bool) -> u32 {
         .unwrap_or(default)
 }
 
-/// A table for a model that is not there would be without effect.
+/// A table for an unknown model would be ignored without a message.
 fn check_tables(config: &Config, opened: &[(Found, Bundle)]) -> Result<(), ConfigError> {
     let is_there = |name: &String| opened.iter().any(|(found, _)| found.name == *name);
     match config.model.keys().find(|name| !is_there(name)) {
         Some(name) => {
             let names: Vec<&str> = opened.iter().map(|(found, _)| found.name.as_str()).collect();
-            let (folder, names) = (config.models.display(), names.join(", "));
-            let message = format!("expected the name of a model in {folder} ({names}), found {name:?}");
+            let (directory, names) = (config.models.display(), names.join(", "));
+            let message = format!("expected the name of a model in {directory} ({names}), found {name:?}");
             Err(config.mistake(&format!("model.{name}"), &message))
         }
         None => Ok(()),
     }
 }
 
-/// What the configuration says, else what the model's `serving.toml` says, else the defaults.
+/// Settings from the configuration, else from the model's `serving.toml`, else the defaults.
 fn model_settings(
     config: &Config,
     name: &str,

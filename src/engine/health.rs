@@ -1,12 +1,12 @@
-//! Whether a model's runs succeed.
+//! Detects models whose runs keep failing.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// So many failed runs, one after the other, are no accident any more.
+/// Consecutive failures after which the model is reported as degraded.
 pub(super) const DEGRADED_AFTER: u32 = 3;
 
-/// Counts the failed runs of all lanes of a model since the last that succeeded.
+/// Counts the failed runs of a model, over all its lanes, since the last successful one.
 #[derive(Debug)]
 pub(super) struct Health {
     model: String,
@@ -21,17 +21,17 @@ impl Health {
         }
     }
 
-    /// A run failed, or a session could not be loaded again, and no input was at fault.
+    /// A run failed, or a session could not be loaded again. Not for errors that an input caused.
     pub(super) fn failed(&self, error: &dyn Display) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if failures == DEGRADED_AFTER {
-            tracing::warn!(model = self.model, failures, %error, "the model is degraded: its runs fail one after the other");
+            tracing::warn!(model = self.model, failures, %error, "the model is degraded: its runs keep failing");
         }
     }
 
-    /// A run succeeded.
     pub(super) fn succeeded(&self) {
-        // Nearly always zero, and a load costs less than a swap that all lanes fight for.
+        // Nearly always zero, and a load is cheaper than a swap on a cache line that all lanes
+        // share.
         if self.failures.load(Ordering::Relaxed) == 0 {
             return;
         }

@@ -1,4 +1,4 @@
-//! One lane: a session and the thread that runs it.
+//! A lane: a session and the thread that runs batches in it.
 
 use std::future::{Ready, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,33 +17,33 @@ use crate::metrics::ModelMetrics;
 use crate::telemetry::spans::{BatchSpan, SpanRef};
 use batching::Batch;
 
-/// The rows of one request.
+/// Rows of one request that run together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// At least one; texts are of one bucket.
+    /// At least one row. Texts share a length bucket.
     pub rows: Vec<Row>,
-    /// The span of the request.
+    /// The request's span.
     pub span: SpanRef,
 }
 
-/// What a job gets back.
+/// The outputs of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outputs {
-    /// One row of labels after the other.
+    /// The outputs of all rows, one row after the other.
     pub values: Vec<f32>,
-    /// Rows of all jobs in the batch.
+    /// Rows of all jobs in the batch, to report its size.
     pub batch_rows: u32,
-    /// The span of the batch.
+    /// The batch's span.
     pub batch: SpanRef,
 }
 
-/// Ends the run that it was made for.
+/// Interrupts one run.
 pub type Interrupt = Box<dyn FnOnce() + Send>;
 
-/// What a lane runs: a [`Session`], or in tests something that fails in a chosen way.
+/// What a lane runs: a [`Session`], or in tests a stand-in that fails in a chosen way.
 pub trait Backend {
-    /// Runs the rows of all jobs in one batch and gives the outputs, one row of labels after the other. Calls
-    /// `watch` with the means to interrupt the run.
+    /// Runs the rows of all jobs in one batch and returns their outputs, one row after the other.
+    /// Passes `watch` a function that interrupts the run.
     fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError>;
 }
 
@@ -56,42 +56,41 @@ impl Backend for Session {
     }
 }
 
-/// Why a lane gave no outputs for a job.
+/// Why a job has no outputs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LaneError {
-    /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The run panicked.
     #[error("the run panicked: {0}")]
     Panicked(String),
-    /// The session could not be loaded again after a failure.
-    #[error("the session could not be loaded again: {0}")]
+    /// The session was dropped after a failed run and cannot be loaded again.
+    #[error("the session cannot be loaded again: {0}")]
     Lost(String),
 }
 
-/// Runs batches in a backend, and gets a new backend when one has failed.
+/// Runs batches in a backend, and loads a new backend after a failure.
 pub(super) struct Lane<B, L> {
     backend: Option<B>,
     load: L,
     labels: usize,
     metrics: ModelMetrics,
     health: Arc<Health>,
-    tight: Option<Tight>,
+    row_limit: Option<RowLimit>,
 }
 
-/// How many rows fit into memory, as far as is known: a run with twice as many did not.
+/// Row limit learnt from an out-of-memory error: a run with twice as many rows failed.
 #[derive(Debug)]
-struct Tight {
+struct RowLimit {
     rows: usize,
-    /// Runs since then that fitted.
+    /// Successful runs since the error.
     runs: u32,
 }
 
-/// After so many runs a lane that had too little memory tries full batches again: others may have given theirs back.
-const TIGHT_FOR: u32 = 100;
+/// The row limit is dropped after this many successful runs, because other programs may have freed
+/// memory.
+const ROW_LIMIT_RUNS: u32 = 100;
 
-// Nothing in it is ever pinned.
+// No field is ever pinned.
 impl<B, L> Unpin for Lane<B, L> {}
 
 impl<B, L> Lane<B, L>
@@ -106,11 +105,11 @@ where
             labels,
             metrics,
             health,
-            tight: None,
+            row_limit: None,
         }
     }
 
-    /// The backend, loaded if there is none.
+    /// The backend. Loads one if there is none.
     fn backend(&mut self) -> Result<&mut B, LoadError> {
         let backend = match self.backend.take() {
             Some(backend) => backend,
@@ -119,14 +118,19 @@ where
         Ok(self.backend.insert(backend))
     }
 
-    /// Runs jobs together. Where one input is at fault, each runs alone, so that only the guilty one fails; where all do not fit
-    /// into memory, each half runs for itself.
+    /// Runs jobs together. If an input is invalid, each job runs alone, so that only the one at
+    /// fault fails. If they do not fit into memory, each half runs by itself.
     fn run_jobs(
         &mut self,
         jobs: &[Job],
         watch: &dyn Fn(Interrupt),
     ) -> Result<Vec<Result<Vec<f32>, LaneError>>, LaneError> {
-        if jobs.len() > 1 && self.tight.as_ref().is_some_and(|tight| rows(jobs) > tight.rows) {
+        if jobs.len() > 1
+            && self
+                .row_limit
+                .as_ref()
+                .is_some_and(|limit| rows(jobs) > limit.rows)
+        {
             return Ok(self.run_halves(jobs, watch));
         }
         match self.run(jobs, watch) {
@@ -138,7 +142,7 @@ where
                     .collect())
             }
             Err(LaneError::Run(RunError::OutOfMemory(_))) if jobs.len() > 1 => {
-                self.tight = Some(Tight {
+                self.row_limit = Some(RowLimit {
                     rows: rows(jobs) / 2,
                     runs: 0,
                 });
@@ -152,7 +156,7 @@ where
         let (first, second) = jobs.split_at(jobs.len() / 2);
         let mut results = Vec::with_capacity(jobs.len());
         for half in [first, second] {
-            // The failed run before it has taken the backend along.
+            // An earlier run failed, and its backend was dropped.
             let ran = match self.backend() {
                 Ok(_) => self.run_jobs(half, watch),
                 Err(error) => Err(LaneError::Lost(error.to_string())),
@@ -167,7 +171,7 @@ where
 
     fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, LaneError> {
         let Some(backend) = &mut self.backend else {
-            return Err(LaneError::Lost("a run before this one failed".into()));
+            return Err(LaneError::Lost("an earlier run failed".into()));
         };
         let result = catch_unwind(AssertUnwindSafe(|| backend.run(jobs, watch)))
             .map_err(|panic| LaneError::Panicked(panic_message(panic.as_ref()).to_owned()))
@@ -175,9 +179,9 @@ where
         match &result {
             Ok(_) => {
                 self.health.succeeded();
-                if let Some(tight) = &mut self.tight {
-                    tight.runs += 1;
-                    self.tight = self.tight.take().filter(|tight| tight.runs < TIGHT_FOR);
+                if let Some(limit) = &mut self.row_limit {
+                    limit.runs += 1;
+                    self.row_limit = self.row_limit.take().filter(|limit| limit.runs < ROW_LIMIT_RUNS);
                 }
             }
             Err(LaneError::Run(RunError::Interrupted)) => self.metrics.interrupted.inc(),
@@ -189,7 +193,7 @@ where
                     LaneError::Run(RunError::InvalidInput(_) | RunError::RowLength { .. })
                 );
                 if !input_at_fault {
-                    // What a failed run leaves behind in a session is unknown.
+                    // The state of a session after a failed run is unknown.
                     self.backend = None;
                     self.health.failed(error);
                 }
@@ -204,7 +208,7 @@ where
             .map(|job| {
                 let (own, others) = rest
                     .split_at_checked(job.rows.len() * self.labels)
-                    .ok_or_else(|| RunError::Failed("the run gave too few outputs".into()))?;
+                    .ok_or_else(|| RunError::Failed("the run returned too few outputs".into()))?;
                 rest = others;
                 Ok(own.to_vec())
             })
@@ -229,7 +233,7 @@ where
         }))
     }
 
-    /// Blocks the thread that runs it: the lane's own, or that of a caller which runs the batch itself.
+    /// Blocks the thread, which is the lane's own or, for a caller run, the caller's.
     fn call(&mut self, batch: Batch<Job>) -> Self::Future {
         let rows = rows(&batch.inputs);
         self.metrics.batch_size.observe(rows as f64);
@@ -252,10 +256,11 @@ fn rows(jobs: &[Job]) -> usize {
     jobs.iter().map(|job| job.rows.len()).sum()
 }
 
-/// How long a lane whose session cannot be loaded waits before it tries again: at first, and at most.
+/// First and longest pause before a lane tries again to load its session.
 const RELOAD_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// The whole life of a lane's thread: load, warm, say so through `ready`, run batches until the queue is closed.
+/// Main function of a lane's thread: loads and warms up the session, reports to `ready`, and runs
+/// batches until the queue is closed.
 pub(super) fn drive<B, L>(
     new_lane: impl Fn() -> Lane<B, L>,
     queue: &JobQueue,
@@ -270,12 +275,13 @@ pub(super) fn drive<B, L>(
     let mut lane = new_lane();
     let warmed = lane
         .backend()
-        .and_then(|backend| Ok(warm(backend).map_err(super::graph_failed)?));
+        .and_then(|backend| Ok(warm(backend).map_err(super::warm_up::graph_failed)?));
     let failed = warmed.is_err();
     let mut ready = Some((ready, warmed));
     let mut delay = RELOAD_DELAYS.0;
     loop {
-        // Registered before the lane is called ready: from then on the queue takes jobs.
+        // The worker must be registered before `ready` is told, because jobs may be submitted from
+        // then on.
         let worker = (!failed).then(|| {
             if callers_run {
                 Either::Left(queue.caller_runs_worker(lane))
@@ -284,7 +290,7 @@ pub(super) fn drive<B, L>(
             }
         });
         if let Some((ready, warmed)) = ready.take() {
-            // Whoever starts the lane waits for this, so the receiver is there.
+            // `Engine::start` waits for this, so the receiver exists.
             let _ = ready.send(warmed);
         }
         let Some(worker) = worker else { return };
@@ -295,7 +301,7 @@ pub(super) fn drive<B, L>(
         if started.elapsed() > RELOAD_DELAYS.1 {
             delay = RELOAD_DELAYS.0;
         }
-        tracing::error!(lane = std::thread::current().name(), %error, retry_in = ?delay, "a lane is down");
+        tracing::error!(lane = std::thread::current().name(), %error, retry_in = ?delay, "a lane has failed and will be restarted");
         std::thread::sleep(delay);
         delay = (delay * 2).min(RELOAD_DELAYS.1);
         lane = new_lane();

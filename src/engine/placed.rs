@@ -1,21 +1,23 @@
-//! Where a model is to run, found out before its lanes are started.
+//! Chooses the device of a model before its lanes are planned.
 
 use classifier::{Bundle, Device, DeviceOptions, LoadError, Placement, Provider, Session, SessionOptions};
 
 use super::plan::GPU_THREADS;
 
-/// Where a model runs. Known before the limits of its batches, which are larger on a GPU.
+/// The device of a model. It must be known before the batch limits, which are larger on a GPU.
 #[derive(Debug)]
 pub struct Placed {
-    /// What every lane asks for: with [`Device::Auto`] what was found, so that all lanes run on the same.
+    /// Options for the session of every lane. [`Device::Auto`] is already replaced by the device
+    /// found, so that all lanes run on the same one.
     pub(super) device: DeviceOptions,
     pub(super) placement: Placement,
-    /// The session that it was found with, if it runs on a GPU.
+    /// The session that was loaded to find a GPU. The first lane takes it.
     pub(super) session: Option<Session>,
 }
 
 impl Placed {
-    /// Loads the graph on the device that is asked for, if it is more than the CPU. `threads`: of the session.
+    /// Loads the graph on the configured device, unless that is the CPU. `threads` is the number of
+    /// the session's CPU threads.
     pub fn find(bundle: &Bundle, device: DeviceOptions, threads: Option<usize>) -> Result<Self, LoadError> {
         if device.device == Device::Cpu {
             return Ok(Self {
@@ -38,7 +40,6 @@ impl Placed {
         })
     }
 
-    /// Whether it runs on a GPU.
     pub fn is_on_gpu(&self) -> bool {
         self.placement.provider != Provider::Cpu
     }

@@ -1,64 +1,98 @@
-//! How many lanes a model gets, and how many threads each.
+//! How many lanes a model gets, and how many threads each session has.
+//!
+//! The plan is made once, when a model is loaded, from three things: what the configuration sets,
+//! how long runs of the model take on one thread, and how many CPUs the process may use. In this
+//! order:
+//!
+//! 1. **GPU**: two lanes ([`GPU_LANES`]). One prepares and copies its batch while the device runs
+//!    the batch of the other. Batches are always filled, since a GPU runs a larger batch in little
+//!    more time.
+//! 2. **Lanes and threads are both configured**: they are used as they are, and nothing is
+//!    measured.
+//! 3. **Short runs** (below [`LONG_RUN`], 2 ms, for one row): one thread for each session and one
+//!    lane for each CPU. Waking a second thread would cost more than it gains.
+//! 4. **Long runs**: one lane for each CPU, each with a session of one thread, and a *wide session*
+//!    with a thread for each CPU that all lanes share (see [`wide`](super::wide)). While several
+//!    runs are active, each uses one CPU, which has the highest throughput. A lone run takes the
+//!    wide session, which has the lowest latency.
+//!
+//! A configured number of lanes or of threads replaces the computed one; the other follows from it.
+//!
+//! Two more decisions follow from the measured times:
+//!
+//! * **Whether batching pays** ([`LanePlan::batches_pay`]). For long runs only if a row in a batch
+//!   takes at most [`BATCH_PAYS`] of the time of a single row. Otherwise requests run one by one,
+//!   because the first request of a batch would wait for the last one and gain nothing.
+//! * **Whether callers run batches** ([`LanePlan::caller_weight`]). If one thread runs the model
+//!   and a run certainly takes less than [`CALLER_RUN`], a request runs the batch on its own task
+//!   while a lane is idle, which saves two thread switches. "Certainly" needs a graph whose cost
+//!   depends only on the shape of its input, so that the heaviest batch can be measured in advance.
 
 use std::time::Duration;
 
-/// What the configuration or the model directory asks for.
+use batching::Limits;
+
+/// Lanes and threads set in the configuration or the model directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LaneSettings {
-    /// Sessions that run side by side.
     pub lanes: Option<usize>,
     /// Threads of each session.
     pub threads: Option<usize>,
 }
 
-/// What was measured, on one thread.
+/// Times of runs that were measured on one thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunTimes {
-    /// Of a run with one row.
+    /// A run of one row.
     pub single: Duration,
-    /// Of each row in a run with a few.
+    /// A row in a run of a few rows.
     pub in_batch: Duration,
-    /// Of each unit of weight in the heaviest batch. None if a run is long, or other inputs may take longer, see
+    /// A unit of weight in the heaviest batch. `None` if runs are long, or if the time of a run
+    /// depends on more than its shape, see
     /// [`GraphFiles::outline`](classifier::bundle::GraphFiles::outline).
     pub of_a_unit: Option<Duration>,
 }
 
-/// What was decided.
+/// The lanes and threads of a model. The module explains how they are chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// Sessions that run side by side.
+pub struct LanePlan {
     pub lanes: usize,
-    /// Threads of each lane's session; without a number 1, and a lone run has one for each CPU, see [`super::wide`].
+    /// Threads of each lane's session. `None`: one thread, and a wide session shared by the lanes.
     pub threads: Option<usize>,
-    /// Whether rows of several requests should run together.
+    /// Rows of several requests should run together.
     pub batches_pay: bool,
-    /// Largest batch that a request runs on its own task while a lane has nothing to do; 0: lanes run everything.
+    /// Heaviest batch that a request runs on its own task while a lane is idle. 0: only lanes run
+    /// batches.
     pub caller_weight: u32,
-    /// Why.
+    /// The reason in words, for the log and `GET /v1/models`.
     pub reason: String,
 }
 
-/// Long runs are batched if a row in a batch takes at most this part of a row alone. A batch that is not faster only makes its
-/// first members wait for its last: ResNet-18 takes 36.0 ms alone and 35.9 ms in a batch.
+/// Long runs are batched if a row in a batch takes at most this part of the time of a single row.
+/// ResNet-18 takes 36.0 ms alone and 35.9 ms in a batch, so it is not batched.
 const BATCH_PAYS: f64 = 0.85;
 
-/// A run of one row that is longer than this gains more from a second thread than the threads cost to wake. ResNet-18 on two
-/// cores, 35 ms on one thread: on both a lone run takes 18 ms. With work for all lanes a thread each is best: two lanes that
-/// share a pool of two threads reach 0.96 of that, as does a single lane with two threads of its own.
+/// Runs of one row that take longer gain more from a second thread than waking it costs.
+///
+/// Measured with ResNet-18 on two cores: 35 ms on one thread, 18 ms for a lone run on both. Under
+/// full load a thread for each lane is best: two lanes that share a pool of two threads reach 0.96
+/// of its throughput, as does one lane with two threads.
 const LONG_RUN: Duration = Duration::from_millis(2);
 
-/// A task that runs a batch keeps one of the threads that serve HTTP for about so long, and others wait for it. Against
-/// lanes alone, at 8 connections: 1.3 times the throughput for runs of 90 us, and 0.75 of the latency at one connection.
+/// Longest run of a batch on a request's task. It occupies one of the threads that serve HTTP, and
+/// other requests wait for it. Against lanes alone, for runs of 90 us: 1.3 times the throughput at
+/// 8 connections, and 0.75 of the latency at one connection.
 pub(super) const CALLER_RUN: Duration = Duration::from_millis(2);
 
-/// The least with which the device need not wait for the next batch. Each further one costs the memory of the weights.
+/// The least number of lanes that keeps the device busy. Each further lane costs the memory of the
+/// weights again.
 const GPU_LANES: usize = 2;
 
-/// The few nodes of a graph that stay on the CPU are not worth more.
+/// For the few nodes of a graph that stay on the CPU.
 pub(super) const GPU_THREADS: usize = 1;
 
-impl Plan {
-    /// What was asked for.
+impl LanePlan {
+    /// Lanes and threads are both configured.
     pub fn configured(lanes: usize, threads: usize) -> Self {
         Self {
             lanes,
@@ -69,17 +103,16 @@ impl Plan {
         }
     }
 
-    /// On a GPU: two lanes, and nothing on callers' tasks, because a run waits for the device and not for the CPU.
+    /// On a GPU callers never run batches: a run waits for the device, not for a CPU.
     pub fn on_gpu(settings: LaneSettings) -> Self {
-        let lanes = settings.lanes.unwrap_or(GPU_LANES);
         let reason = match settings.lanes {
-            Some(_) => "configured; on a GPU batches pay",
+            Some(_) => "configured; batching is faster on a GPU",
             None => {
-                "on a GPU batches pay, and of two lanes one lays out and copies its batch while that of the other runs"
+                "batching is faster on a GPU; with two lanes, one prepares and copies its batch while the other runs"
             }
         };
         Self {
-            lanes,
+            lanes: settings.lanes.unwrap_or(GPU_LANES),
             threads: Some(settings.threads.unwrap_or(GPU_THREADS)),
             batches_pay: true,
             caller_weight: 0,
@@ -87,7 +120,7 @@ impl Plan {
         }
     }
 
-    /// Decides from what was asked for, what was measured, and the number of CPUs.
+    /// On CPUs, from measured times.
     pub fn new(settings: LaneSettings, times: RunTimes, cpus: usize) -> Self {
         let run_time = times.single;
         let threads = settings.threads.or((run_time < LONG_RUN).then_some(1));
@@ -102,15 +135,17 @@ impl Plan {
             _ => 0,
         };
         let why = match threads {
-            Some(_) if caller_weight > 0 => "so CPUs have a lane each, which requests use on their own tasks",
-            Some(_) => "so CPUs have a lane each",
-            None => "so CPUs have a lane each, and a lone run spreads over all of them",
+            Some(_) if caller_weight > 0 => {
+                "so each CPU has a lane, and requests run batches on their own tasks"
+            }
+            Some(_) => "so each CPU has a lane",
+            None => "so each CPU has a lane, and a lone run uses all CPUs",
         };
         let batches_pay = run_time < LONG_RUN || times.in_batch <= run_time.mul_f64(BATCH_PAYS);
         let batches = if batches_pay {
             ""
         } else {
-            "; a batch is not faster"
+            "; batching is not faster"
         };
         Self {
             lanes,
@@ -121,7 +156,21 @@ impl Plan {
         }
     }
 
-    /// Threads that a run uses when nothing else runs.
+    /// The queue's limits under this plan. A configured `max_wait` turns off caller runs: a caller
+    /// that finds an idle lane would never wait for a batch to fill.
+    pub(super) fn limits(&self, configured: Limits) -> Limits {
+        let fill_weight = if self.batches_pay {
+            configured.max_weight
+        } else {
+            1
+        };
+        let callers_run = configured.max_wait.is_zero();
+        configured
+            .fill_weight(fill_weight)
+            .caller_weight(if callers_run { self.caller_weight } else { 0 })
+    }
+
+    /// Threads that a run uses while no other run is active.
     pub fn threads_of_a_lone_run(&self, cpus: usize) -> usize {
         self.threads.unwrap_or(cpus)
     }
@@ -143,12 +192,12 @@ mod tests {
             in_batch: single,
             of_a_unit: None,
         };
-        let plan = Plan::new(LaneSettings { lanes, threads }, times, cpus);
+        let plan = LanePlan::new(LaneSettings { lanes, threads }, times, cpus);
         (plan.lanes, plan.threads)
     }
 
     #[test]
-    fn requests_run_on_their_own_tasks_what_is_short_for_certain() {
+    fn requests_run_batches_on_their_own_tasks_only_if_every_run_is_short() {
         let caller_weight = |single, of_a_unit: Option<u64>, threads| {
             let times = RunTimes {
                 single: Duration::from_micros(single),
@@ -156,7 +205,7 @@ mod tests {
                 of_a_unit: of_a_unit.map(Duration::from_micros),
             };
             let settings = LaneSettings { lanes: None, threads };
-            Plan::new(settings, times, 2).caller_weight
+            LanePlan::new(settings, times, 2).caller_weight
         };
         assert_eq!(caller_weight(90, Some(80), None), 25, "2 ms");
         assert_eq!(caller_weight(90, None, None), 0, "another input may take longer");
@@ -178,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn long_runs_share_their_threads() {
+    fn long_runs_share_a_wide_session() {
         assert_eq!(plan(None, None, 17_000, 2), (2, None));
         assert_eq!(plan(Some(1), None, 17_000, 2), (1, None));
     }
@@ -191,7 +240,7 @@ mod tests {
                 in_batch: Duration::from_micros(in_batch),
                 of_a_unit: None,
             };
-            Plan::new(LaneSettings::default(), times, 2).batches_pay
+            LanePlan::new(LaneSettings::default(), times, 2).batches_pay
         };
         assert!(!pays(36_000, 35_900));
         assert!(pays(36_000, 20_000));
@@ -203,19 +252,19 @@ mod tests {
 
     #[test]
     fn a_gpu_gets_two_lanes_and_whole_batches() {
-        let plan = Plan::on_gpu(LaneSettings::default());
+        let plan = LanePlan::on_gpu(LaneSettings::default());
         assert_eq!((plan.lanes, plan.threads), (2, Some(1)));
         assert_eq!((plan.batches_pay, plan.caller_weight), (true, 0));
         let settings = LaneSettings {
             lanes: Some(1),
             threads: Some(4),
         };
-        let plan = Plan::on_gpu(settings);
+        let plan = LanePlan::on_gpu(settings);
         assert_eq!((plan.lanes, plan.threads), (1, Some(4)));
     }
 
     #[test]
-    fn what_is_configured_is_done() {
+    fn configured_lanes_and_threads_are_used() {
         assert_eq!(plan(Some(3), None, 9, 2), (3, Some(1)));
         assert_eq!(plan(None, Some(2), 17_000, 8), (4, Some(2)));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use classifier::Row;
 use classifier::golden::GoldenError;
@@ -13,7 +13,8 @@ use crate::metrics::Metrics;
 use crate::telemetry::spans::SpanRef;
 use batching::{Error, Submission};
 
-/// One output a row: its first number. The first number also says what goes wrong. It has memory for so many rows.
+/// One output a row: its first number. The first number also says what goes wrong. It has memory
+/// for so many rows.
 struct Faulty {
     generation: usize,
     memory: Arc<AtomicUsize>,
@@ -117,7 +118,7 @@ fn lane(limits: Limits, metrics: &ModelMetrics) -> LaneStart<'_> {
     LaneStart {
         name: "faulty",
         labels: 1,
-        plan: Plan::configured(1, 1),
+        plan: LanePlan::configured(1, 1),
         placement: Placement::cpu(),
         limits,
         metrics,
@@ -253,8 +254,8 @@ async fn a_session_that_is_made_again_and_does_not_prove_itself_takes_no_request
     assert_eq!(fixture.ask(7.0).await.unwrap(), [7.0]);
     proves.store(false, Ordering::SeqCst);
     fixture.ask(FAIL).await.unwrap_err();
-    let error = crate::error::Error::from(fixture.ask(7.0).await.unwrap_err());
-    assert_eq!(error.code, crate::error::Code::ModelUnavailable, "{error}");
+    let error = crate::http::error::Error::from(fixture.ask(7.0).await.unwrap_err());
+    assert_eq!(error.code, crate::http::error::Code::ModelUnavailable, "{error}");
     assert!(fixture.engine.queue().workers() == 0);
     // It is tried again after a second.
     proves.store(true, Ordering::SeqCst);
@@ -325,8 +326,8 @@ async fn a_request_that_alone_does_not_fit_is_refused_and_the_others_are_not() {
         matches!(&error, Error::Inner(LaneError::Run(RunError::OutOfMemory(_)))),
         "{error}"
     );
-    let error = crate::error::Error::from(error);
-    assert_eq!(error.code, crate::error::Code::ModelUnavailable);
+    let error = crate::http::error::Error::from(error);
+    assert_eq!(error.code, crate::http::error::Code::ModelUnavailable);
     assert!(error.detail.contains("send fewer inputs"), "{error}");
 }
 

@@ -1,12 +1,15 @@
-//! What an input weighs in a batch.
+//! Weights of inputs, which limit a batch by inputs and tokens with one number.
 
 use classifier::text::Tokenizer;
 
-/// Tokens of a text, padding included, that weigh as much as one picture where nothing else is configured.
+/// Default number of tokens, padding included, that weigh 1.
 const TOKENS_PER_INPUT: u32 = 128;
 
-/// Limits of a batch, and the weights that keep both of them with one number: a picture weighs 1, a text 1 for each part of
-/// its padded length that each of `max_batch` texts could have.
+/// Converts inputs to weights so that one limit bounds both the number of inputs and the number of
+/// tokens of a batch.
+///
+/// An image weighs 1. A text weighs its padded length divided by the tokens that each of
+/// `max_batch` texts may have, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
     max_batch: u32,
@@ -14,7 +17,6 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// For pictures.
     pub fn images(max_batch: u32) -> Self {
         Self {
             max_batch: max_batch.max(1),
@@ -22,7 +24,7 @@ impl Weights {
         }
     }
 
-    /// For texts: a batch holds at most `max_batch` of them and `max_tokens` tokens, padding included.
+    /// A batch holds at most `max_batch` texts and `max_tokens` tokens, padding included.
     pub fn texts(max_batch: u32, max_tokens: u32) -> Self {
         let max_batch = max_batch.min(max_tokens).max(1);
         Self {
@@ -31,26 +33,27 @@ impl Weights {
         }
     }
 
-    /// Tokens in a batch where nothing is configured: enough for one text of the largest length.
+    /// Default of `max_tokens`: enough for at least one text of the largest length.
     pub fn default_tokens(max_batch: u32, tokenizer: &Tokenizer) -> u32 {
         max_batch
             .saturating_mul(TOKENS_PER_INPUT)
             .max(tokenizer.max_length() as u32)
     }
 
-    /// Largest weight of a batch.
+    /// The largest weight of a batch.
     pub fn max_weight(self) -> u32 {
         self.max_batch
     }
 
-    /// Weight of a row: of a text that is padded to this length, or of a picture (0). One alone always fits.
+    /// The weight of a text that is padded to `length`, or of an image if `length` is 0. A single
+    /// row always fits into a batch.
     pub fn of(self, length: usize) -> u32 {
         (length as u32)
             .div_ceil(self.tokens_per_input)
             .clamp(1, self.max_batch)
     }
 
-    /// How many such rows fit into a batch.
+    /// The number of rows of this length that fit into a batch.
     pub fn most_rows(self, length: usize) -> u32 {
         (self.max_batch / self.of(length)).max(1)
     }
@@ -61,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_keeps_both_limits() {
+    fn weights_limit_both_inputs_and_tokens() {
         let weights = Weights::texts(32, 4096);
         assert_eq!([16, 128, 129, 512].map(|length| weights.of(length)), [1, 1, 2, 4]);
         assert_eq!(

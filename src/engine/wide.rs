@@ -1,4 +1,7 @@
-//! Long runs: side by side when there are many, spread over all CPUs when there is one.
+//! Models with long runs: several runs use one CPU each, a lone run uses all CPUs.
+//!
+//! Each lane has a session of one thread. All lanes of the model share the *wide session*, which
+//! has a thread for each CPU. A run that finds no other run of the model takes the wide session.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,40 +10,37 @@ use classifier::RunError;
 
 use super::{Backend, Interrupt, Job};
 
-/// A lane's own backend, which has one thread, and the one that all lanes of the model share, which has a thread for each
-/// CPU. A run that finds the model idle takes that one.
+/// A lane's own session, and the wide session that it shares with the other lanes.
 #[derive(Debug)]
-pub(super) struct Solo<B> {
+pub(super) struct LaneSessions<B> {
     pub(super) own: B,
-    pub(super) shared: Arc<Shared<B>>,
+    pub(super) wide: Arc<WideSession<B>>,
 }
 
-/// What the lanes of a model share.
 #[derive(Debug)]
-pub(super) struct Shared<B> {
-    /// None after a failed run: what that leaves behind in it is unknown.
-    spread: Mutex<Option<B>>,
-    /// Lanes in a run.
+pub(super) struct WideSession<B> {
+    /// `None` while a run uses the session, and after a failed run, whose effect on it is unknown.
+    session: Mutex<Option<B>>,
+    /// Number of lanes that are in a run.
     running: AtomicUsize,
 }
 
-impl<B> Default for Shared<B> {
+impl<B> Default for WideSession<B> {
     fn default() -> Self {
         Self {
-            spread: Mutex::new(None),
+            session: Mutex::new(None),
             running: AtomicUsize::new(0),
         }
     }
 }
 
-impl<B> Shared<B> {
-    /// The shared backend, while no run uses it.
-    pub(super) fn spread(&self) -> MutexGuard<'_, Option<B>> {
-        self.spread.lock().unwrap_or_else(PoisonError::into_inner)
+impl<B> WideSession<B> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<B>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts a run for as long as it takes, also if it panics.
+/// Ends the count of a run when dropped, so that a run that panics is not counted forever.
 struct Running<'a>(&'a AtomicUsize);
 
 impl Drop for Running<'_> {
@@ -49,18 +49,18 @@ impl Drop for Running<'_> {
     }
 }
 
-impl<B: Backend> Backend for Solo<B> {
+impl<B: Backend> Backend for LaneSessions<B> {
     fn run(&mut self, jobs: &[Job], watch: &dyn Fn(Interrupt)) -> Result<Vec<f32>, RunError> {
-        let others = self.shared.running.fetch_add(1, Ordering::Relaxed);
-        let _running = Running(&self.shared.running);
-        // Taken out, so that a panic leaves none behind.
-        let spread = (others == 0).then(|| self.shared.spread().take()).flatten();
-        let Some(mut spread) = spread else {
+        let others = self.wide.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Running(&self.wide.running);
+        // The session is taken out, so that it is gone if the run panics.
+        let wide = (others == 0).then(|| self.wide.lock().take()).flatten();
+        let Some(mut wide) = wide else {
             return self.own.run(jobs, watch);
         };
-        let result = spread.run(jobs, watch);
+        let result = wide.run(jobs, watch);
         if matches!(result, Ok(_) | Err(RunError::Interrupted)) {
-            *self.shared.spread() = Some(spread);
+            *self.wide.lock() = Some(wide);
         }
         result
     }
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// Says which one it is; runs until it is told to go on, if it has a channel.
+    /// Outputs its number. With a channel, it runs until it is told to go on.
     struct Named(f32, Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
 
     impl Backend for Named {
@@ -90,45 +90,45 @@ mod tests {
     }
 
     const OWN: f32 = 1.0;
-    const SPREAD: f32 = 2.0;
+    const WIDE: f32 = 2.0;
 
-    fn lane(shared: &Arc<Shared<Named>>) -> Solo<Named> {
-        Solo {
+    fn lane(wide: &Arc<WideSession<Named>>) -> LaneSessions<Named> {
+        LaneSessions {
             own: Named(OWN, None),
-            shared: Arc::clone(shared),
+            wide: Arc::clone(wide),
         }
     }
 
-    fn run(lane: &mut Solo<Named>) -> Result<Vec<f32>, RunError> {
+    fn run(lane: &mut LaneSessions<Named>) -> Result<Vec<f32>, RunError> {
         lane.run(&[], &|_| {})
     }
 
     #[test]
-    fn a_lone_run_spreads_and_one_beside_it_does_not() {
-        let shared = Arc::new(Shared::default());
+    fn a_lone_run_uses_the_wide_session_and_a_concurrent_run_does_not() {
+        let wide = Arc::new(WideSession::default());
         let (started, has_started) = mpsc::channel();
         let (go_on, goes_on) = mpsc::channel();
-        *shared.spread() = Some(Named(SPREAD, Some((started, goes_on))));
-        let mut first = lane(&shared);
+        *wide.lock() = Some(Named(WIDE, Some((started, goes_on))));
+        let mut first = lane(&wide);
         let first = std::thread::spawn(move || run(&mut first));
         has_started.recv_timeout(Duration::from_secs(20)).unwrap();
 
-        let mut second = lane(&shared);
+        let mut second = lane(&wide);
         assert_eq!(run(&mut second), Ok(vec![OWN]));
         go_on.send(()).unwrap();
-        assert_eq!(first.join().unwrap(), Ok(vec![SPREAD]));
+        assert_eq!(first.join().unwrap(), Ok(vec![WIDE]));
 
         go_on.send(()).unwrap();
-        assert_eq!(run(&mut second), Ok(vec![SPREAD]), "alone again");
+        assert_eq!(run(&mut second), Ok(vec![WIDE]), "alone again");
     }
 
     #[test]
-    fn a_failed_run_takes_the_shared_one_with_it_and_no_more() {
-        let shared = Arc::new(Shared::default());
-        *shared.spread() = Some(Named(-1.0, None));
-        let mut lane = lane(&shared);
+    fn a_failed_run_drops_only_the_wide_session() {
+        let wide = Arc::new(WideSession::default());
+        *wide.lock() = Some(Named(-1.0, None));
+        let mut lane = lane(&wide);
         assert!(run(&mut lane).is_err());
-        assert!(shared.spread().is_none());
+        assert!(wide.lock().is_none());
         assert_eq!(run(&mut lane), Ok(vec![OWN]));
     }
 }

@@ -9,25 +9,25 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use classifier::{InputKind, WrongKind, output};
+use classifier::{ImageError, InputKind, TextError, WrongKind, output};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
-use super::document::{Picture, problems};
+use super::document::{EncodedImage, problems, unknown_model};
 use super::flow;
-use super::guard::HighestPriority;
+use super::guard::{HighestPriority, priority_refused};
 use super::payload::{self, Form, Options, Payload, RequestPriority};
 use crate::budget::{Budget, Share};
-use crate::catalog::Catalog;
-use crate::error::{Code, Error};
+use crate::catalog::{Catalog, SelectError};
 use crate::fmt;
-use crate::model::{Classified, Input, Model, Terms};
-use crate::telemetry::access::{self, Stages};
+use crate::http::error::{Code, Error};
+use crate::model::{Input, Model, Outcome, Stages, Terms};
+use crate::telemetry::access::{RequestStats, StageTimes};
 use crate::telemetry::spans::SpanRef;
-use batching::Flow;
+use batching::{Flow, Refusal};
 
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
@@ -180,55 +180,44 @@ struct ClassifyProblems;
 
 impl IntoResponses for ClassifyProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[
-            (Code::InvalidRequest, "top_k: expected at least 1, found 0"),
-            (
-                Code::Forbidden,
-                "priority: expected normal or low, found high, which takes an API key with priority = \"high\" in the server's configuration",
-            ),
-            (
-                Code::ModelRequired,
-                "model: expected one of those that take a picture (digits, fashion, images), found none",
-            ),
-            (
-                Code::ModelNotFound,
-                "model: expected one of digits, fashion, images, sentiment, found \"nope\"",
-            ),
-            (
+        problems([
+            Error::invalid_request("top_k: expected at least 1, found 0"),
+            priority_refused(),
+            Error::from(SelectError::Ambiguous {
+                kind: InputKind::Image,
+                candidates: "digits, fashion, images".to_owned(),
+            }),
+            unknown_model(),
+            Error::new(
                 Code::PayloadTooLarge,
                 "body: expected at most 16777216 bytes, found 16777217",
             ),
-            (Code::TooManyInputs, "inputs: expected at most 32, found 33"),
-            (
-                Code::UnsupportedMediaType,
-                "Content-Type: expected image/png, image/jpeg, image/webp, image/gif, image/bmp, text/plain, application/json or multipart/form-data, found \"image/tiff\"",
+            Error::from(Refusal::TooLarge {
+                weight: 33,
+                max_weight: 32,
+            }),
+            payload::unsupported_media_type("\"image/tiff\""),
+            Error::image(
+                "body",
+                &ImageError::UnknownFormat {
+                    found: hex::encode(b"no image"),
+                },
             ),
-            (
-                Code::InvalidImage,
-                "body: unknown image format: expected png, jpeg, webp, gif or bmp, found bytes that begin with 6e6f207069637475",
+            Error::image(
+                "body",
+                &ImageError::TooLarge {
+                    width: 16_385,
+                    height: 1,
+                    max_side: 16_384,
+                    max_pixels: 33_554_432,
+                },
             ),
-            (
-                Code::ImageTooLarge,
-                "body: the image is too large: expected at most 16384 pixels per side and 33554432 in total, found 16385 x 1",
-            ),
-            (Code::InvalidText, "body: invalid UTF-8 at byte 0"),
-            (
-                Code::Internal,
-                "the cause is in the server's log under this request id",
-            ),
-            (Code::QueueFull, "1 inputs wait already, which is as many as may"),
-            (
-                Code::Draining,
-                "the server is shutting down; send the request to another one",
-            ),
-            (
-                Code::ModelUnavailable,
-                "no lane of the model is running; one is started again when its session can be loaded",
-            ),
-            (
-                Code::DeadlineExceeded,
-                "no answer was ready by the deadline of the request (timeout_ms, or the server's request_timeout)",
-            ),
+            Error::text("body", &TextError::NotUtf8 { at: 0 }),
+            Error::internal("example"),
+            Error::from(Refusal::Full { capacity: 1 }),
+            Error::draining(),
+            Error::from(Refusal::Unavailable),
+            Error::deadline(),
         ])
     }
 }
@@ -243,11 +232,11 @@ impl IntoResponses for ClassifyProblems {
     tag = "classify",
     params(Options),
     request_body(content(
-        (Picture = "image/png"),
-        (Picture = "image/jpeg"),
-        (Picture = "image/webp"),
-        (Picture = "image/gif"),
-        (Picture = "image/bmp"),
+        (EncodedImage = "image/png"),
+        (EncodedImage = "image/jpeg"),
+        (EncodedImage = "image/webp"),
+        (EncodedImage = "image/gif"),
+        (EncodedImage = "image/bmp"),
         (String = "text/plain", example = "A wonderful film, I was moved to tears."),
         (ClassifyForm = "multipart/form-data",
             example = json!({
@@ -355,8 +344,8 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
         deadline,
         span: &span,
     };
-    let classified = run(&app, &model, payload, charge_pixels, terms).await;
-    let answered = classified.and_then(|classified| respond(&app, &model, flow, classified, top_k));
+    let outcome = run(&app, &model, payload, charge_pixels, terms).await;
+    let answered = outcome.and_then(|outcome| respond(&app, &model, flow, outcome, top_k));
     let (mut response, stages) = match answered {
         Ok((response, stages)) => (response, Some(stages)),
         Err(error) => {
@@ -367,7 +356,7 @@ pub async fn classify(State(app): State<Arc<App>>, request: Request) -> Result<R
             (error.into_response(), None)
         }
     };
-    response.extensions_mut().insert(access::Classified {
+    response.extensions_mut().insert(RequestStats {
         model: model.name.clone(),
         version: model.version.clone(),
         inputs,
@@ -385,7 +374,7 @@ async fn run(
     payload: Payload,
     charge: impl Fn(u64) -> Result<(), Error>,
     terms: Terms<'_>,
-) -> Result<Classified, Error> {
+) -> Result<Outcome, Error> {
     let Payload {
         form,
         inputs,
@@ -413,8 +402,8 @@ async fn run(
         inputs.len() as u64,
         model.row_memory(),
     )?;
-    let field = |at| form.field(kind, at);
-    model.classify(inputs, field, charge, terms).await
+    let outcome = model.classify(inputs, charge, terms).await;
+    outcome.map_err(|error| Error::from_model(error, |input| form.field(kind, input)))
 }
 
 /// Memory for the rows of a request, until it has been run. One that takes more than there is gets all of it.
@@ -475,7 +464,7 @@ impl AsRef<[u8]> for Counted {
 /// The model that a request names. Where it names none, its first input decides.
 fn find(catalog: &Catalog, payload: &Payload) -> Result<Arc<Model>, Error> {
     if let Some(name) = &payload.options.model {
-        return catalog.get(name).map(Arc::clone);
+        return Ok(Arc::clone(catalog.get(name)?));
     }
     let kind = payload.inputs.first().map_or(InputKind::Image, Input::kind);
     catalog.for_kind(kind)?.map(Arc::clone).ok_or_else(|| {
@@ -501,11 +490,11 @@ fn respond(
     app: &App,
     model: &Model,
     flow: Flow,
-    classified: Classified,
+    outcome: Outcome,
     top_k: u32,
-) -> Result<(Response, Stages), Error> {
+) -> Result<(Response, StageTimes), Error> {
     let labels = &model.bundle.labels;
-    let results = classified.results.iter().map(|result| {
+    let results = outcome.results.iter().map(|result| {
         let scores = &result.scores;
         let top = output::top_k(scores, top_k as usize);
         let listed = |&at: &usize| Scored {
@@ -532,13 +521,32 @@ fn respond(
     // Room for those that the layers add, so that the map does not grow.
     headers.reserve(ANSWER_HEADERS);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(timing) = HeaderValue::try_from(server_timing(&classified.stages)) {
+    if let Ok(timing) = HeaderValue::try_from(server_timing(&outcome.stages)) {
         headers.insert(SERVER_TIMING, timing);
     }
-    Ok((response, classified.stages))
+    Ok((response, stage_times(outcome.stages)))
 }
 
-/// Milliseconds of each stage, as browsers show them.
+fn stage_times(stages: Stages) -> StageTimes {
+    let Stages {
+        started,
+        decode,
+        queue,
+        inference,
+        batch_size,
+        batch,
+    } = stages;
+    StageTimes {
+        started,
+        decode,
+        queue,
+        inference,
+        batch_size,
+        batch,
+    }
+}
+
+/// The `Server-Timing` header: milliseconds of each stage.
 fn server_timing(stages: &Stages) -> Vec<u8> {
     let mut text = Vec::with_capacity(64);
     for (name, duration) in [

@@ -1,4 +1,4 @@
-//! The OpenAPI document: what it says beside the routes, and the problem responses that routes have in common.
+//! The OpenAPI document: its general part, and the problem responses that routes share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -14,46 +14,54 @@ use utoipa::openapi::{ContentBuilder, Header, Ref, RefOr};
 use utoipa::{OpenApi, ToSchema};
 
 use super::App;
-use crate::error::{Code, Error, Problem};
+use super::error::{Code, Error, Problem};
+use crate::catalog::SelectError;
 
-/// The request id of the examples.
+/// Request ID of the examples.
 const REQUEST_ID: &str = "5f0c1d2e00000001";
 
-/// What the document says that belongs to no route.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "classifyd",
         description = "Classifies images and texts with ONNX models. POST one to `/v1/classify`, get labels with scores.\n\n\
-            Every error is a problem document (RFC 9457). A path that is not listed here is answered with 404 `not_found`, a \
-            method that its path does not list with 405 `method_not_allowed` and an `Allow` header.",
+            Every error is a problem document (RFC 9457). Unknown paths get 404 `not_found`. Methods that a path does not list \
+            get 405 `method_not_allowed` with an `Allow` header.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     servers((url = "/", description = "This server.")),
     tags(
-        (name = "classify", description = "Pictures and texts in, labels with scores out."),
-        (name = "models", description = "What is loaded."),
+        (name = "classify", description = "Images and texts in, labels with scores out."),
+        (name = "models", description = "The loaded models."),
         (name = "probes", description = "For orchestrators and Prometheus."),
-        (name = "pages", description = "For people: the playground, and this document."),
+        (name = "pages", description = "The playground and this document."),
     ),
     components(schemas(Code, Problem<'_>))
 )]
 pub(super) struct Document;
 
-/// An encoded picture.
+/// An encoded image.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
-#[allow(dead_code, reason = "documents bodies that are pictures")]
-pub(super) struct Picture(Vec<u8>);
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct EncodedImage(Vec<u8>);
 
-/// Responses with a problem, and for each code an example with this detail.
-pub(super) fn problems(examples: &[(Code, &str)]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-    let mut by_status: BTreeMap<String, Vec<(Code, &str)>> = BTreeMap::new();
-    for &(code, detail) in examples {
-        by_status
-            .entry(code.status().as_str().to_owned())
-            .or_default()
-            .push((code, detail));
+/// The example of a `model_not_found`.
+pub(super) fn unknown_model() -> Error {
+    Error::from(SelectError::Unknown {
+        name: "nope".to_owned(),
+        loaded: "digits, fashion, images, sentiment".to_owned(),
+    })
+}
+
+/// Responses with a problem document, by status, with these errors as examples.
+pub(super) fn problems(
+    examples: impl IntoIterator<Item = Error>,
+) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let mut by_status: BTreeMap<String, Vec<Error>> = BTreeMap::new();
+    for error in examples {
+        let status = error.code.status().as_str().to_owned();
+        by_status.entry(status).or_default().push(error);
     }
     by_status
         .into_iter()
@@ -61,33 +69,32 @@ pub(super) fn problems(examples: &[(Code, &str)]) -> BTreeMap<String, RefOr<utoi
         .collect()
 }
 
-fn problem_response(examples: &[(Code, &str)]) -> utoipa::openapi::Response {
+fn problem_response(examples: &[Error]) -> utoipa::openapi::Response {
     let codes: Vec<String> = examples
         .iter()
-        .map(|(code, _)| format!("`{}`", code.as_str()))
+        .map(|error| format!("`{}`", error.code.as_str()))
         .collect();
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("Problem")))
-        .examples_from_iter(examples.iter().map(|&(code, detail)| {
-            let error = Error::new(code, detail);
+        .examples_from_iter(examples.iter().map(|error| {
             let value = serde_json::to_value(error.problem(REQUEST_ID)).ok();
-            let example = ExampleBuilder::new().summary(code.title()).value(value);
-            (code.as_str(), example.build())
+            let example = ExampleBuilder::new().summary(error.code.title()).value(value);
+            (error.code.as_str(), example.build())
         }));
     let mut response = ResponseBuilder::new()
         .description(codes.join(", "))
         .header(
             "X-Request-Id",
-            header(Type::String, "Names the request in the log."),
+            header(Type::String, "Identifies the request in the server's log."),
         )
         .content("application/problem+json", content.build());
-    let has = |wanted: fn(Code) -> bool| examples.iter().any(|&(code, _)| wanted(code));
+    let has = |wanted: fn(Code) -> bool| examples.iter().any(|error| wanted(error.code));
     if has(|code| code.retry_after().is_some() || code == Code::RateLimited) {
-        let retry_after = header(Type::Integer, "Seconds after which to try again.");
+        let retry_after = header(Type::Integer, "Seconds to wait before a retry.");
         response = response.header("Retry-After", retry_after);
     }
     if has(|code| code == Code::Unauthorized) {
-        let challenge = header(Type::String, "How to send the key.");
+        let challenge = header(Type::String, "How to send the API key.");
         response = response.header("WWW-Authenticate", challenge);
     }
     response.build()
@@ -133,16 +140,15 @@ fn respond(content_type: &'static str, text: &Result<Bytes, String>) -> Response
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::LaneError;
     use batching::Refusal;
 
-    /// What no client can provoke; the other examples are compared with answers in `tests/server/openapi.rs`.
+    /// No client can cause these errors. `tests/server/openapi.rs` compares the other examples with
+    /// responses.
     #[test]
-    fn the_examples_of_a_model_that_is_not_running_are_what_the_code_says() {
+    fn the_examples_for_an_unavailable_model_match_the_errors() {
         let document = serde_json::to_value(crate::http::document()).unwrap();
-        let unavailable: batching::Error<LaneError> = batching::Error::Refused(Refusal::Unavailable);
         for (path, method, error) in [
-            ("/v1/classify", "post", Error::from(unavailable)),
+            ("/v1/classify", "post", Error::from(Refusal::Unavailable)),
             ("/readyz", "get", crate::http::probes::not_running("digits")),
         ] {
             let response = &document["paths"][path][method]["responses"]["503"];

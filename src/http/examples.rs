@@ -13,10 +13,10 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
-use super::document::{Picture, problems};
+use super::document::{EncodedImage, problems, unknown_model};
 use super::models::ModelProblems;
 use super::path::PathOf;
-use crate::error::{Code, Error, quoted};
+use crate::http::error::{Code, Error, quoted};
 use crate::model::{Example, Model};
 
 /// Inputs to try a model with.
@@ -68,8 +68,8 @@ pub(super) async fn list(
     ),
     responses(
         (status = 200, description = "The picture, or the text in UTF-8.", content(
-            (Picture = "image/png"), (Picture = "image/jpeg"), (Picture = "image/webp"), (Picture = "image/gif"),
-            (Picture = "image/bmp"), (String = "text/plain; charset=utf-8"),
+            (EncodedImage = "image/png"), (EncodedImage = "image/jpeg"), (EncodedImage = "image/webp"), (EncodedImage = "image/gif"),
+            (EncodedImage = "image/bmp"), (String = "text/plain; charset=utf-8"),
         )),
         ExampleProblems,
     )
@@ -81,15 +81,7 @@ pub(super) async fn show(
     let catalog = app.catalog.load();
     let model = catalog.get(&name)?;
     let found = model.examples.iter().find(|found| found.name == example);
-    let found = found.ok_or_else(|| {
-        Error::new(
-            Code::NotFound,
-            format!(
-                "example: expected one of GET /v1/models/{name}/examples, found {}",
-                quoted(&example)
-            ),
-        )
-    })?;
+    let found = found.ok_or_else(|| unknown_example(&name, &example))?;
     let media_type = media_type(model, found);
     Ok(([(CONTENT_TYPE, media_type)], found.content.clone()).into_response())
 }
@@ -102,19 +94,20 @@ fn media_type(model: &Model, example: &Example) -> &'static str {
     }
 }
 
+fn unknown_example(model: &str, found: &str) -> Error {
+    Error::new(
+        Code::NotFound,
+        format!(
+            "example: expected one of GET /v1/models/{model}/examples, found {}",
+            quoted(found)
+        ),
+    )
+}
+
 struct ExampleProblems;
 
 impl IntoResponses for ExampleProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[
-            (
-                Code::ModelNotFound,
-                "model: expected one of digits, fashion, images, sentiment, found \"nope\"",
-            ),
-            (
-                Code::NotFound,
-                "example: expected one of GET /v1/models/digits/examples, found \"nope\"",
-            ),
-        ])
+        problems([unknown_model(), unknown_example("digits", "nope")])
     }
 }

@@ -1,9 +1,11 @@
-//! Who may ask, and how often: in front of the routes under `/v1`, and only there if something of it is configured.
+//! Who may ask, and how often: in front of the routes under `/v1`, and only there if something of
+//! it is configured.
 //!
-//! First the rate of the client's address, so that guessing keys is limited as well; then the key; then the key's own rate.
+//! First the rate of the client's address, so that guessing keys is limited as well; then the key;
+//! then the key's own rate.
 
 pub mod client;
-mod keys;
+pub(super) mod keys;
 mod rate;
 
 use std::num::NonZeroU32;
@@ -25,7 +27,7 @@ use super::flow;
 use super::payload::{self, RequestPriority};
 use super::server::Peer;
 use crate::config::{ApiKey, Config, Network};
-use crate::error::{Code, Error};
+use crate::http::error::{Code, Error};
 
 /// How often addresses that have not asked for a while are forgotten.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
@@ -55,8 +57,8 @@ impl Guard {
         })
     }
 
-    /// Whether [`Self::set_keys`] could take these keys. Whether keys are needed at all is decided at the start: a file that was
-    /// emptied by mistake must not open the server.
+    /// Whether [`Self::set_keys`] could take these keys. Whether keys are needed at all is decided
+    /// at the start: a file that was emptied by mistake must not open the server.
     pub fn check_keys(guard: Option<&Self>, api_keys: &[ApiKey]) -> Result<(), &'static str> {
         let needed = guard.is_some_and(|guard| guard.keys.is_some());
         match (needed, api_keys.is_empty()) {
@@ -85,12 +87,12 @@ impl Guard {
             let client = client::address(peer.0.ip(), &request.headers, &self.trusted_proxies);
             clients
                 .charge(client, more)
-                .map_err(|wait| limited("this address", wait))?;
+                .map_err(|wait| rate_limited("this address", wait))?;
         }
         match request.extensions.get::<Charged>() {
             Some(Charged(key)) => key
                 .charge(more)
-                .map_err(|wait| limited(&format!("API key {:?}", key.name), wait)),
+                .map_err(|wait| rate_limited(&format!("API key {:?}", key.name), wait)),
             None => Ok(()),
         }
     }
@@ -113,7 +115,7 @@ impl Guard {
             if let Some(client) = client {
                 clients
                     .check(client)
-                    .map_err(|wait| limited("this address", wait))?;
+                    .map_err(|wait| rate_limited("this address", wait))?;
             }
         }
         let Some(keys) = &self.keys else { return Ok(None) };
@@ -139,19 +141,23 @@ impl HighestPriority {
         if asked <= self.0 {
             return Ok(());
         }
-        Err(Error::new(
-            Code::Forbidden,
-            "priority: expected normal or low, found high, which takes an API key with priority = \"high\" in the server's configuration",
-        ))
+        Err(priority_refused())
     }
+}
+
+pub(super) fn priority_refused() -> Error {
+    Error::new(
+        Code::Forbidden,
+        "priority: expected normal or low, found high, which requires an API key with priority = \"high\" in the server's configuration",
+    )
 }
 
 /// The key of a request, in its extensions.
 #[derive(Debug, Clone)]
 struct Charged(Arc<Key>);
 
-fn limited(who: &str, wait: Duration) -> Error {
-    let detail = format!("{who} has sent as many requests as it may; the next one is welcome in {wait:.1?}");
+pub(super) fn rate_limited(who: &str, wait: Duration) -> Error {
+    let detail = format!("rate limit exceeded for {who}; retry in {wait:.1?}");
     Error {
         retry_after: Some(wait),
         ..Error::new(Code::RateLimited, detail)
@@ -176,7 +182,7 @@ pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next
             next.run(request).await
         }
         Err(wait) => {
-            let error = limited(&format!("API key {:?}", key.name), wait);
+            let error = rate_limited(&format!("API key {:?}", key.name), wait);
             refuse(&app, error, request).await.into_response()
         }
     };

@@ -17,7 +17,7 @@ use futures_util::future::{Either, Ready, ready};
 use tower::{Layer, Service};
 
 use super::unread;
-use crate::error::{Code, Error, quoted};
+use crate::http::error::{Code, Error, quoted};
 
 /// The names that a listener answers to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::App;
-use super::document::problems;
+use super::document::{problems, unknown_model};
 use super::path::PathOf;
 use crate::cure;
-use crate::error::{Code, Error};
+use crate::http::error::Error;
 use crate::model::Model;
 
 /// All loaded models.
@@ -193,10 +193,7 @@ pub(super) struct ModelProblems;
 
 impl IntoResponses for ModelProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[(
-            Code::ModelNotFound,
-            "model: expected one of digits, fashion, images, sentiment, found \"nope\"",
-        )])
+        problems([unknown_model()])
     }
 }
 
@@ -212,8 +209,6 @@ pub async fn show(
     State(app): State<Arc<App>>,
     PathOf(name): PathOf<String>,
 ) -> Result<Json<ModelDescription>, Error> {
-    app.catalog
-        .load()
-        .get(&name)
-        .map(|model| Json(ModelDescription::new(model)))
+    let catalog = app.catalog.load();
+    Ok(Json(ModelDescription::new(catalog.get(&name)?)))
 }

@@ -26,8 +26,8 @@ use super::App;
 use super::guard::client;
 use super::server::Peer;
 use crate::config::Network;
-use crate::error::Error;
-use crate::telemetry::access::{Access, CLIENT_GONE, Classified};
+use crate::http::error::Error;
+use crate::telemetry::access::{Access, CLIENT_GONE, RequestStats};
 use crate::telemetry::spans::RequestSpan;
 use crate::telemetry::trace_context::{TRACERESPONSE, TraceParent};
 use classifier::error::panic_message;
@@ -132,7 +132,7 @@ impl Seen {
         app: &App,
         status: u16,
         error: Option<&'static str>,
-        classified: Option<&Classified>,
+        stats: Option<&RequestStats>,
         response_bytes: Option<u64>,
     ) {
         app.metrics.http_in_flight.dec();
@@ -143,7 +143,7 @@ impl Seen {
             route,
             status,
             error,
-            classified,
+            stats,
             total: self.started.elapsed(),
             response_bytes,
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -229,14 +229,14 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
         .http_duration
         .with_label_values(&[route])
         .observe(seen.started.elapsed().as_secs_f64());
-    let classified = response.extensions_mut().remove::<Classified>();
+    let stats = response.extensions_mut().remove::<RequestStats>();
     let length = response.body().size_hint().exact();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, seen.request_id.clone());
     if let Some(value) = seen.context.and_then(TraceParent::to_header) {
         headers.insert(TRACERESPONSE, value);
     }
-    seen.finish(app, status.as_u16(), code, classified.as_ref(), length);
+    seen.finish(app, status.as_u16(), code, stats.as_ref(), length);
     if app.draining.has_started() || body_unread {
         // Clients must know that the connection takes no other request before it is closed under them.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -19,7 +19,7 @@ use utoipa::openapi::RefOr;
 use super::App;
 use super::document::problems;
 use super::path::PathOf;
-use crate::error::{Code, Error, quoted};
+use crate::http::error::{Code, Error, quoted};
 
 /// For pages whose scripts and styles all lie in files of their own.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -137,23 +137,22 @@ pub(super) async fn asset(
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let asset = ASSETS.get(file.as_str());
-    let asset = asset.ok_or_else(|| {
-        Error::new(
-            Code::NotFound,
-            format!("expected a file that a page loads, found {}", quoted(&file)),
-        )
-    })?;
+    let asset = asset.ok_or_else(|| unknown_file(&file))?;
     Ok(respond(asset, &headers))
+}
+
+fn unknown_file(found: &str) -> Error {
+    Error::new(
+        Code::NotFound,
+        format!("file: expected a file that a page loads, found {}", quoted(found)),
+    )
 }
 
 struct AssetProblems;
 
 impl IntoResponses for AssetProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[(
-            Code::NotFound,
-            "expected a file that a page loads, found \"nope\"",
-        )])
+        problems([unknown_file("nope")])
     }
 }
 

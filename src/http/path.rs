@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use crate::error::Error;
+use crate::http::error::Error;
 
 /// As axum's [`Path`], but a part that cannot be read is refused with a problem document.
 pub struct PathOf<T>(pub T);

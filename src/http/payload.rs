@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::options::{Options, RequestPriority};
 use crate::budget::Share;
 use crate::cpu::Pool;
-use crate::error::{Code, Error, quoted};
+use crate::http::error::{Code, Error, quoted};
 use crate::model::Input;
 
 /// JSON of at most so many bytes is read where the request is, which takes less than a hop to another thread.
@@ -146,13 +146,15 @@ pub async fn refuse(error: Error, body: Body, max_body: u64, deadline: Instant) 
     }
 }
 
+pub(super) fn unsupported_media_type(found: &str) -> Error {
+    Error::new(
+        Code::UnsupportedMediaType,
+        format!("Content-Type: expected {EXPECTED_TYPES}, found {found}"),
+    )
+}
+
 fn kind(headers: &HeaderMap) -> Result<Kind, Error> {
-    let unsupported = |found: &str| {
-        Error::new(
-            Code::UnsupportedMediaType,
-            format!("Content-Type: expected {EXPECTED_TYPES}, found {found}"),
-        )
-    };
+    let unsupported = unsupported_media_type;
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Err(unsupported("none"));
     };

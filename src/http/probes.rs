@@ -14,7 +14,7 @@ use utoipa::openapi::RefOr;
 
 use super::App;
 use super::document::problems;
-use crate::error::{Code, Error};
+use crate::http::error::{Code, Error};
 
 /// Beats as long as the threads that serve requests come to their tasks.
 #[derive(Debug)]
@@ -69,10 +69,7 @@ struct LiveProblems;
 
 impl IntoResponses for LiveProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[(
-            Code::Internal,
-            "the cause is in the server's log under this request id",
-        )])
+        problems([Error::internal("example")])
     }
 }
 
@@ -94,10 +91,7 @@ struct ReadyProblems;
 
 impl IntoResponses for ReadyProblems {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[
-            (Code::Draining, "the server is shutting down"),
-            (Code::ModelUnavailable, "no lane of model \"digits\" is running"),
-        ])
+        problems([draining(), not_running("digits")])
     }
 }
 
@@ -112,12 +106,16 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> 
 
 fn ready(app: &App) -> Result<(), Error> {
     if app.draining.has_started() {
-        return Err(Error::new(Code::Draining, "the server is shutting down"));
+        return Err(draining());
     }
     match app.catalog.load().models().find(|model| !model.is_available()) {
         Some(model) => Err(not_running(&model.name)),
         None => Ok(()),
     }
+}
+
+fn draining() -> Error {
+    Error::new(Code::Draining, "the server is shutting down")
 }
 
 pub(super) fn not_running(model: &str) -> Error {

@@ -4,8 +4,10 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder};
 use utoipa::openapi::security::{SecurityRequirement, SecurityScheme};
 
+use std::time::Duration;
+
 use super::document::problems;
-use crate::error::Code;
+use super::guard::{self, keys};
 
 const BEARER: &str = "bearer";
 const API_KEY: &str = "api_key";
@@ -21,15 +23,9 @@ pub(super) fn describe(document: &mut OpenApi, guarded: &OpenApi) {
     let header = ApiKeyValue::with_description("X-Api-Key", "The same key in a header of its own.");
     components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(header)));
 
-    let refusals = problems(&[
-        (
-            Code::Unauthorized,
-            "expected an API key, as Authorization: Bearer KEY or X-Api-Key: KEY, found none",
-        ),
-        (
-            Code::RateLimited,
-            "this address has sent as many requests as it may; the next one is welcome in 1.5s",
-        ),
+    let refusals = problems([
+        keys::missing(),
+        guard::rate_limited("this address", Duration::from_millis(1500)),
     ]);
     for path in guarded.paths.paths.keys() {
         let Some(item) = document.paths.paths.get_mut(path) else {

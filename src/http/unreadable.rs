@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::error::{Code, Error};
+use crate::http::error::{Code, Error};
 
 /// Headers and body of the answer to this client, in place of those of hyper's answer with this status.
 pub type Replace = Arc<dyn Fn(SocketAddr, StatusCode) -> (HeaderMap, Bytes) + Send + Sync>;

@@ -22,7 +22,7 @@ pub const TARGET: &str = "classifyd::access";
 
 /// What the handler knows of a request; it travels in the response's extensions.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Classified {
+pub struct RequestStats {
     /// Name of the model.
     pub model: String,
     /// Its version.
@@ -30,12 +30,12 @@ pub struct Classified {
     /// Pictures or texts in the request.
     pub inputs: usize,
     /// What happened, if there are scores.
-    pub stages: Option<Stages>,
+    pub stages: Option<StageTimes>,
 }
 
 /// Where the time of a classification went.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stages {
+pub struct StageTimes {
     /// When the first of them began.
     pub started: std::time::Instant,
     /// Input to row.
@@ -64,7 +64,7 @@ pub struct Access<'a> {
     /// The code of the problem.
     pub error: Option<&'static str>,
     /// What the handler knows.
-    pub classified: Option<&'a Classified>,
+    pub stats: Option<&'a RequestStats>,
     /// From the request's head to the response's head.
     pub total: Duration,
     /// Length of the response's body, where it is known.
@@ -142,11 +142,11 @@ impl Access<'_> {
         if let Some(error) = self.error {
             line.plain("error", error);
         }
-        if let Some(classified) = self.classified {
-            line.text("model", &classified.model);
-            line.plain("version", &classified.version);
-            line.number("inputs", classified.inputs as u64);
-            if let Some(stages) = &classified.stages {
+        if let Some(stats) = self.stats {
+            line.text("model", &stats.model);
+            line.plain("version", &stats.version);
+            line.number("inputs", stats.inputs as u64);
+            if let Some(stages) = &stats.stages {
                 line.number("batch_size", u64::from(stages.batch_size));
                 line.milliseconds("decode_ms", stages.decode);
                 line.milliseconds("queue_ms", stages.queue);
@@ -247,12 +247,12 @@ impl Line<'_> {
 mod tests {
     use super::*;
 
-    fn classified() -> Classified {
-        Classified {
+    fn stats() -> RequestStats {
+        RequestStats {
             model: "a \"model\"".to_owned(),
             version: "3".to_owned(),
             inputs: 2,
-            stages: Some(Stages {
+            stages: Some(StageTimes {
                 started: std::time::Instant::now(),
                 decode: Duration::from_micros(7),
                 queue: Duration::from_micros(1250),
@@ -277,14 +277,14 @@ mod tests {
 
     #[test]
     fn a_line_is_one_object_with_every_field() {
-        let classified = classified();
+        let stats = stats();
         let access = Access {
             quiet: false,
             method: "POST",
             route: "/v1/classify",
             status: 200,
             error: None,
-            classified: Some(&classified),
+            stats: Some(&stats),
             total: Duration::from_micros(2_001_300),
             response_bytes: Some(77),
             request_id: "abc-1",
@@ -314,7 +314,7 @@ mod tests {
             route: "unmatched",
             status: 404,
             error: Some("not_found"),
-            classified: None,
+            stats: None,
             total: Duration::from_micros(90),
             response_bytes: None,
             request_id: "1",

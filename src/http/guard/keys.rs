@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 
 use super::rate::Rate;
 use crate::config::{ApiKey, KeyHash};
-use crate::error::{Code, Error};
+use crate::http::error::{Code, Error};
 use crate::http::payload::RequestPriority;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -75,12 +75,14 @@ pub(super) fn sent(headers: &HeaderMap) -> Result<&[u8], Error> {
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
     let key = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes().trim_ascii()));
-    key.filter(|key| !key.is_empty()).ok_or_else(|| {
-        Error::new(
-            Code::Unauthorized,
-            "expected an API key, as Authorization: Bearer KEY or X-Api-Key: KEY, found none",
-        )
-    })
+    key.filter(|key| !key.is_empty()).ok_or_else(missing)
+}
+
+pub(in crate::http) fn missing() -> Error {
+    Error::new(
+        Code::Unauthorized,
+        "expected an API key as Authorization: Bearer KEY or X-Api-Key: KEY, found none",
+    )
 }
 
 #[cfg(test)]

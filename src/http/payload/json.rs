@@ -12,7 +12,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Form, Options, RequestPriority};
-use crate::error::{Code, Error, shortened};
+use crate::http::error::{Code, Error, shortened};
 use crate::model::Input;
 
 /// Most characters of a place in the body that an error names.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use classifier::InputKind;
 
 use super::{Form, Options, RequestPriority, check_charset, text};
-use crate::error::{Error, quoted, shortened};
+use crate::http::error::{Error, quoted, shortened};
 use crate::model::Input;
 
 /// The options and inputs of a form.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, quoted, shortened};
+use crate::http::error::{Error, quoted, shortened};
 use batching::Priority;
 
 /// What may stand in the query, in JSON and in a multipart form alike.

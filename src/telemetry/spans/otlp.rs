@@ -13,7 +13,7 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
-use super::super::access::{Access, Stages};
+use super::super::access::{Access, StageTimes};
 use super::super::trace_context::{TRACESTATE, TraceParent};
 
 /// Set once, when there is a collector.
@@ -151,13 +151,13 @@ impl RequestSpan {
         if access.status >= 500 {
             span.set_status(Status::error(""));
         }
-        if let Some(classified) = access.classified {
+        if let Some(stats) = access.stats {
             span.set_attributes([
-                KeyValue::new("classifyd.model", classified.model.clone()),
-                KeyValue::new("classifyd.model.version", classified.version.clone()),
-                KeyValue::new("classifyd.inputs", classified.inputs as i64),
+                KeyValue::new("classifyd.model", stats.model.clone()),
+                KeyValue::new("classifyd.model.version", stats.version.clone()),
+                KeyValue::new("classifyd.inputs", stats.inputs as i64),
             ]);
-            if let Some(stages) = &classified.stages {
+            if let Some(stages) = &stats.stages {
                 stage_spans(tracer, span.span_context(), stages);
             }
         }
@@ -184,7 +184,7 @@ fn remote(parent: &TraceParent, headers: &HeaderMap) -> Context {
 }
 
 /// One span for each stage, made when all are over.
-fn stage_spans(tracer: &SdkTracer, request: &SpanContext, stages: &Stages) {
+fn stage_spans(tracer: &SdkTracer, request: &SpanContext, stages: &StageTimes) {
     let parent = Context::new().with_remote_span_context(request.clone());
     let mut from = SystemTime::now() - Instant::now().saturating_duration_since(stages.started);
     for (name, duration) in [
