@@ -8,9 +8,11 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use classifier::{ImageError, InputKind, TextError, WrongKind, output};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::openapi::RefOr;
 use utoipa::{IntoResponses, ToSchema};
@@ -19,7 +21,7 @@ use super::App;
 use super::document::{EncodedImage, problems, unknown_model};
 use super::flow;
 use super::guard::{HighestPriority, priority_refused};
-use super::payload::{self, Form, Options, Payload, RequestPriority};
+use super::payload::{self, Form, Options, Payload};
 use crate::budget::{Budget, Share};
 use crate::catalog::{Catalog, SelectError};
 use crate::fmt;
@@ -32,8 +34,10 @@ use batching::{Flow, Refusal};
 /// Labels for each input where the request does not say.
 const DEFAULT_TOP_K: u32 = 5;
 
-/// `models/digits/1/golden/7_0.png`.
-const EXAMPLE_PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAABRklEQVR4Ae3AA6AkWZbG8f937o3IzKdyS2Oubdu2bdu2bdu2bWmMnpZKr54yMyLu+Xa3anqmhztr1S94/gAInj8AgucPgOD5AyB4/gAInj8AgucPgAoAb/8Bd61+4J6n8CwACACe9mBg/x+44o4v/XMAKgB8wEs97rEv89qvfPvNMJ29ntv+HADxbCde5s9fAVZPevzJD/9GAMTzeLsf/fvXuQCAeG7X/N01b/8TAFB5bh925uITAQDxXF7tN7vX/l0AoPJc3rT7jT8CAKg8p8UbD581AgAEz+kTXuY3/xAAAPEc3uynD9/kjwAAqDzQqa8tv/hHAAAgHqD88cs99Y2fCgAA4gEe+QTe6ue4DIDKsz3oV/mEn+cKACrP9oG38DvmCgAqz/IaH8GzAVB5llff4qkHPBMAlQf4m9e7wDMBIJ4/AP4RrHw5az/AuGkAAAAASUVORK5CYII=";
+/// A handwritten seven in base64.
+fn example_image() -> String {
+    STANDARD.encode(include_bytes!("../../models/digits/1/golden/7_0.png"))
+}
 
 /// Headers of an answer: two from here, the length from axum, the others from `http::observe` and `http::headers`.
 const ANSWER_HEADERS: usize = 8;
@@ -78,101 +82,6 @@ pub struct Scored<'a> {
     /// Between 0 and 1.
     #[schema(example = 0.9991)]
     score: f32,
-}
-
-/// The body of a request in the JSON form.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::json reads")]
-pub struct ClassifyRequest {
-    /// Name of the model.
-    #[schema(example = "digits")]
-    model: Option<String>,
-    /// What to classify.
-    inputs: Inputs,
-    /// How many labels to list for each input, best first.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 3)]
-    top_k: Option<u32>,
-    /// Shortens the server's time limit, in milliseconds.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 500)]
-    timeout_ms: Option<u32>,
-    /// Who goes first when requests wait.
-    priority: Option<RequestPriority>,
-}
-
-/// One input, or a list of them.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "documents what payload::json reads")]
-pub enum Inputs {
-    /// One.
-    One(JsonInput),
-    /// Several.
-    Many(InputList),
-}
-
-/// At least one, and at most `max_inputs` of the model; all pictures or all texts.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(min_items = 1)]
-#[allow(dead_code, reason = "documents what payload::json reads")]
-pub struct InputList(Vec<JsonInput>);
-
-/// A text, as a string or in an object, or a picture.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "documents what payload::json reads")]
-pub enum JsonInput {
-    /// A text.
-    String(String),
-    /// A text.
-    Text(TextInput),
-    /// A picture.
-    Image(ImageInput),
-}
-
-/// A text.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::json reads")]
-pub struct TextInput {
-    /// The text.
-    #[schema(example = "A wonderful film, I was moved to tears.")]
-    text: String,
-}
-
-/// A picture.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::json reads")]
-pub struct ImageInput {
-    /// The encoded picture in base64, bare or as a data: URI.
-    #[schema(content_encoding = "base64")]
-    image: String,
-}
-
-/// The body of a request in the multipart form.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what payload::multipart reads")]
-pub struct ClassifyForm {
-    /// An encoded picture; may be repeated. A form holds pictures or texts, at least one.
-    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false, example = json!([]))]
-    image: Option<Vec<Vec<u8>>>,
-    /// A text in UTF-8; may be repeated.
-    #[schema(nullable = false, example = json!(["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."]))]
-    text: Option<Vec<String>>,
-    /// Name of the model.
-    #[schema(nullable = false, example = "sentiment")]
-    model: Option<String>,
-    /// How many labels to list for each input, best first.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 1)]
-    top_k: Option<u32>,
-    /// Shortens the server's time limit, in milliseconds.
-    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 500)]
-    timeout_ms: Option<u32>,
-    /// Who goes first when requests wait.
-    #[schema(nullable = false)]
-    priority: Option<RequestPriority>,
 }
 
 /// Why a classification is refused or fails.
@@ -238,7 +147,7 @@ impl IntoResponses for ClassifyProblems {
         (EncodedImage = "image/gif"),
         (EncodedImage = "image/bmp"),
         (String = "text/plain", example = "A wonderful film, I was moved to tears."),
-        (ClassifyForm = "multipart/form-data",
+        (payload::ClassifyForm = "multipart/form-data",
             example = json!({
                 "model": "sentiment",
                 "text": ["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."],
@@ -247,7 +156,7 @@ impl IntoResponses for ClassifyProblems {
             // The default as well, but Swagger UI wants to be told.
             encoding(("text" = (explode = true)))
         ),
-        (ClassifyRequest = "application/json", examples(
+        (payload::ClassifyRequest<'_> = "application/json", examples(
             ("text" = (summary = "A text", value = json!({"inputs": "A wonderful film, I was moved to tears."}))),
             ("texts" = (summary = "Two texts", value = json!({
                 "model": "sentiment",
@@ -255,7 +164,7 @@ impl IntoResponses for ClassifyProblems {
                 "top_k": 1,
             }))),
             ("picture" = (summary = "A handwritten seven", value = json!({
-                "model": "digits", "inputs": [{"image": EXAMPLE_PICTURE}], "top_k": 2,
+                "model": "digits", "inputs": [{"image": example_image()}], "top_k": 2,
             }))),
         )),
     )),

@@ -42,7 +42,7 @@ pub(super) struct Document;
 
 /// An encoded image.
 #[derive(ToSchema)]
-#[schema(value_type = String, format = Binary)]
+#[schema(as = Picture, value_type = String, format = Binary)]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) struct EncodedImage(Vec<u8>);
 

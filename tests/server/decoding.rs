@@ -126,7 +126,7 @@ async fn images_being_decoded_share_a_memory_budget() {
         refused["detail"]
             .as_str()
             .unwrap()
-            .starts_with("body: expected a picture that is decoded in at most"),
+            .starts_with("body: expected an image that takes at most"),
         "{refused}"
     );
     // Each needs about 36 MiB, so only one is decoded at a time.
@@ -165,7 +165,7 @@ async fn the_images_of_one_request_share_a_limit() {
     assert_eq!(refused["code"], "image_too_large", "{refused}");
     assert_eq!(
         refused["detail"],
-        "inputs: expected at most 50000 pixels in all, found 80000"
+        "inputs: expected at most 50000 pixels in all images together, found 80000"
     );
 }
 
@@ -300,7 +300,7 @@ async fn tensor_rows_beyond_their_memory_budget_are_rejected_and_the_next_reques
     let options = ["--queue-memory", "1 MiB", "--max-batch", "100"];
     let server = Server::start(&shipped_models(), &options);
     server
-        .wait_for_log(&["hold less than two batches of this model", "\"images\""])
+        .wait_for_log(&["less than two batches of this model", "\"images\""])
         .await;
     let form = (0..100).fold(reqwest::multipart::Form::new(), |form, at| {
         // Large enough to take a while: 2 million pixels each.

@@ -77,7 +77,7 @@ fn settings_without_effect_are_rejected() {
     }
     let text = refusal(models.path(), &["--gpu-libraries", "/nowhere"]);
     assert!(
-        text.contains("gpu_libraries: expected a folder of libraries, found none at /nowhere"),
+        text.contains("gpu_libraries: expected a directory of libraries, found none at /nowhere"),
         "{text}"
     );
 }

@@ -130,7 +130,7 @@ async fn a_text_that_needs_more_memory_than_the_budget_is_rejected() {
     assert_eq!(refused["code"], "invalid_text", "{refused}");
     assert_eq!(
         refused["detail"],
-        "body: expected a text that is decoded in at most 16777216 bytes of memory (decode_memory), found one that takes 50000500"
+        "body: expected a text that takes at most 16777216 bytes of memory to decode (decode_memory), found one that takes 50000500"
     );
     ok(server.send_text("", "apple").send().await.unwrap()).await;
 }

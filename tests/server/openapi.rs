@@ -169,7 +169,7 @@ async fn every_problem_example_matches_the_servers_response() {
         ),
         ("too_many_inputs", server.post("").multipart(many)),
         ("unsupported_media_type", typed("image/tiff", "", b"II*".to_vec())),
-        ("invalid_image", server.send_png("", b"no picture".to_vec())),
+        ("invalid_image", server.send_png("", b"no image".to_vec())),
         ("image_too_large", server.send_png("", wide)),
         ("invalid_text", typed("text/plain", "", vec![0xff])),
     ] {

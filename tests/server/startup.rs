@@ -166,7 +166,7 @@ fn the_error_for_a_broken_model_directory_names_the_file() {
     fails(
         &["serve", "--listen", "127.0.0.1:0", "--models", "/nowhere"],
         &[],
-        &["/nowhere", "readable folder"],
+        &["/nowhere", "readable directory"],
     );
 }
 

@@ -66,7 +66,7 @@ async fn the_input_type_chooses_the_model_if_only_one_fits() {
     assert_eq!(unclear["code"], "model_required");
     assert_eq!(
         unclear["detail"],
-        "model: expected one of those that take a text (words, words_left), found none"
+        "model: expected one of the models that take a text (words, words_left), found none"
     );
     let server = Server::start(models.path(), &["--default-text-model", "words_left"]);
     let answer = ok(server.send_text("", "cherry").send().await.unwrap()).await;

@@ -1,4 +1,8 @@
 //! The form `application/json`.
+//!
+//! The OpenAPI schema is derived from the types that are read. `inputs` is read by visitors and not
+//! by a derived `untagged` implementation, because that one loses the path in error messages
+//! (`inputs[3].image`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,34 +13,44 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use classifier::InputKind;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::schema::ArrayBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::{Form, Options, RequestPriority};
 use crate::http::error::{Code, Error, shortened};
 use crate::model::Input;
 
-/// Most characters of a place in the body that an error names.
+/// Most characters of a path in an error message.
 const MAX_PATH: usize = 100;
-/// Most inputs that are kept. No model takes as many in one request; the rest is only counted.
+/// Most inputs that are kept in memory. Further ones are only counted: no model takes that many.
 const MAX_KEPT: usize = 65_536;
 
-/// The JSON form.
-#[derive(Debug, Deserialize)]
+/// The body of a request in the JSON form.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct JsonPayload<'a> {
+pub struct ClassifyRequest<'a> {
+    /// Name of the model.
     #[serde(default)]
+    #[schema(example = "digits")]
     model: Option<String>,
+    #[serde(borrow)]
+    inputs: Inputs<'a>,
+    /// Number of labels to return for each input, best first.
     #[serde(default, deserialize_with = "whole_number")]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 3)]
     top_k: Option<u32>,
+    /// Time limit in milliseconds, at most the server's own.
     #[serde(default, deserialize_with = "whole_number")]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, example = 500)]
     timeout_ms: Option<u32>,
+    /// Order in which waiting requests are served.
     #[serde(default)]
     priority: Option<RequestPriority>,
-    #[serde(borrow)]
-    inputs: JsonInputs<'a>,
 }
 
-/// An integer as JSON Schema understands it: 3.0 is one as well.
+/// An integer in the sense of JSON Schema, where 3.0 is one too.
 fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else {
         return Ok(None);
@@ -51,53 +65,37 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32
     }
 }
 
-/// The options and inputs of a JSON object.
 pub(super) fn read(bytes: &[u8]) -> Result<(Options, Vec<Input>), Error> {
-    // Serde would also take an array with the fields in their order.
+    // Serde would also accept an array of the fields in their order.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Error::invalid_request(
-            "body: expected a JSON object, found something else",
-        ));
+        return Err(Error::invalid_request("body: expected a JSON object"));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let payload: JsonPayload<'_> = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        // "." is the whole, "?" a place that the parser did not get to.
-        let field = if path == "." || path == "?" { "body" } else { &path };
-        let reason = shortened(&error.inner().to_string());
-        Error::invalid_request(format!("{}: {reason}", shortened_path(field)))
-    })?;
+    let request: ClassifyRequest<'_> =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let path = error.path().to_string();
+            // "." is the whole body, "?" a place that the parser did not reach.
+            let field = if path == "." || path == "?" { "body" } else { &path };
+            let reason = shortened(&error.inner().to_string());
+            Error::invalid_request(format!("{}: {reason}", shortened_path(field)))
+        })?;
     deserializer
         .end()
         .map_err(|error| Error::invalid_request(format!("body: expected one JSON object: {error}")))?;
-    if payload.inputs.more > 0 {
-        let found = payload.inputs.kept.len() + payload.inputs.more;
-        return Err(Error::new(
-            Code::TooManyInputs,
-            format!("inputs: expected at most {MAX_KEPT}, found {found}"),
-        ));
-    }
     let options = Options {
-        model: payload.model,
-        top_k: payload.top_k,
-        timeout_ms: payload.timeout_ms,
-        priority: payload.priority,
+        model: request.model,
+        top_k: request.top_k,
+        timeout_ms: request.timeout_ms,
+        priority: request.priority,
     };
-    let inputs = payload
-        .inputs
-        .kept
-        .into_iter()
-        .enumerate()
-        .map(|(at, input)| match input {
-            JsonInput::Text(text) => Ok(Input::Text(text.into_owned())),
-            JsonInput::Image(encoded) => decode_base64(&encoded).map(Input::Image).map_err(|detail| {
-                Error::invalid_request(format!("{}: {detail}", Form::Json.field(InputKind::Image, at)))
-            }),
-        });
-    Ok((options, inputs.collect::<Result<_, _>>()?))
+    let inputs = match request.inputs {
+        Inputs::One(input) => vec![input.decode(0)?],
+        Inputs::Many(list) => list.decode()?,
+    };
+    Ok((options, inputs))
 }
 
-/// Where in the body an error is. The last part may be a key that the client made up.
+/// Cuts a path: its last part may be an unknown key of any length.
 fn shortened_path(path: &str) -> String {
     match path.char_indices().nth(MAX_PATH) {
         Some((end, _)) => format!("{}…", &path[..end]),
@@ -115,7 +113,7 @@ fn decode_base64(encoded: &str) -> Result<Bytes, String> {
         None => encoded,
         Some(uri) => match uri.split_once(',') {
             Some((media_type, data)) if media_type.ends_with(";base64") => data,
-            _ => return Err("expected a data: URI with ;base64, before its data, found none".to_owned()),
+            _ => return Err("expected a data: URI with ;base64, before the data".to_owned()),
         },
     };
     let decoded = ENGINE.decode(data);
@@ -124,33 +122,105 @@ fn decode_base64(encoded: &str) -> Result<Bytes, String> {
         .map_err(|error| format!("expected base64: {error}"))
 }
 
-/// One input or a list.
-#[derive(Debug)]
-struct JsonInputs<'a> {
+/// One input, or a list of them.
+// `Serialize` is derived so that `untagged` holds for the schema; the visitor below reads the type.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Inputs<'a> {
+    One(JsonInput<'a>),
+    Many(InputList<'a>),
+}
+
+/// A text, as a string or in an object, or an image.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum JsonInput<'a> {
+    /// A text.
+    String(Cow<'a, str>),
+    /// A text.
+    Text(TextInput<'a>),
+    /// An image.
+    Image(ImageInput<'a>),
+}
+
+// Strings are borrowed from the body where nothing is escaped.
+
+/// A text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextInput<'a> {
+    /// The text.
+    #[schema(example = "A wonderful film, I was moved to tears.")]
+    text: Cow<'a, str>,
+}
+
+/// An image.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageInput<'a> {
+    /// The encoded image in base64, bare or as a data: URI.
+    #[schema(content_encoding = "base64")]
+    image: Cow<'a, str>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct InputList<'a> {
     kept: Vec<JsonInput<'a>>,
-    /// How many came behind those.
+    /// Number of inputs after the first [`MAX_KEPT`].
     more: usize,
 }
 
-impl<'a> From<JsonInput<'a>> for JsonInputs<'a> {
-    fn from(input: JsonInput<'a>) -> Self {
-        Self {
-            kept: vec![input],
-            more: 0,
+impl PartialSchema for InputList<'_> {
+    fn schema() -> RefOr<Schema> {
+        ArrayBuilder::new()
+            .items(Ref::from_schema_name("JsonInput"))
+            .min_items(Some(1))
+            .description(Some(
+                "At least one input and at most `max_inputs` of the model; all images or all texts.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for InputList<'_> {
+    fn name() -> Cow<'static, str> {
+        "InputList".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((JsonInput::name().into_owned(), JsonInput::schema()));
+        JsonInput::schemas(schemas);
+    }
+}
+
+impl JsonInput<'_> {
+    fn decode(self, at: usize) -> Result<Input, Error> {
+        match self {
+            Self::String(text) | Self::Text(TextInput { text }) => Ok(Input::Text(text.into_owned())),
+            Self::Image(ImageInput { image }) => decode_base64(&image).map(Input::Image).map_err(|detail| {
+                Error::invalid_request(format!("{}: {detail}", Form::Json.field(InputKind::Image, at)))
+            }),
         }
     }
 }
 
-/// A text, or the base64 of a picture; borrowed from the body where nothing is escaped.
-#[derive(Debug)]
-enum JsonInput<'a> {
-    Text(Cow<'a, str>),
-    Image(Cow<'a, str>),
+impl InputList<'_> {
+    fn decode(self) -> Result<Vec<Input>, Error> {
+        if self.more > 0 {
+            let found = self.kept.len() + self.more;
+            return Err(Error::new(
+                Code::TooManyInputs,
+                format!("inputs: expected at most {MAX_KEPT}, found {found}"),
+            ));
+        }
+        let inputs = self.kept.into_iter().enumerate();
+        inputs.map(|(at, input)| input.decode(at)).collect()
+    }
 }
 
 const EXPECTED_INPUT: &str = r#"a string, {"text": "..."} or {"image": "<base64 or data: URI>"}"#;
 
-impl<'de: 'a, 'a> Deserialize<'de> for JsonInputs<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Inputs<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(InputsVisitor)
     }
@@ -159,39 +229,39 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonInputs<'a> {
 struct InputsVisitor;
 
 impl<'de> Visitor<'de> for InputsVisitor {
-    type Value = JsonInputs<'de>;
+    type Value = Inputs<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{EXPECTED_INPUT}, or a list of them")
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        InputVisitor.visit_borrowed_str(text).map(JsonInputs::from)
+        InputVisitor.visit_borrowed_str(text).map(Inputs::One)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        InputVisitor.visit_str(text).map(JsonInputs::from)
+        InputVisitor.visit_str(text).map(Inputs::One)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        InputVisitor.visit_map(map).map(JsonInputs::from)
+        InputVisitor.visit_map(map).map(Inputs::One)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut inputs = JsonInputs {
+        let mut list = InputList {
             kept: Vec::new(),
             more: 0,
         };
-        while inputs.kept.len() < MAX_KEPT {
+        while list.kept.len() < MAX_KEPT {
             let Some(input) = sequence.next_element()? else {
-                return Ok(inputs);
+                return Ok(Inputs::Many(list));
             };
-            inputs.kept.push(input);
+            list.kept.push(input);
         }
         while sequence.next_element::<de::IgnoredAny>()?.is_some() {
-            inputs.more += 1;
+            list.more += 1;
         }
-        Ok(inputs)
+        Ok(Inputs::Many(list))
     }
 }
 
@@ -211,24 +281,28 @@ impl<'de> Visitor<'de> for InputVisitor {
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(JsonInput::Text(Cow::Borrowed(text)))
+        Ok(JsonInput::String(Cow::Borrowed(text)))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(JsonInput::Text(Cow::Owned(text.to_owned())))
+        Ok(JsonInput::String(Cow::Owned(text.to_owned())))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut input = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             let value = match key.as_ref() {
-                "text" => JsonInput::Text(map.next_value::<BorrowedStr<'de>>()?.0),
-                "image" => JsonInput::Image(map.next_value::<BorrowedStr<'de>>()?.0),
+                "text" => JsonInput::Text(TextInput {
+                    text: map.next_value::<BorrowedStr<'de>>()?.0,
+                }),
+                "image" => JsonInput::Image(ImageInput {
+                    image: map.next_value::<BorrowedStr<'de>>()?.0,
+                }),
                 _ => return Err(de::Error::unknown_field(&key, &["text", "image"])),
             };
             if input.replace(value).is_some() {
                 return Err(de::Error::custom(format!(
-                    "expected {EXPECTED_INPUT}, found two of them in one"
+                    "expected {EXPECTED_INPUT}, found two fields"
                 )));
             }
         }
@@ -236,6 +310,30 @@ impl<'de> Visitor<'de> for InputVisitor {
     }
 }
 
-/// Serde borrows a `Cow` only where an attribute of a struct's field says so.
+/// Serde borrows a `Cow` only if a field attribute says so.
 #[derive(Deserialize)]
 struct BorrowedStr<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_input_of_the_schema_is_read_alone_and_in_a_list() {
+        let input = |input: JsonInput<'_>| serde_json::to_value(input).unwrap();
+        let text = || Cow::Borrowed("bm8=");
+        for input in [
+            input(JsonInput::String(text())),
+            input(JsonInput::Text(TextInput { text: text() })),
+            input(JsonInput::Image(ImageInput { image: text() })),
+        ] {
+            for inputs in [json!(input), json!([input, input])] {
+                let body = json!({ "inputs": inputs }).to_string();
+                let (_, read) = read(body.as_bytes()).unwrap();
+                assert_eq!(read.len(), inputs.as_array().map_or(1, Vec::len), "{body}");
+            }
+        }
+    }
+}

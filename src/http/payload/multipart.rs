@@ -4,10 +4,40 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use classifier::InputKind;
+use serde::Deserialize;
+use utoipa::ToSchema;
 
-use super::{Form, Options, RequestPriority, check_charset, text};
+use super::media::check_charset;
+use super::{Form, Options, RequestPriority, text};
 use crate::http::error::{Error, quoted, shortened};
 use crate::model::Input;
+
+/// The body of a request in the multipart form.
+// `read` takes the parts in any order, so it needs no such struct; a test compares the two.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub struct ClassifyForm {
+    /// An encoded image; may be repeated. A form has at least one image or at least one text, not
+    /// both.
+    #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false, example = json!([]))]
+    image: Option<Vec<Vec<u8>>>,
+    /// A text in UTF-8; may be repeated.
+    #[schema(nullable = false, example = json!(["A wonderful film, I was moved to tears.", "Two hours of boredom, badly acted."]))]
+    text: Option<Vec<String>>,
+    /// Name of the model.
+    #[schema(nullable = false, example = "sentiment")]
+    model: Option<String>,
+    /// Number of labels to return for each input, best first.
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 1)]
+    top_k: Option<u32>,
+    /// Time limit in milliseconds, at most the server's own.
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, format = Int64, nullable = false, example = 500)]
+    timeout_ms: Option<u32>,
+    /// Order in which waiting requests are served.
+    #[schema(nullable = false)]
+    priority: Option<RequestPriority>,
+}
 
 /// The options and inputs of a form.
 pub(super) async fn read(boundary: String, bytes: Bytes) -> Result<(Options, Vec<Input>), Error> {
@@ -40,7 +70,7 @@ pub(super) async fn read(boundary: String, bytes: Bytes) -> Result<(Options, Vec
             "priority" => set_once(&mut options.priority, &name, priority(&name, content)?)?,
             _ => {
                 return Err(Error::invalid_request(format!(
-                    "body: expected the parts image, text, model, top_k, timeout_ms and priority, found {}",
+                    "body: expected the parts image, text, model, top_k, timeout_ms or priority, found {}",
                     quoted(&name)
                 )));
             }
@@ -76,4 +106,32 @@ fn priority(name: &str, content: Bytes) -> Result<RequestPriority, Error> {
             quoted(&written)
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_schema_lists_exactly_the_parts_that_are_read() {
+        let schema = serde_json::to_value(ClassifyForm::schema()).unwrap();
+        let properties = schema["properties"].as_object().unwrap();
+        for (name, value) in [
+            ("image", "bytes"),
+            ("text", "a text"),
+            ("model", "digits"),
+            ("top_k", "1"),
+            ("timeout_ms", "1"),
+            ("priority", "low"),
+            ("other", "1"),
+        ] {
+            let form =
+                format!("--b\r\ncontent-disposition: form-data; name={name}\r\n\r\n{value}\r\n--b--\r\n");
+            let read = read("b".to_owned(), form.into()).await;
+            assert_eq!(read.is_ok(), properties.contains_key(name), "{name}: {read:?}");
+        }
+        assert_eq!(properties.len(), 6);
+    }
 }

@@ -13,9 +13,11 @@ use batching::Priority;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
-// Without examples: Swagger UI would send them along with those of the body, which say other things.
+// Without examples: Swagger UI would send them along with those of the body, which say other
+// things.
 pub struct Options {
-    /// Name of the model. May be left out where one loaded model takes this kind of input, or a default is configured.
+    /// Name of the model. May be left out where one loaded model takes this kind of input, or a
+    /// default is configured.
     pub model: Option<String>,
     /// How many labels to list for each input, best first. Default: 5.
     #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64)]

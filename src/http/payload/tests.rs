@@ -1,8 +1,12 @@
 use std::time::Duration;
 
+use axum::http::header::CONTENT_TYPE;
+
+use super::body::{LONGEST_PIECE, Pieces};
 use super::*;
 use crate::budget::Budget;
 use crate::cpu::Workers;
+use crate::http::error::Code;
 use batching::Flow;
 
 async fn read_with(content_type: &str, query: Option<&str>, body: impl Into<Body>) -> Result<Payload, Error> {

@@ -97,7 +97,7 @@ fn every_command_names_a_model_directory_without_a_version() {
     let wrong = directory.path().join("mine/v1");
     fs::create_dir_all(&wrong).unwrap();
     let models = directory.path().to_str().unwrap();
-    let part = "mine: expected a folder whose name is a version (1, 2 and so on), found v1";
+    let part = "mine: expected a directory named after a version (1, 2, ...), found v1";
     for options in [
         &["check", models][..],
         &["models", models],

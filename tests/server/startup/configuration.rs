@@ -126,7 +126,7 @@ fn a_model_table_is_checked_against_the_loaded_models() {
             "[model.linear]\nversion = 7",
             [
                 "/linear",
-                "expected version 7, which model.linear.version of the configuration names, found 1",
+                "expected version 7, set by model.linear.version in the configuration, found 1",
             ],
         ),
         (
