@@ -18,8 +18,7 @@ use crate::model::Input;
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
 pub struct ClassifyForm {
-    /// An encoded image; may be repeated. A form has at least one image or at least one text, not
-    /// both.
+    /// An encoded image; may be repeated. A form holds images or texts, at least one.
     #[schema(value_type = Option<Vec<String>>, format = Binary, nullable = false, example = json!([]))]
     image: Option<Vec<Vec<u8>>>,
     /// A text in UTF-8; may be repeated.

@@ -1,4 +1,4 @@
-//! What a request may say beside its inputs.
+//! The options of a request besides its inputs.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,39 +9,36 @@ use serde::{Deserialize, Serialize};
 use crate::http::error::{Error, quoted, shortened};
 use batching::Priority;
 
-/// What may stand in the query, in JSON and in a multipart form alike.
+/// The options of the query; JSON and multipart bodies have the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
-// Without examples: Swagger UI would send them along with those of the body, which say other
-// things.
+// No examples: Swagger UI would send them along with the options of the body.
 pub struct Options {
-    /// Name of the model. May be left out where one loaded model takes this kind of input, or a
-    /// default is configured.
+    /// Name of the model. Optional if only one model, or a default model, takes this kind of input.
     pub model: Option<String>,
-    /// How many labels to list for each input, best first. Default: 5.
+    /// Number of labels to return for each input, best first. Default: 5.
     #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64)]
     pub top_k: Option<u32>,
-    /// Shortens the server's time limit, in milliseconds.
+    /// Time limit in milliseconds, at most the server's own.
     #[param(minimum = 1, maximum = 4_294_967_295_u32, format = Int64)]
     pub timeout_ms: Option<u32>,
-    /// Who goes first when requests wait. Default: normal.
+    /// Order in which waiting requests are served. Default: normal.
     #[param(inline)]
     pub priority: Option<RequestPriority>,
 }
 
-/// Who goes first when requests wait.
+/// Order in which waiting requests are served.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum RequestPriority {
-    /// After all others.
+    /// Served after all others.
     Low,
-    /// As usual.
     #[default]
     Normal,
-    /// Before all others. Only with an API key that is allowed it.
+    /// Served before all others. Requires an API key with `priority = "high"`.
     High,
 }
 
@@ -64,7 +61,6 @@ impl FromStr for RequestPriority {
 }
 
 impl Options {
-    /// The options of the query string.
     pub fn from_query(query: Option<&str>) -> Result<Self, Error> {
         let Some(query) = query.filter(|query| !query.is_empty()) else {
             return Ok(Self::default());
@@ -89,7 +85,7 @@ impl Options {
         Ok(self)
     }
 
-    /// Both together. What stands in both must be the same.
+    /// Merges the options of query and body. An option that is given in both must be the same.
     pub(super) fn merge(self, other: Self) -> Result<Self, Error> {
         fn one<T: PartialEq>(
             key: &str,
@@ -99,7 +95,7 @@ impl Options {
         ) -> Result<Option<T>, Error> {
             match (query, body) {
                 (Some(query), Some(body)) if query != body => Err(Error::invalid_request(format!(
-                    "{key}: expected the same in the query and in the body, found {} and {}",
+                    "{key}: expected the same value in query and body, found {} and {}",
                     show(&query),
                     show(&body)
                 ))),
@@ -116,7 +112,7 @@ impl Options {
         })
     }
 
-    /// How long the request may take, given what the server allows.
+    /// The time limit of the request, at most `longest`.
     pub fn timeout(&self, longest: Duration) -> Duration {
         self.timeout_ms.map_or(longest, |milliseconds| {
             Duration::from_millis(milliseconds.into()).min(longest)
