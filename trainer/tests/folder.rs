@@ -116,7 +116,7 @@ fn a_folder_becomes_a_classifier() {
     work.draw("shapes/train", &classes, 0..16);
     work.draw("shapes/val", &classes, 16..20);
     work.draw("shapes/test", &classes, 20..24);
-    fs::write(work.path("shapes/train/disc/notes.txt"), "not a picture").unwrap();
+    fs::write(work.path("shapes/train/disc/notes.txt"), "not an image").unwrap();
     fs::write(work.path("shapes/train/frame/cut.jpg"), [0xff, 0xd8, 0xff, 0xe0]).unwrap();
     fs::copy(
         work.path("shapes/train/disc/0.png"),
@@ -129,8 +129,8 @@ fn a_folder_becomes_a_classifier() {
     for part in [
         "3 classes, 48 pictures for training, 13 for validation, 12 for test",
         "skipped 2 files:",
-        "notes.txt: not a picture that can be read",
-        "cut.jpg: the jpeg picture cannot be decoded",
+        "notes.txt: unknown image format",
+        "cut.jpg: the jpeg image cannot be decoded",
         "warning: 1 pictures for validation or test are among those for training",
         "12 images, transform none: accuracy",
         "wrote runs/shapes/shapes/1",

@@ -312,7 +312,7 @@ mod tests {
             folder.skipped[0]
         );
         assert!(
-            folder.skipped[1].reason.contains("not a picture"),
+            folder.skipped[1].reason.contains("unknown image format"),
             "{}",
             folder.skipped[1]
         );

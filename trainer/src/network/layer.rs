@@ -7,7 +7,6 @@ mod dropout;
 mod flatten;
 mod mirror;
 mod pool;
-
 mod residual;
 mod scale;
 mod whiten;
@@ -35,8 +34,8 @@ pub use scale::Scale;
 pub use whiten::Whiten;
 pub use words::Words;
 
-/// A kind of layer. Images are `[batch, channels, height, width]`, rows of features `[batch,
-/// features]`.
+/// A kind of layer. A batch of images has the shape `[batch, channels, height, width]`, one of rows
+/// of features `[batch, features]`.
 pub trait Module: fmt::Debug + Send + Sync {
     /// Draws the initial weights. The order of the draws is part of the result: a run with the same
     /// seed must get the same weights.
