@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::routing::post;
-use harness::{Server, fixture_models, ok, problem, some_models, square, white_row};
+use harness::{Server, TRACE_ID, TRACEPARENT, fixture_models, ok, problem, some_models, square, white_row};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -120,10 +120,7 @@ async fn a_request_has_a_child_span_of_its_clients_span_and_one_for_each_stage()
     let sent = server
         .send_png("?model=linear", white_row(1))
         .header("x-request-id", "traced-1")
-        .header(
-            "traceparent",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        )
+        .header("traceparent", TRACEPARENT)
         .header("tracestate", "vendor=value")
         .send()
         .await
@@ -132,11 +129,7 @@ async fn a_request_has_a_child_span_of_its_clients_span_and_one_for_each_stage()
     ok(sent).await;
     server.get("/livez").send().await.unwrap();
     server
-        .wait_for_log(&[
-            "classifyd::access",
-            "traced-1",
-            "0af7651916cd43dd8448eb211c80319c",
-        ])
+        .wait_for_log(&["classifyd::access", "traced-1", TRACE_ID])
         .await;
     // The server exports the remaining spans at shutdown.
     server.signal("TERM");
@@ -146,7 +139,7 @@ async fn a_request_has_a_child_span_of_its_clients_span_and_one_for_each_stage()
     let [request] = named(&spans, "POST /v1/classify")[..] else {
         panic!("{spans:#?}");
     };
-    assert_eq!(hex(&request.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(hex(&request.trace_id), TRACE_ID);
     assert_eq!(hex(&request.parent_span_id), "b7ad6b7169203331");
     assert_eq!(request.trace_state, "vendor=value");
     assert_eq!(request.kind, SpanKind::Server as i32);
@@ -197,17 +190,12 @@ async fn a_batch_span_links_to_the_spans_of_its_requests() {
     let url = collector.start().await;
     let models = some_models(&["slow"]);
     let mut server = start(models.path(), &url, &["--lanes", "1"]);
-    let first = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
-        .await;
+    let first = server.occupy_lane("slow").await;
     // They wait for the lane, and then run together.
     let others: Vec<_> = (0..3)
         .map(|_| tokio::spawn(server.send_png("", square(0)).send()))
         .collect();
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 3.0)
-        .await;
+    server.wait_for_queue("slow", 3.0).await;
     ok(first.await.unwrap().unwrap()).await;
     for other in others {
         ok(other.await.unwrap().unwrap()).await;

@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, classifyd, ok, problem, shipped_models, some_models, square, white_row};
+use crate::harness::{
+    SIGTERM, Server, classifyd, ok, problem, shipped_models, some_models, square, wait_for_signals, white_row,
+};
 use crate::hostile_images::flat_webp;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -88,10 +90,7 @@ async fn a_second_signal_ends_grace_early() {
         "127.0.0.1:0",
     ];
     let mut server = Server::start(models.path(), &options);
-    let running = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
-        .await;
+    let running = server.occupy_lane("hang").await;
     server.signal("TERM");
     server.wait_for_log(&["listener closed"]).await;
     assert!(!running.is_finished());
@@ -106,14 +105,6 @@ async fn a_second_signal_ends_grace_early() {
     assert_eq!(server.wait(LIMIT).code(), Some(0));
 }
 
-/// Whether a process handles SIGTERM, from the bit mask in `/proc/PID/status`.
-fn hears_terminate(process: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.unwrap_or(0) >> 14 & 1 == 1
-}
-
 #[test]
 fn sigterm_during_startup_ends_the_server_cleanly() {
     let mut child = classifyd()
@@ -122,10 +113,7 @@ fn sigterm_during_startup_ends_the_server_cleanly() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    while !hears_terminate(child.id()) {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::yield_now();
-    }
+    wait_for_signals(&mut child, |signals| signals.handled & SIGTERM != 0);
     let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -145,14 +133,9 @@ async fn requests_that_do_not_finish_within_grace_fail_with_draining() {
         "300ms",
     ];
     let mut server = Server::start(models.path(), &options);
-    let running = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
-        .await;
+    let running = server.occupy_lane("hang").await;
     let waiting = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 1.0)
-        .await;
+    server.wait_for_queue("hang", 1.0).await;
     server.signal("TERM");
     for request in [running, waiting] {
         assert_eq!(problem(request.await.unwrap().unwrap()).await["code"], "draining");

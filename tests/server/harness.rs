@@ -63,6 +63,54 @@ pub(crate) fn classifyd() -> Command {
     command
 }
 
+/// The arguments of a server on a free port, for these models.
+pub(crate) fn serve_args(models: &Path) -> [&str; 5] {
+    let models = models.to_str().unwrap();
+    ["serve", "--listen", "127.0.0.1:0", "--models", models]
+}
+
+/// One lane that runs one image at a time, and a queue with two slots.
+pub(crate) const NARROW: [&str; 6] = ["--lanes", "1", "--max-batch", "1", "--queue-capacity", "2"];
+
+/// A `traceparent` header with [`TRACE_ID`], whose trace is recorded.
+pub(crate) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+pub(crate) const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+/// Bits of the masks in [`Signals`].
+pub(crate) const SIGHUP: u64 = 1;
+pub(crate) const SIGTERM: u64 = 1 << 14;
+
+/// The signals that a process blocks and handles.
+pub(crate) struct Signals {
+    pub(crate) blocked: u64,
+    pub(crate) handled: u64,
+}
+
+/// Waits until the signals of a starting process meet a condition. Fails if the process ends.
+pub(crate) fn wait_for_signals(child: &mut Child, condition: impl Fn(Signals) -> bool) {
+    let file = format!("/proc/{}/status", child.id());
+    loop {
+        assert!(child.try_wait().unwrap().is_none());
+        let status = std::fs::read_to_string(&file).unwrap_or_default();
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .unwrap_or(0)
+        };
+        let signals = Signals {
+            blocked: mask("SigBlk:"),
+            handled: mask("SigCgt:"),
+        };
+        if condition(signals) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// A request that runs as a task.
+pub(crate) type Pending = tokio::task::JoinHandle<reqwest::Result<Response>>;
+
 /// A 4 x 4 image in one grey level. A white one makes a fixture misbehave.
 pub(crate) fn square(level: u8) -> Vec<u8> {
     encode(
@@ -185,6 +233,27 @@ impl Server {
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Sends a white image, which keeps a lane of the fixture `slow` or `hang` busy, and waits until
+    /// it runs.
+    pub(crate) async fn occupy_lane(&self, model: &str) -> Pending {
+        let pending = tokio::spawn(self.send_png("", square(255)).send());
+        let series = format!("classifyd_batch_size_count{{model=\"{model}\"}}");
+        self.wait_for_metric(&series, 1.0).await;
+        pending
+    }
+
+    /// Waits until this number of inputs waits in the model's queue.
+    pub(crate) async fn wait_for_queue(&self, model: &str, depth: f64) {
+        let series = format!("classifyd_queue_depth{{model=\"{model}\"}}");
+        self.wait_for_metric(&series, depth).await;
+    }
+
+    /// Resident memory as the metric shows it, in MB.
+    pub(crate) async fn memory_metric(&self) -> f64 {
+        let metrics = self.metrics().await;
+        metrics.get("process_resident_memory_bytes").unwrap() / 1e6
     }
 
     pub(crate) fn signal(&self, signal: &str) {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use crate::harness::{
-    Server, changed_model, classifyd, fixture_models, ok, problem, shipped_models, square, white_row,
+    SIGHUP, Server, changed_model, classifyd, fixture_models, ok, problem, shipped_models, square,
+    wait_for_signals, white_row,
 };
 
 /// Copies the fixture `linear` into the directory, with labels that begin with `prefix`.
@@ -94,9 +95,7 @@ async fn requests_running_on_the_old_version_finish_on_it() {
         .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
         .await;
     let waiting = slow();
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 1.0)
-        .await;
+    server.wait_for_queue("slow", 1.0).await;
 
     put(models.path(), "slow", 2, "new-");
     server.signal("HUP");
@@ -209,17 +208,6 @@ async fn an_empty_models_directory_unloads_nothing() {
     assert_eq!(server.label("", white_row(2)).await, "c");
 }
 
-/// The signals that a process blocks or handles, from the bit masks of `/proc/PID/status`.
-fn hears_hangups(process: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .unwrap_or(0)
-    };
-    (mask("SigBlk:") | mask("SigCgt:")) & 1 == 1
-}
-
 #[test]
 fn sighup_during_startup_takes_effect_after_the_models_have_loaded() {
     let mut child = classifyd()
@@ -238,10 +226,9 @@ fn sighup_during_startup_takes_effect_after_the_models_have_loaded() {
         .unwrap();
     let process = child.id();
     // A signal before the process's first instruction would kill it.
-    while !hears_hangups(process) {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::yield_now();
-    }
+    wait_for_signals(&mut child, |signals| {
+        (signals.blocked | signals.handled) & SIGHUP != 0
+    });
     let (ready, is_ready) = std::sync::mpsc::channel();
     let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
     let reader = std::thread::spawn(move || {

@@ -253,9 +253,7 @@ async fn every_problem_example_matches_the_servers_response() {
         .await;
     let waiting = server.send_png("?priority=low", square(0));
     let waiting = tokio::spawn(async move { waiting.send().await });
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 1.0)
-        .await;
+    server.wait_for_queue("hang", 1.0).await;
     examples
         .check(
             classify,

@@ -2,15 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, ok, problem, some_models, square, white_row};
-
-/// One lane that runs one image at a time, and a queue with two slots.
-const NARROW: &[&str] = &["--lanes", "1", "--max-batch", "1", "--queue-capacity", "2"];
+use crate::harness::{NARROW, Server, ok, problem, some_models, square, white_row};
 
 #[tokio::test]
 async fn a_full_queue_rejects_immediately_and_recovers() {
     let models = some_models(&["slow"]);
-    let server = Server::start(models.path(), NARROW);
+    let server = Server::start(models.path(), &NARROW);
     let slow = || tokio::spawn(server.send_png("", square(255)).send());
     // One runs, two wait.
     let first = slow();
@@ -18,9 +15,7 @@ async fn a_full_queue_rejects_immediately_and_recovers() {
         .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
         .await;
     let waiting = [slow(), slow()];
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 2.0)
-        .await;
+    server.wait_for_queue("slow", 2.0).await;
 
     let refused = problem(server.send_png("", square(255)).send().await.unwrap()).await;
     assert_eq!(refused["code"], "queue_full");
@@ -44,7 +39,7 @@ async fn a_full_queue_rejects_immediately_and_recovers() {
 #[tokio::test]
 async fn a_deadline_holds_while_the_lane_is_busy() {
     let models = some_models(&["hang"]);
-    let server = Server::start(models.path(), NARROW);
+    let server = Server::start(models.path(), &NARROW);
     let started = Instant::now();
     let expired = problem(
         server
@@ -67,11 +62,8 @@ async fn a_deadline_holds_while_the_lane_is_busy() {
 #[tokio::test]
 async fn a_request_that_expires_in_the_queue_gets_an_error_and_never_runs() {
     let models = some_models(&["slow"]);
-    let server = Server::start(models.path(), NARROW);
-    let first = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
-        .await;
+    let server = Server::start(models.path(), &NARROW);
+    let first = server.occupy_lane("slow").await;
     let expired = problem(
         server
             .send_png("?timeout_ms=20", square(255))
@@ -96,20 +88,13 @@ async fn a_request_that_expires_in_the_queue_gets_an_error_and_never_runs() {
 #[tokio::test]
 async fn images_of_a_disconnected_client_are_not_decoded() {
     let models = some_models(&["hang"]);
-    let server = Server::start(models.path(), NARROW);
-    let running = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
-        .await;
+    let server = Server::start(models.path(), &NARROW);
+    let running = server.occupy_lane("hang").await;
     let waiting = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 1.0)
-        .await;
+    server.wait_for_queue("hang", 1.0).await;
     // Both clients close their connections.
     waiting.abort();
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 0.0)
-        .await;
+    server.wait_for_queue("hang", 0.0).await;
     running.abort();
     // The run would take a minute, so a response to the next request proves that it was
     // interrupted.
@@ -120,10 +105,7 @@ async fn images_of_a_disconnected_client_are_not_decoded() {
 async fn inputs_that_wait_together_run_in_one_batch() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), &["--lanes", "1"]);
-    let first = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
-        .await;
+    let first = server.occupy_lane("slow").await;
     let waiting: Vec<_> = (0..8)
         .map(|_| tokio::spawn(server.send_png("", white_row(1)).send()))
         .collect();
@@ -144,16 +126,11 @@ async fn inputs_that_wait_together_run_in_one_batch() {
 async fn a_request_runs_before_requests_of_lower_priority() {
     let models = some_models(&["slow"]);
     let server = Server::start(models.path(), &["--lanes", "1", "--max-batch", "1"]);
-    let busy = tokio::spawn(server.send_png("", square(255)).send());
-    server
-        .wait_for_metric("classifyd_batch_size_count{model=\"slow\"}", 1.0)
-        .await;
+    let busy = server.occupy_lane("slow").await;
     let low: Vec<_> = (0..3)
         .map(|_| tokio::spawn(server.send_png("?priority=low", square(255)).send()))
         .collect();
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 3.0)
-        .await;
+    server.wait_for_queue("slow", 3.0).await;
     ok(server.send_png("", square(0)).send().await.unwrap()).await;
     assert!(low.iter().filter(|request| request.is_finished()).count() <= 1);
     ok(busy.await.unwrap().unwrap()).await;
@@ -170,9 +147,7 @@ async fn a_busy_model_does_not_starve_another() {
     let busy: Vec<_> = (0..20)
         .map(|_| tokio::spawn(server.send_png("?model=slow", square(255)).send()))
         .collect();
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"slow\"}", 18.0)
-        .await;
+    server.wait_for_queue("slow", 18.0).await;
     for _ in 0..10 {
         assert_eq!(server.label("?model=linear", white_row(1)).await, "b");
     }
@@ -192,7 +167,7 @@ async fn a_busy_model_does_not_starve_another() {
 #[tokio::test]
 async fn probes_answer_while_every_lane_is_busy_and_the_queue_is_full() {
     let models = some_models(&["hang"]);
-    let server = Server::start(models.path(), NARROW);
+    let server = Server::start(models.path(), &NARROW);
     let mut busy = vec![tokio::spawn(server.send_png("", square(255)).send())];
     server
         .wait_for_metric("classifyd_batch_size_count{model=\"hang\"}", 1.0)
@@ -200,9 +175,7 @@ async fn probes_answer_while_every_lane_is_busy_and_the_queue_is_full() {
     for _ in 0..2 {
         busy.push(tokio::spawn(server.send_png("", square(255)).send()));
     }
-    server
-        .wait_for_metric("classifyd_queue_depth{model=\"hang\"}", 2.0)
-        .await;
+    server.wait_for_queue("hang", 2.0).await;
     for path in ["/livez", "/readyz", "/metrics"] {
         let response = server
             .get(path)

@@ -1,6 +1,7 @@
 //! The three request formats and their responses.
 
 use image::{DynamicImage, ImageFormat};
+use reqwest::RequestBuilder;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
@@ -34,6 +35,10 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+fn send_digit(server: &Server, image: &[u8]) -> RequestBuilder {
+    server.send_png("?model=digits", image.to_vec())
+}
+
 #[tokio::test]
 async fn real_digits_get_their_labels_in_all_three_request_formats() {
     let server = Server::start(&shipped_models(), &[]);
@@ -41,12 +46,7 @@ async fn real_digits_get_their_labels_in_all_three_request_formats() {
     assert!(digits.len() >= 30, "a few dozen fixtures");
     let mut wrong = 0;
     for (label, image) in &digits {
-        let raw = ok(server
-            .send_png("?model=digits", image.clone())
-            .send()
-            .await
-            .unwrap())
-        .await;
+        let raw = ok(send_digit(&server, image).send().await.unwrap()).await;
         wrong += usize::from(labels(&raw) != [label.as_str()]);
 
         let part = Part::bytes(image.clone())
@@ -78,12 +78,7 @@ async fn many_images_in_one_request_keep_their_order() {
     let mut form = Form::new();
     let mut singly = Vec::new();
     for (_, image) in digits.iter().take(30) {
-        let raw = ok(server
-            .send_png("?model=digits", image.clone())
-            .send()
-            .await
-            .unwrap())
-        .await;
+        let raw = ok(send_digit(&server, image).send().await.unwrap()).await;
         singly.push(raw["results"][0].clone());
         form = form.part("image", Part::bytes(image.clone()));
     }

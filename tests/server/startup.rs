@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, classifyd, fixture_models, root, shipped_models, some_models};
+use crate::harness::{Server, classifyd, fixture_models, root, serve_args, shipped_models, some_models};
 
 /// Runs the command and returns its exit code and its output.
 fn run(options: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -49,13 +49,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn the_error_for_a_missing_or_broken_library_names_the_places_searched() {
     let models = fixture_models();
-    let serve = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--models",
-        models.to_str().unwrap(),
-    ];
+    let serve = serve_args(&models);
     let missing = [("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so")];
     fails(
         &serve,
@@ -140,13 +134,7 @@ fn a_model_that_does_not_reproduce_its_golden_samples_is_rejected() {
     // Drift that is hard to notice: another mean than in training.
     assert!(config.contains("0.1307"), "{config}");
     fs::write(&file, config.replace("0.1307", "0.5")).unwrap();
-    let serve = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--models",
-        directory.path().to_str().unwrap(),
-    ];
+    let serve = serve_args(directory.path());
     fails(&serve, &[], &["golden.json", "expected a score of", "found"]);
 }
 
@@ -155,13 +143,7 @@ fn the_error_for_a_broken_model_directory_names_the_file() {
     let directory = tempfile::tempdir().unwrap();
     copy(&fixture_models().join("linear"), &directory.path().join("linear"));
     fs::write(directory.path().join("linear/1/model.onnx"), "not ONNX").unwrap();
-    let serve = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--models",
-        directory.path().to_str().unwrap(),
-    ];
+    let serve = serve_args(directory.path());
     fails(&serve, &[], &["linear/1/model.onnx", "expected an ONNX graph"]);
     fails(
         &["serve", "--listen", "127.0.0.1:0", "--models", "/nowhere"],

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Server, fixture_models, ok, problem, some_models, square, white_row};
+use crate::harness::{
+    Server, TRACE_ID, TRACEPARENT, fixture_models, ok, problem, some_models, square, white_row,
+};
 
 /// Waits for access log lines that contain this.
 async fn lines(server: &Server, part: &str) -> Vec<Value> {
@@ -30,10 +32,7 @@ async fn every_request_has_one_access_log_line() {
     let response = server
         .send_png("?model=linear", white_row(1))
         .header("x-request-id", "good-1")
-        .header(
-            "traceparent",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        )
+        .header("traceparent", TRACEPARENT)
         .send()
         .await
         .unwrap();
@@ -55,7 +54,7 @@ async fn every_request_has_one_access_log_line() {
         ("inputs", 1.into()),
         ("batch_size", 1.into()),
         ("response_bytes", length.into()),
-        ("trace_id", "0af7651916cd43dd8448eb211c80319c".into()),
+        ("trace_id", TRACE_ID.into()),
     ];
     for (field, value) in expected {
         assert_eq!(line[field], value, "{field}: {line:#}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 use serde_json::Value;
 
-use crate::harness::{Server, root, some_models, square, white_row};
+use crate::harness::{NARROW, Server, root, some_models, square, white_row};
 
 /// Within this time Prometheus has scraped all the effects of the load.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -165,17 +165,8 @@ fn filled(expression: &str) -> String {
 #[ignore = "needs prometheus: make test-system"]
 async fn every_panel_shows_data_and_every_rule_works() {
     let models = some_models(&["linear", "slow", "fails", "hang"]);
-    let narrow = [
-        "--lanes",
-        "1",
-        "--max-batch",
-        "1",
-        "--queue-capacity",
-        "2",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ];
-    let server = Server::start(models.path(), &narrow);
+    let options = [&NARROW[..], &["--admin-listen", "127.0.0.1:0"]].concat();
+    let server = Server::start(models.path(), &options);
     let directory = tempfile::tempdir().unwrap();
     let prometheus = Prometheus::start(directory.path(), &server.admin_address.unwrap().to_string());
     let dashboard: Value = serde_json::from_str(&shipped("grafana/dashboards/classifyd.json")).unwrap();

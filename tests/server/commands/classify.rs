@@ -11,27 +11,25 @@ use super::{run, text};
 use crate::busy::Busy;
 use crate::harness::{Server, classifyd, fixture_models, root, some_models, white_row};
 
+/// `classifyd classify` with a model of the fixtures.
+fn classify(model: &str) -> Command {
+    let mut command = classifyd();
+    command.args(["classify", "--model", model, "--models"]);
+    command.arg(fixture_models());
+    command
+}
+
 #[test]
 fn classify_prints_labels_for_files_and_standard_input() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("row.png");
     fs::write(&file, white_row(2)).unwrap();
     let file = file.to_str().unwrap();
-    let models = fixture_models();
-    let classify = [
-        "classify",
-        "--models",
-        models.to_str().unwrap(),
-        "--model",
-        "linear",
-    ];
-
-    let output = run(&[&classify[..], &["--top-k", "2", file]].concat());
+    let output = classify("linear").args(["--top-k", "2", file]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout), format!("{file}\tc 0.9647\ta 0.0177\n"));
 
-    let mut child = classifyd()
-        .args(classify)
+    let mut child = classify("linear")
         .args(["--json", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -212,17 +210,7 @@ fn classify_accepts_directories_and_patterns() {
 
 #[test]
 fn classify_does_not_treat_a_mistyped_file_name_as_a_text() {
-    let run_words = |options: &[&str]| {
-        let models = fixture_models();
-        let classify = [
-            "classify",
-            "--models",
-            models.to_str().unwrap(),
-            "--model",
-            "words",
-        ];
-        run(&[&classify[..], options].concat())
-    };
+    let run_words = |options: &[&str]| classify("words").args(options).output().unwrap();
     for name in ["nosuch.txt", "./nosuch", "nosuch/review"] {
         let output = run_words(&[name]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -116,14 +116,7 @@ async fn the_texts_of_a_request_are_batched_by_bucket_within_the_token_limit() {
 async fn long_and_unusual_texts_are_classified_and_memory_stays_bounded() {
     let models = some_models(&["words"]);
     let server = Server::start(models.path(), &[]);
-    let memory = async || {
-        server
-            .metrics()
-            .await
-            .get("process_resident_memory_bytes")
-            .unwrap()
-    };
-    let before = memory().await;
+    let before = server.memory_metric().await;
     let mega = 1 << 20;
     let noise: String = (0..300_000_u32)
         .filter_map(|at| char::from_u32(at.wrapping_mul(2_654_435_761) >> 11))
@@ -172,6 +165,6 @@ async fn long_and_unusual_texts_are_classified_and_memory_stays_bounded() {
             "after {what}"
         );
     }
-    let grown = (memory().await - before) / 1e6;
+    let grown = server.memory_metric().await - before;
     assert!(grown < 150.0, "memory grew by {grown} MB");
 }
