@@ -4,9 +4,10 @@
 //! cargo run -p fixture-models -- tests/fixtures/models
 //! ```
 //!
-//! All have the labels `a`, `b` and `c`. Most take images of 4 x 4 pixels with values between 0 and 1, and their
-//! logits are the sums of the first, second and third row of pixels. Those named `words` take texts, and their
-//! logits are the means of the logits that [`VOCABULARY`] gives their words.
+//! All have the labels `a`, `b` and `c`. Most take images of 4 x 4 pixels with values between 0 and
+//! 1, and their logits are the sums of the first, second and third row of pixels. Those named
+//! `words` take texts, and their logits are the means of the logits that [`VOCABULARY`] gives their
+//! words.
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
@@ -42,7 +43,8 @@ enum FixtureInput {
     },
 }
 
-/// Words with their logits. Padding has logits too, so that a graph that does not mask it gives other scores.
+/// Words with their logits. Padding has logits too, so that a graph that does not mask it gives
+/// other scores.
 const VOCABULARY: [(&str, [f32; 3]); 9] = [
     ("[PAD]", [-9.0, 3.0, 6.0]),
     ("[UNK]", [0.0, 0.0, 0.0]),
@@ -177,8 +179,8 @@ fn tokenizer(special_tokens: bool) -> Value {
     })
 }
 
-/// The mean of the words' logits. `masked` excludes padding; `types` adds the input `token_type_ids`, all of which
-/// are 0 and change nothing.
+/// The mean of the words' logits. `masked` excludes padding; `types` adds the input
+/// `token_type_ids`, all of which are 0 and change nothing.
 fn words(name: &str, masked: bool, types: bool) -> GraphBuilder {
     let mut graph = GraphBuilder::new(name);
     let tokens = [Dim::BATCH, Dim::Symbolic("sequence")];
@@ -250,7 +252,8 @@ fn linear() -> GraphBuilder {
     graph
 }
 
-/// Like [`linear`], with the channels last and three of them. A grey image has the same logits as there.
+/// Like [`linear`], with the channels last and three of them. A grey image has the same logits as
+/// there.
 fn linear_nhwc() -> GraphBuilder {
     let mut graph = GraphBuilder::new("linear_nhwc");
     let channels_last = [Dim::BATCH, Dim::Fixed(SIDE), Dim::Fixed(SIDE), Dim::Fixed(3)];
@@ -294,8 +297,8 @@ fn nan() -> GraphBuilder {
     graph
 }
 
-/// Fails at run time for an image whose first pixel is 0.75 or brighter: it reads the fourth row of a table with
-/// three.
+/// Fails at run time for an image whose first pixel is 0.75 or brighter: it reads the fourth row of
+/// a table with three.
 fn fails() -> GraphBuilder {
     let mut graph = GraphBuilder::new("fails");
     let sums = sum_rows(&mut graph, "sums");
@@ -321,9 +324,9 @@ fn fails() -> GraphBuilder {
     graph
 }
 
-/// Takes long for a white image, whatever the batch size, and no time for a black one, which the server's lanes warm
-/// up with. Multiplies matrices in a loop of `turns` iterations times the brightest pixel, and adds nothing to the
-/// logits.
+/// Takes long for a white image, whatever the batch size, and no time for a black one, which the
+/// server's lanes warm up with. Multiplies matrices in a loop of `turns` iterations times the
+/// brightest pixel, and adds nothing to the logits.
 fn busy(name: &str, turns: f32) -> GraphBuilder {
     let mut graph = GraphBuilder::new(name);
     let sums = sum_rows(&mut graph, "sums");
@@ -332,8 +335,8 @@ fn busy(name: &str, turns: f32) -> GraphBuilder {
     // Each row sums to 1, so that the product stays in range in any number of iterations.
     let fill = vec![Attribute::scalar_tensor("value", 1.0 / BUSY_SIDE as f32)];
     let matrix = graph.node("ConstantOfShape", &[&shape], "matrix", fill);
-    // The loop starts from a value that depends on the input, so that ONNX Runtime cannot compute it while it loads
-    // the graph.
+    // The loop starts from a value that depends on the input, so that ONNX Runtime cannot compute
+    // it while it loads the graph.
     let mean = graph.node(
         "ReduceMean",
         &["flat"],
