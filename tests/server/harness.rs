@@ -235,8 +235,8 @@ impl Server {
         }
     }
 
-    /// Sends a white image, which keeps a lane of the fixture `slow` or `hang` busy, and waits until
-    /// it runs.
+    /// Sends a white image, which keeps a lane of the fixture `slow` or `hang` busy, and waits
+    /// until it runs.
     pub(crate) async fn occupy_lane(&self, model: &str) -> Pending {
         let pending = tokio::spawn(self.send_png("", square(255)).send());
         let series = format!("classifyd_batch_size_count{{model=\"{model}\"}}");

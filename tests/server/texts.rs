@@ -1,4 +1,5 @@
-//! Texts: every way to send one, how the server chooses a model for one, and how text models are listed.
+//! Texts: every way to send one, how the server chooses a model for one, and how text models are
+//! listed.
 
 mod batches;
 mod refusals;
