@@ -1,50 +1,56 @@
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs,
-    path::Path,
-};
+//! Builds graphs and files.
 
-use anyhow::{Context as _, Result, bail};
-use prost::{Message as _, bytes::Bytes};
+mod check;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use prost::Message as _;
+use prost::bytes::Bytes;
+
+use crate::error::OnnxError;
+use crate::proto::attribute_proto::AttributeType;
+use crate::proto::tensor_proto::DataType;
+use crate::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::proto::type_proto;
 use crate::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    attribute_proto::AttributeType,
-    tensor_proto::DataType,
-    tensor_shape_proto::{Dimension, dimension},
-    type_proto,
 };
 
-/// Version of the default operator set that the graphs use: understood by every ONNX Runtime since 1.12.
+/// Version of the standard operator set in new files. ONNX Runtime 1.12 and newer support it.
 pub const OPSET_VERSION: i64 = 17;
-/// Version of the file format that belongs to [`OPSET_VERSION`].
+/// Version of the file format in new files.
 pub const IR_VERSION: i64 = 8;
 
 /// One axis of an input or output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dim {
-    /// Always this many.
+    /// A fixed length.
     Fixed(usize),
-    /// Decided at run time; the same name means the same length everywhere.
+    /// A length that is known at run time. Axes with the same name have the same length.
     Symbolic(&'static str),
 }
 
 impl Dim {
-    /// The leading axis of everything that is classified: as many rows as the caller has.
+    /// The first axis of the inputs and outputs of a classifier.
     pub const BATCH: Self = Self::Symbolic("batch");
 }
 
-/// Type of a tensor's elements; those that classifiers need.
+/// Type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ElementType {
     /// 32-bit floating point.
     Float,
-    /// 64-bit signed integer: indices, shapes, token ids.
+    /// 64-bit signed integer, for indices, shapes and token ids.
     Int64,
     /// Boolean.
     Bool,
-    /// 8-bit signed integer: weights in a quarter of their size.
+    /// 8-bit signed integer, for quantised weights.
     Int8,
 }
 
@@ -60,7 +66,7 @@ impl ElementType {
     }
 }
 
-/// A named setting of a node.
+/// A named attribute of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attribute(AttributeProto);
 
@@ -73,7 +79,7 @@ impl Attribute {
         }
     }
 
-    /// One integer.
+    /// An integer.
     pub fn int(name: &str, value: i64) -> Self {
         Self(AttributeProto {
             i: Some(value),
@@ -89,7 +95,7 @@ impl Attribute {
         })
     }
 
-    /// One float.
+    /// A float.
     pub fn float(name: &str, value: f32) -> Self {
         Self(AttributeProto {
             f: Some(value),
@@ -97,7 +103,7 @@ impl Attribute {
         })
     }
 
-    /// One-element float tensor, as `ConstantOfShape` takes it.
+    /// A float tensor with one element, for `ConstantOfShape`.
     pub fn scalar_tensor(name: &str, value: f32) -> Self {
         Self(AttributeProto {
             t: Some(tensor("", ElementType::Float, &[1], value.to_le_bytes().to_vec())),
@@ -105,7 +111,7 @@ impl Attribute {
         })
     }
 
-    /// A nested graph, as `Loop` and `If` take it. It may use the values of the graphs around it.
+    /// A nested graph, for `Loop` and `If`. It may use the values of the graphs around it.
     pub fn graph(name: &str, body: GraphBuilder) -> Self {
         Self(AttributeProto {
             g: Some(body.0),
@@ -120,9 +126,26 @@ impl From<Attribute> for AttributeProto {
     }
 }
 
-/// A graph under construction. Nodes are added in the order in which they can run.
+/// Builds a graph. Nodes must be added in the order in which they can run.
 ///
-/// Every method that makes a value returns its name, to be passed on to the nodes that use it.
+/// Methods that make a value return its name, to be passed to the nodes that use it.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use onnx_graph::{Attribute, Dim, ElementType, GraphBuilder, ModelFile};
+///
+/// let mut graph = GraphBuilder::new("linear");
+/// let rows = graph.input("rows", ElementType::Float, &[Dim::BATCH, Dim::Fixed(2)]);
+/// let weight = graph.floats("weight", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+/// let attributes = vec![Attribute::int("transB", 1)];
+/// let logits = graph.node("Gemm", &[&rows, &weight], "logits", attributes);
+/// graph.output(&logits, ElementType::Float, &[Dim::BATCH, Dim::Fixed(3)]);
+///
+/// let bytes = ModelFile::new(graph, "an example", &BTreeMap::new())?.to_bytes();
+/// assert_eq!(onnx_graph::Outline::read(&bytes)?.inputs, ["rows"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct GraphBuilder(GraphProto);
 
@@ -151,7 +174,7 @@ impl GraphBuilder {
         self.0.output.push(value_info(name, element, shape));
     }
 
-    /// Adds constant floats, in row-major order.
+    /// Adds a constant of floats, in row-major order.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.0
@@ -160,7 +183,7 @@ impl GraphBuilder {
         name.to_owned()
     }
 
-    /// Adds constant integers, in row-major order.
+    /// Adds a constant of 64-bit integers, in row-major order.
     pub fn ints(&mut self, name: &str, shape: &[usize], values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.0
@@ -169,7 +192,7 @@ impl GraphBuilder {
         name.to_owned()
     }
 
-    /// Adds constant bytes, in row-major order.
+    /// Adds a constant of 8-bit integers, in row-major order.
     pub fn bytes(&mut self, name: &str, shape: &[usize], values: &[i8]) -> String {
         let bytes = values.iter().map(|value| value.cast_unsigned()).collect();
         self.0
@@ -178,7 +201,7 @@ impl GraphBuilder {
         name.to_owned()
     }
 
-    /// Adds a constant truth value.
+    /// Adds a constant boolean.
     pub fn bool(&mut self, name: &str, value: bool) -> String {
         self.0
             .initializer
@@ -186,7 +209,7 @@ impl GraphBuilder {
         name.to_owned()
     }
 
-    /// Adds a node with one output, which gives the node its name.
+    /// Adds a node with one output. The node is named after it.
     pub fn node(
         &mut self,
         operator: &str,
@@ -198,7 +221,7 @@ impl GraphBuilder {
         output.to_owned()
     }
 
-    /// Adds a node with any number of outputs. An empty name stands for an input or output that is left out.
+    /// Adds a node with any number of outputs. An empty name leaves an optional input or output out.
     pub fn node_with_outputs(
         &mut self,
         operator: &str,
@@ -218,26 +241,52 @@ impl GraphBuilder {
     }
 }
 
-/// The `metadata_props` of the file at `path`.
-pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let model = ModelProto::decode(Bytes::from(bytes))
-        .with_context(|| format!("{}: expected an ONNX model", path.display()))?;
+/// Reads the `metadata_props` of the file at `path`.
+///
+/// # Errors
+///
+/// Fails if the file cannot be read or is not an ONNX model.
+pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>, OnnxError> {
+    let bytes = fs::read(path).map_err(|source| OnnxError::Read {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let model = ModelProto::decode(Bytes::from(bytes)).map_err(|source| OnnxError::Decode {
+        path: path.to_path_buf(),
+        source,
+    })?;
     let pairs = model.metadata_props.into_iter();
     Ok(pairs
         .map(|pair| (pair.key.unwrap_or_default(), pair.value.unwrap_or_default()))
         .collect())
 }
 
-/// A graph with what a file carries beside it.
+pub(crate) fn metadata_props(
+    metadata: &BTreeMap<String, String>,
+) -> impl Iterator<Item = StringStringEntryProto> {
+    metadata.iter().map(|(key, value)| StringStringEntryProto {
+        key: Some(key.clone()),
+        value: Some(value.clone()),
+    })
+}
+
+/// A graph with the versions and texts that a file adds to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelFile(ModelProto);
 
 impl ModelFile {
-    /// Wraps `graph` for writing. Refuses a graph whose names do not fit together, since a runtime would name the
-    /// trouble less clearly, and later.
-    pub fn new(graph: GraphBuilder, description: &str, metadata: &BTreeMap<String, String>) -> Result<Self> {
-        check(&graph.0, &HashSet::new())?;
+    /// Wraps `graph` for writing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a name is given twice or used before it is made, if an output is missing, or if a constant does not have
+    /// the size of its shape. A runtime would report these mistakes later and less clearly.
+    pub fn new(
+        graph: GraphBuilder,
+        description: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self, OnnxError> {
+        check::check(&graph.0)?;
         Ok(Self(ModelProto {
             ir_version: Some(IR_VERSION),
             opset_import: vec![OperatorSetIdProto {
@@ -245,13 +294,7 @@ impl ModelFile {
                 version: Some(OPSET_VERSION),
             }],
             doc_string: Some(description.to_owned()),
-            metadata_props: metadata
-                .iter()
-                .map(|(key, value)| StringStringEntryProto {
-                    key: Some(key.clone()),
-                    value: Some(value.clone()),
-                })
-                .collect(),
+            metadata_props: metadata_props(metadata).collect(),
             graph: Some(graph.0),
             ..ModelProto::default()
         }))
@@ -271,8 +314,15 @@ impl ModelFile {
     }
 
     /// Writes the file.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        fs::write(path, self.to_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), OnnxError> {
+        fs::write(path, self.to_bytes()).map_err(|source| OnnxError::Write {
+            path: path.to_path_buf(),
+            source,
+        })
     }
 }
 
@@ -312,164 +362,5 @@ pub(crate) fn tensor(
         dims: shape.iter().map(|&length| length as i64).collect(),
         raw_data: Some(little_endian.into()),
         ..TensorProto::default()
-    }
-}
-
-/// Every value is made once and before it is used, outputs exist, and constants hold as many bytes as their shape says.
-fn check(graph: &GraphProto, outer: &HashSet<String>) -> Result<()> {
-    let title = graph.name();
-    let mut known = outer.clone();
-    let define = |name: &str, known: &mut HashSet<String>| {
-        if !name.is_empty() && !known.insert(name.to_owned()) {
-            bail!("graph `{title}`: the name `{name}` is given twice");
-        }
-        Ok(())
-    };
-    for input in &graph.input {
-        define(input.name(), &mut known)?;
-    }
-    for constant in &graph.initializer {
-        define(constant.name(), &mut known)?;
-        let width = match constant.data_type() {
-            code if code == DataType::Float as i32 => 4,
-            code if code == DataType::Int64 as i32 => 8,
-            _ => 1,
-        };
-        let expected = constant.dims.iter().product::<i64>() * width;
-        let found = constant.raw_data().len();
-        if usize::try_from(expected) != Ok(found) {
-            bail!(
-                "graph `{title}`: constant `{}` of shape {:?} needs {expected} bytes, got {found}",
-                constant.name(),
-                constant.dims
-            );
-        }
-    }
-    for node in &graph.node {
-        for input in node.input.iter().filter(|input| !input.is_empty()) {
-            if !known.contains(input) {
-                bail!(
-                    "graph `{title}`: node `{}` uses `{input}`, which nothing before it makes",
-                    node.name()
-                );
-            }
-        }
-        for body in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
-            check(body, &known)?;
-        }
-        for output in &node.output {
-            define(output, &mut known)?;
-        }
-    }
-    if graph.output.is_empty() {
-        bail!("graph `{title}` has no output");
-    }
-    for output in &graph.output {
-        if !known.contains(output.name()) {
-            bail!("graph `{title}`: nothing makes its output `{}`", output.name());
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn linear() -> GraphBuilder {
-        let mut graph = GraphBuilder::new("linear");
-        let rows = graph.input("rows", ElementType::Float, &[Dim::BATCH, Dim::Fixed(2)]);
-        let weight = graph.floats("weight", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
-        let logits = graph.node(
-            "Gemm",
-            &[&rows, &weight],
-            "logits",
-            vec![Attribute::int("transB", 1), Attribute::float("alpha", 2.0)],
-        );
-        graph.output(&logits, ElementType::Float, &[Dim::BATCH, Dim::Fixed(3)]);
-        graph
-    }
-
-    fn error(graph: GraphBuilder) -> String {
-        ModelFile::new(graph, "", &BTreeMap::new())
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn bytes_decode_to_what_was_built() {
-        let metadata = BTreeMap::from([("network".to_owned(), "test".to_owned())]);
-        let model = ModelFile::new(linear(), "a test", &metadata).unwrap();
-        let decoded = ModelProto::decode(model.to_bytes().as_slice()).unwrap();
-        assert_eq!(decoded, model.0);
-        assert_eq!(decoded.ir_version(), 8);
-        assert_eq!(decoded.opset_import[0].version(), 17);
-        assert_eq!(decoded.metadata_props[0].key(), "network");
-
-        let graph = decoded.graph.unwrap();
-        let Some(type_proto::Value::TensorType(input)) = &graph.input[0].r#type.as_ref().unwrap().value
-        else {
-            panic!("not a tensor");
-        };
-        let dims = &input.shape.as_ref().unwrap().dim;
-        assert_eq!(
-            dims[0].value,
-            Some(dimension::Value::DimParam("batch".to_owned()))
-        );
-        assert_eq!(dims[1].value, Some(dimension::Value::DimValue(2)));
-        assert_eq!(graph.initializer[0].raw_data()[..4], 1f32.to_le_bytes());
-        assert_eq!(graph.node[0].attribute[0].i(), 1);
-    }
-
-    #[test]
-    fn wiring_mistakes_are_named() {
-        let mut graph = linear();
-        graph.node("Relu", &["typo"], "hidden", vec![]);
-        assert_eq!(
-            error(graph),
-            "graph `linear`: node `hidden/Relu` uses `typo`, which nothing before it makes"
-        );
-
-        let mut graph = linear();
-        graph.node("Relu", &["rows"], "logits", vec![]);
-        assert_eq!(error(graph), "graph `linear`: the name `logits` is given twice");
-
-        let mut graph = linear();
-        graph.output("other", ElementType::Float, &[]);
-        assert_eq!(error(graph), "graph `linear`: nothing makes its output `other`");
-
-        let mut graph = linear();
-        graph.floats("short", &[2, 2], &[0.0]);
-        assert_eq!(
-            error(graph),
-            "graph `linear`: constant `short` of shape [2, 2] needs 16 bytes, got 4"
-        );
-    }
-
-    #[test]
-    fn nested_graphs_see_the_values_around_them() {
-        let mut body = GraphBuilder::new("body");
-        let _ = body.input("turn", ElementType::Int64, &[]);
-        let go_on = body.input("go_on", ElementType::Bool, &[]);
-        let next = body.node("Identity", &[&go_on], "next", vec![]);
-        let sum = body.node("Add", &["rows", "rows"], "sum", vec![]);
-        body.output(&next, ElementType::Bool, &[]);
-        body.output(&sum, ElementType::Float, &[Dim::BATCH, Dim::Fixed(2)]);
-        assert!(error(body.clone()).contains("uses `rows`"));
-
-        let mut graph = linear();
-        let turns = graph.ints("turns", &[], &[3]);
-        let sums = graph.node(
-            "Loop",
-            &[&turns, ""],
-            "sums",
-            vec![Attribute::graph("body", body)],
-        );
-        graph.output(
-            &sums,
-            ElementType::Float,
-            &[Dim::Fixed(3), Dim::BATCH, Dim::Fixed(2)],
-        );
-        assert!(ModelFile::new(graph, "", &BTreeMap::new()).is_ok());
     }
 }
