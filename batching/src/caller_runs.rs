@@ -103,8 +103,10 @@
 //! # How it is checked
 //!
 //! `caller_runs/loom_tests.rs` runs this code, not a model of it, under [loom](https://docs.rs/loom) in all orders in which
-//! the operations of callers and workers can interleave, weak memory included. A request that nobody runs would be a
-//! deadlock, which loom reports. `make test` runs it:
+//! the operations of callers and workers can interleave, weak memory included, up to a number of preemptions. A request
+//! that nobody runs is a deadlock, which loom reports. Each of these changes makes a test fail: leaving out the wake-up by
+//! the last caller, or of a claimed worker after a failed run; reading the depth before counting out; `Relaxed` for the
+//! counter. `make test` runs it:
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test -p batching --lib --target-dir target/loom loom_tests
