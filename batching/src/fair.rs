@@ -1,29 +1,47 @@
-//! Start-time fair queueing: whoever has much waiting does not keep out those who have little.
-
 use std::collections::VecDeque;
 
 use foldhash::HashMap;
 
-/// Whose work it is. Flows share what there is equally. A number that stands for a client, whatever that is.
+/// Who a request belongs to, for fairness: a number that stands for a client, an API key, an address. Flows share the
+/// service equally.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Flow(pub u64);
 
-/// A waiting list in which each flow gets an equal share of the service, counted in weight.
+/// A queue that shares the service equally between [`Flow`]s, in weight: start-time fair queueing.
 ///
-/// Each entry has a start tag: the service that its flow is to have had before it. Entries stand in the order of their tags. A flow
-/// that comes anew begins at the tag of what was served last, so a long backlog of another flow is behind it. With one flow
-/// it is a plain queue.
+/// Each entry has a *start tag*: how much service its flow has had when the entry is served. Entries are kept and served in
+/// the order of their tags. A flow that becomes active starts at the tag that was served last, so it owes nothing for the
+/// time in which it was idle, is owed nothing, and is ahead of another flow's long backlog. Within a flow the order is that
+/// of arrival; with one flow this is a plain queue.
+///
+/// With one flow, adding an entry and serving the first one take constant time. Adding an entry that goes ahead of others
+/// takes time in proportion to their number.
+///
+/// ```
+/// use batching::{FairQueue, Flow};
+///
+/// let mut queue = FairQueue::default();
+/// for name in ["a1", "a2", "a3"] {
+///     queue.push(Flow(1), 1, name);
+/// }
+/// queue.push(Flow(2), 1, "b1");
+/// let served: Vec<_> = std::iter::from_fn(|| queue.serve(0)).collect();
+/// assert_eq!(served, ["a1", "b1", "a2", "a3"]);
+/// ```
+///
+/// The algorithm is that of Goyal, Vin and Cheng, "Start-time fair queueing", IEEE/ACM Transactions on Networking 5(5),
+/// 1997.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     entries: VecDeque<Entry<T>>,
-    /// Of those that have an entry, and of those that had more service than others since the list was empty.
+    /// Of the flows that have an entry, and of those that had more service than others since the queue was empty.
     flows: HashMap<Flow, Share>,
-    /// Flows that have an entry.
+    /// How many flows have an entry.
     active: u32,
     /// The largest start tag that was served.
     now: u64,
     weight: u32,
-    /// Shares are looked through when there are so many.
+    /// Shares are looked through for ones to forget when there are this many.
     look_through_at: usize,
 }
 
@@ -37,18 +55,18 @@ struct Entry<T> {
 
 #[derive(Debug, Default)]
 struct Share {
-    /// Start tag of its next entry, unless others have had more service.
+    /// Start tag of its next entry, unless other flows have had more service.
     next: u64,
-    /// Start tag of its newest entry that waits.
+    /// Start tag of its newest entry.
     newest: u64,
     waiting: u32,
     entries: u32,
 }
 
-/// So few shares are never looked through.
+/// This many shares are kept without looking for ones to forget.
 const FEW_SHARES: usize = 64;
 
-/// Shares of flows without an entry are forgotten beyond this number.
+/// Beyond this number the shares of all flows without an entry are forgotten.
 const MOST_SHARES: usize = 8192;
 
 impl<T> Default for FairQueue<T> {
@@ -80,34 +98,34 @@ impl<T> FairQueue<T> {
         self.active
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether the queue has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The entry at this place, 0 being the next to be served.
+    /// The entry at this position. Position 0 is served next.
     pub fn get(&self, at: usize) -> Option<&T> {
         self.entries.get(at).map(|entry| &entry.item)
     }
 
-    /// All entries in the order in which they are to be served.
+    /// All entries in the order in which they will be served.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|entry| &entry.item)
     }
 
-    /// Service that a flow will have had since now when the next entry of it is served.
+    /// How much service the flow gets from now until an entry that is added now is served, in weight.
     pub fn backlog_of(&self, flow: Flow) -> u64 {
         self.start_of(flow) - self.now
     }
 
     fn start_of(&self, flow: Flow) -> u64 {
         let own = self.flows.get(&flow).map_or(0, |share| {
-            // What was taken back in between must not let it overtake its own.
+            // A removed entry must not let a new one overtake older entries of its flow.
             let newest = if share.entries > 0 { share.newest } else { 0 };
             share.next.max(newest)
         });
@@ -143,7 +161,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Takes out an entry that is served: its flow has had its weight of service.
+    /// Takes out an entry to serve it: its weight counts as service of its flow.
     pub fn serve(&mut self, at: usize) -> Option<T> {
         let entry = self.take(at)?;
         self.now = self.now.max(entry.start);
@@ -151,7 +169,7 @@ impl<T> FairQueue<T> {
         Some(entry.item)
     }
 
-    /// Takes out an entry that is not served.
+    /// Takes out an entry without serving it.
     pub fn remove(&mut self, at: usize) -> Option<T> {
         let entry = self.take(at)?;
         if let Some(share) = self.flows.get_mut(&entry.flow) {
@@ -161,13 +179,13 @@ impl<T> FairQueue<T> {
         Some(entry.item)
     }
 
-    /// Takes out the last entry, which is the newest of the flow that has most waiting.
+    /// Takes out the last entry without serving it: the newest entry of the flow with the largest backlog.
     pub fn remove_last(&mut self) -> Option<T> {
         self.remove(self.entries.len().checked_sub(1)?)
     }
 
-    /// Whether entries at the end weigh at least so much in all of which each is to be served after an entry of this flow and
-    /// weight would be.
+    /// Whether a new entry of this flow and weight may displace entries at the end that weigh `needed` together: each of them
+    /// belongs to another flow and would be served after the new entry.
     pub fn would_yield(&self, needed: u32, flow: Flow, weight: u32) -> bool {
         let end = self.start_of(flow) + u64::from(weight);
         let mut yielded = 0;
@@ -183,7 +201,7 @@ impl<T> FairQueue<T> {
         yielded >= needed
     }
 
-    /// Takes out all.
+    /// Takes out all entries without serving them.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
         std::mem::take(self).entries.into_iter().map(|entry| entry.item)
     }
@@ -201,7 +219,7 @@ impl<T> FairQueue<T> {
         Some(entry)
     }
 
-    /// Where nobody waits, nobody is owed anything.
+    /// An empty queue owes no flow anything.
     fn rest_if_empty(&mut self) {
         if self.entries.is_empty() {
             self.now = 0;
