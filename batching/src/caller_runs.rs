@@ -112,9 +112,11 @@
 //! RUSTFLAGS="--cfg loom" CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test -p batching --lib --target-dir target/loom loom_tests
 //! ```
 
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod loom_tests;
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
@@ -126,7 +128,7 @@ use std::task::{Context, Poll};
 
 use crate::Worker;
 use crate::inner::InnerService;
-use crate::queue::{Formed, Idle, Queue};
+use crate::queue::{Claimed, Formed, Idle, Queue};
 use crate::sync::{AtomicU32, Mutex, lock};
 
 /// How the task of a caller gives way: it has the task polled again, but after the other tasks that are ready now.
@@ -201,7 +203,7 @@ impl<I, O, E> Queue<I, O, E> {
     /// Runs the batch at the front of the queue in an idle worker. Returns false if there is no such worker or no batch
     /// that a caller may run.
     pub(crate) fn run_as_caller(&self) -> bool {
-        let Some(((idle, worker), batch)) = self.claim() else {
+        let Some(Claimed { idle, worker, batch }) = self.claim() else {
             return false;
         };
         let mut claim = Claim(Some(idle));
@@ -236,6 +238,9 @@ pub(crate) trait RunForCaller<I, O, E>: Send + Sync {
     fn run(&self, batch: Formed<I, O, E>) -> bool;
 }
 
+/// Does not keep the worker alive: whoever drives it owns it.
+pub(crate) type ForCallers<I, O, E> = Weak<dyn RunForCaller<I, O, E>>;
+
 /// A [`Worker`] in which callers run small batches on their own tasks while it has nothing to do.
 ///
 /// Made by [`Queue::caller_runs_worker`]. Like any worker it must be driven, by a thread of its own: it runs what is too
@@ -258,7 +263,7 @@ where
 {
     pub(crate) fn new(worker: Worker<S, I>) -> Self {
         Self(Arc::new_cyclic(|this: &Weak<Mutex<Worker<S, I>>>| {
-            let for_callers: Weak<dyn RunForCaller<I, S::Output, S::Error>> = this.clone();
+            let for_callers: ForCallers<I, S::Output, S::Error> = this.clone();
             Mutex::new(worker.open_to_callers(for_callers))
         }))
     }

@@ -119,7 +119,8 @@ pub use reservation::Reservation;
 pub use service::BatchService;
 pub use worker::Worker;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;
 
 /// Compiles the example of the README.

@@ -28,7 +28,7 @@ pub(crate) struct Waiting<M> {
 }
 
 /// The deadline of a request without one, counted from when it is queued: thirty years.
-const NO_DEADLINE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+const NO_DEADLINE: Duration = Duration::from_hours(30 * 365 * 24);
 
 impl<M> Waiting<M> {
     /// A request that is queued now. Its id is yet to be given.

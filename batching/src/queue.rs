@@ -1,21 +1,25 @@
+mod state;
+
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::time::Duration;
 use std::{fmt, mem};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::caller_runs::{CallersToCome, GiveWay, Phase, RunForCaller, SingleRuns, give_way_to_tokio_tasks};
+pub(crate) use self::state::{Claimed, Formed, Idle, Next, Recipient};
+use self::state::{Running, State};
+use crate::caller_runs::{CallersToCome, GiveWay, Phase, give_way_to_tokio_tasks};
 use crate::inner::InnerService;
-use crate::message::{Abandonment, Message, ReplySender};
+use crate::message::Message;
 use crate::policy::{Taken, Waiting, WaitingList};
 use crate::reservation::ReservedWeight;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, lock};
 use crate::ticket::Ticket;
-use crate::{Batch, BatchService, CallerRunsWorker, Error, Limits, Refusal, Submission, Worker};
+use crate::{BatchService, CallerRunsWorker, Error, Limits, Refusal, Submission, Worker};
 
 /// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
 ///
@@ -60,59 +64,14 @@ struct Shared<I, O, E> {
     give_way: GiveWay,
 }
 
-struct State<I, O, E> {
-    waiting: WaitingList<Message<I, O, E>>,
-    running: Vec<Running>,
-    single_runs: SingleRuns,
-    /// Workers that found nothing to do. The last to become idle is at the end and is used first, because its data are
-    /// still in a CPU's caches.
-    idle: Vec<Idle<I, O, E>>,
-    workers: usize,
-    next_id: u64,
-    is_closed: bool,
-}
-
-/// A worker that has nothing to do.
-pub(crate) struct Idle<I, O, E> {
-    pub(crate) worker: u64,
-    pub(crate) waker: Waker,
-    /// The worker itself, if callers may run batches in it.
-    pub(crate) for_callers: Option<Weak<dyn RunForCaller<I, O, E>>>,
-}
-
-/// A batch that the inner service has. Its members are the requests whose callers still wait.
-struct Running {
-    batch: u64,
-    members: Vec<u64>,
-    abandonment: Arc<Abandonment>,
-}
-
-/// A batch on its way to the inner service, and where its replies go.
-pub(crate) struct Formed<I, O, E> {
-    pub(crate) id: u64,
-    pub(crate) batch: Batch<I>,
-    /// One for each input of the batch, in the same order.
-    pub(crate) recipients: Vec<Recipient<O, E>>,
-}
-
-pub(crate) struct Recipient<O, E> {
-    pub(crate) reply: ReplySender<O, E>,
-    pub(crate) queued: Instant,
-}
-
-/// What a worker is told to do.
-pub(crate) enum Next<I, O, E> {
-    Run(Formed<I, O, E>),
-    Wait { until: Option<Instant> },
-    Stop,
-}
+type Make<I, O, E> = fn() -> Queue<I, O, E>;
 
 /// Makes a [`Queue`] of which more than the limits is chosen; see [`Queue::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct QueueBuilder<I, O, E> {
     limits: Limits,
     give_way: GiveWay,
-    queue: PhantomData<fn() -> Queue<I, O, E>>,
+    makes: PhantomData<Make<I, O, E>>,
 }
 
 impl<I, O, E> QueueBuilder<I, O, E> {
@@ -125,15 +84,7 @@ impl<I, O, E> QueueBuilder<I, O, E> {
     /// An open queue without workers.
     pub fn build(self) -> Queue<I, O, E> {
         Queue(Arc::new(Shared {
-            state: Mutex::new(State {
-                waiting: WaitingList::new(self.limits),
-                running: Vec::new(),
-                single_runs: SingleRuns::default(),
-                idle: Vec::new(),
-                workers: 0,
-                next_id: 0,
-                is_closed: false,
-            }),
+            state: Mutex::new(State::new(self.limits)),
             depth: AtomicU32::new(0),
             callers_to_come: CallersToCome::new(),
             reserved: ReservedWeight::new(),
@@ -154,7 +105,7 @@ impl<I, O, E> Queue<I, O, E> {
         QueueBuilder {
             limits,
             give_way: give_way_to_tokio_tasks,
-            queue: PhantomData,
+            makes: PhantomData,
         }
     }
 
@@ -213,7 +164,7 @@ impl<I, O, E> Queue<I, O, E> {
         }
     }
 
-    /// Closes the queue, refuses the requests that wait and [interrupts](Batch::on_abandoned) the batches that run.
+    /// Closes the queue, refuses the requests that wait and [interrupts](crate::Batch::on_abandoned) the batches that run.
     pub fn abort(&self) {
         self.close();
         let (refused, running) = {
@@ -301,7 +252,7 @@ impl<I, O, E> Queue<I, O, E> {
     }
 
     /// Takes an idle worker that callers may use, and a batch that a caller may run.
-    pub(crate) fn claim(&self) -> Option<(Claimed<I, O, E>, Formed<I, O, E>)> {
+    pub(crate) fn claim(&self) -> Option<Claimed<I, O, E>> {
         let mut expired = Vec::new();
         let claimed = {
             let mut state = self.lock();
@@ -407,77 +358,11 @@ impl<I, O, E> Queue<I, O, E> {
     }
 }
 
-/// An idle worker that a caller has taken off the list, and the means to run a batch in it.
-pub(crate) type Claimed<I, O, E> = (Idle<I, O, E>, Arc<dyn RunForCaller<I, O, E>>);
-
 /// Requests that leave the queue without being run. Called without the lock, because it wakes their callers.
 fn fail_all<I, O, E>(requests: Vec<Waiting<Message<I, O, E>>>, error: impl Fn() -> Error<E>) {
     for request in requests {
         // Fails if the caller has gone.
         let _ = request.message.reply.send(Err(error()));
-    }
-}
-
-impl<I, O, E> State<I, O, E> {
-    fn claim(
-        &mut self,
-        expired: &mut Vec<Waiting<Message<I, O, E>>>,
-    ) -> Option<(Claimed<I, O, E>, Formed<I, O, E>)> {
-        let for_callers = |idle: &Idle<I, O, E>| idle.for_callers.as_ref()?.upgrade();
-        let (at, worker) = self
-            .idle
-            .iter()
-            .enumerate()
-            .rev()
-            .find_map(|(at, idle)| Some((at, for_callers(idle)?)))?;
-        let batch = self.waiting.take_for_caller(Instant::now(), expired)?;
-        self.single_runs.record(batch.len());
-        Some(((self.idle.remove(at), worker), self.form(batch)))
-    }
-
-    fn is_open(&self) -> Result<(), Refusal> {
-        if self.is_closed {
-            Err(Refusal::Closed)
-        } else if self.workers == 0 {
-            Err(Refusal::Unavailable)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn take_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    fn form(&mut self, requests: Vec<Waiting<Message<I, O, E>>>) -> Formed<I, O, E> {
-        let id = self.take_id();
-        let abandonment = Arc::new(Abandonment::default());
-        self.running.push(Running {
-            batch: id,
-            members: requests.iter().map(|request| request.id).collect(),
-            abandonment: Arc::clone(&abandonment),
-        });
-        let weight = requests.iter().map(|request| request.weight).sum();
-        let mut inputs = Vec::with_capacity(requests.len());
-        let mut recipients = Vec::with_capacity(requests.len());
-        for request in requests {
-            inputs.push(request.message.input);
-            recipients.push(Recipient {
-                reply: request.message.reply,
-                queued: request.queued,
-            });
-        }
-        let batch = Batch {
-            inputs,
-            weight,
-            abandonment,
-        };
-        Formed {
-            id,
-            batch,
-            recipients,
-        }
     }
 }
 

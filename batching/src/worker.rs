@@ -1,7 +1,6 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Weak;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::caller_runs::RunForCaller;
+use crate::caller_runs::ForCallers;
 use crate::inner::InnerService;
 use crate::queue::{Formed, Idle, Next, Queue, Recipient};
 use crate::{BatchReply, Error};
@@ -29,13 +28,17 @@ where
 {
     inner: S,
     queue: Registered<I, S::Output, S::Error>,
-    running: FuturesUnordered<Run<S::Future, I, S::Output, S::Error>>,
+    running: Runs<S, I>,
     /// Set while a batch is held back for [`Limits::max_wait`](crate::Limits::max_wait).
     held: Option<Pin<Box<Sleep>>>,
     is_stopping: bool,
     /// The worker itself, if callers may run batches in it.
-    for_callers: Option<Weak<dyn RunForCaller<I, S::Output, S::Error>>>,
+    for_callers: Option<ForCallers<I, S::Output, S::Error>>,
 }
+
+type Runs<S, I> = FuturesUnordered<
+    Run<<S as InnerService<I>>::Future, I, <S as InnerService<I>>::Output, <S as InnerService<I>>::Error>,
+>;
 
 /// Takes the worker out of its queue when it ends, in whatever way.
 struct Registered<I, O, E> {
@@ -137,7 +140,7 @@ where
     }
 
     /// The same worker, which registers `for_callers` when it has nothing to do.
-    pub(crate) fn open_to_callers(self, for_callers: Weak<dyn RunForCaller<I, S::Output, S::Error>>) -> Self {
+    pub(crate) fn open_to_callers(self, for_callers: ForCallers<I, S::Output, S::Error>) -> Self {
         Self {
             for_callers: Some(for_callers),
             ..self
