@@ -1,12 +1,14 @@
 //! Shares a model equally between clients *before* its queue.
 //!
-//! The queue of a model is fair between clients ([`batching::FairQueue`]). Work that is done before a request is queued is
-//! not: decoding, tokenising, and, where requests run their own batches, the run. It is done on the requests' tasks, and the
-//! runtime polls tasks in the order in which they became ready. A client with a thousand connections has a thousand tasks
-//! there, and would get a thousand times the service of a client with one.
+//! The queue of a model is fair between clients ([`batching::FairQueue`]). Work that is done before
+//! a request is queued is not: decoding, tokenising, and, where requests run their own batches, the
+//! run. It is done on the requests' tasks, and the runtime polls tasks in the order in which they
+//! became ready. A client with a thousand connections has a thousand tasks there, and would get a
+//! thousand times the service of a client with one.
 //!
-//! [`Permits`] bound how many requests do such work at a time, and hand the permits out fairly. They cost time when there
-//! is nothing to share, so they only count while more than one client is active.
+//! [`Permits`] bound how many requests do such work at a time, and hand the permits out fairly.
+//! They cost time when there is nothing to share, so they only count while more than one client is
+//! active.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,8 +16,8 @@ use std::time::{Duration, Instant};
 use batching::{FairQueue, Flow};
 use tokio::sync::oneshot;
 
-/// Lets a number of requests work at a time, and shares that number equally between flows. While only one flow is active,
-/// any number of its requests may work.
+/// Lets a number of requests work at a time, and shares that number equally between flows. While
+/// only one flow is active, any number of its requests may work.
 #[derive(Debug)]
 pub struct Permits {
     permits: u32,
@@ -114,8 +116,8 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// A request that waits for a permit. Dropping it takes the request off the list, or gives back a permit that was granted
-/// but not taken yet.
+/// A request that waits for a permit. Dropping it takes the request off the list, or gives back a
+/// permit that was granted but not taken yet.
 struct Waiting<'a> {
     permits: &'a Permits,
     id: u64,

@@ -1,22 +1,26 @@
-//! Polls a connection's task again at once when the task has woken itself, so that the task stays on its thread.
+//! Polls a connection's task again at once when the task has woken itself, so that the task stays
+//! on its thread.
 //!
 //! # Why it exists
 //!
-//! A connection of hyper wakes its own task twice for each request, from within the task's poll: when the handler asks for
-//! the body, and when the body is there. The task has everything it needs to go on. For tokio, though, a task that is
-//! woken while it is polled is one that *yields*: when the poll ends, the task goes to the back of the worker thread's
-//! queue, and because there is a task in the queue now, tokio wakes another worker thread to help. That thread finds the
-//! task and steals it. Each request then costs the wake-up of a thread, and the connection's data follow the task from
-//! core to core. With few connections and a small model this took more time than the rest of the request;
-//! docs/performance.md has the figures.
+//! A connection of hyper wakes its own task twice for each request, from within the task's poll:
+//! when the handler asks for the body, and when the body is there. The task has everything it needs
+//! to go on. For tokio, though, a task that is woken while it is polled is one that *yields*: when
+//! the poll ends, the task goes to the back of the worker thread's queue, and because there is a
+//! task in the queue now, tokio wakes another worker thread to help. That thread finds the task and
+//! steals it. Each request then costs the wake-up of a thread, and the connection's data follow the
+//! task from core to core. With few connections and a small model this took more time than the rest
+//! of the request; docs/performance.md has the figures.
 //!
 //! # What it does to a connection's task
 //!
-//! [`Repoll`] wraps the future that the task is spawned with. The inner future gets a waker of `Repoll`'s own, so that
-//! `Repoll` can tell two kinds of wake-ups apart:
+//! [`Repoll`] wraps the future that the task is spawned with. The inner future gets a waker of
+//! `Repoll`'s own, so that `Repoll` can tell two kinds of wake-ups apart:
 //!
-//! * *During the poll*: nothing is passed on to tokio. When the inner poll returns `Pending`, `Repoll` polls again at once.
-//! * *Between polls* (a socket became readable, a timer fired, a lane replied): the task is woken as usual.
+//! * *During the poll*: nothing is passed on to tokio. When the inner poll returns `Pending`,
+//!   `Repoll` polls again at once.
+//! * *Between polls* (a socket became readable, a timer fired, a lane replied): the task is woken
+//!   as usual.
 //!
 //! The waker is one atomic with three states:
 //!
@@ -31,15 +35,16 @@
 //!         +--> WOKEN: the task is scheduled, its next poll begins with POLLING
 //! ```
 //!
-//! A task that wakes itself for ever must not keep its thread from other tasks. After [`MAX_POLLS`] polls in a row the task
-//! yields to tokio as it would have done without `Repoll`.
+//! A task that wakes itself for ever must not keep its thread from other tasks. After [`MAX_POLLS`]
+//! polls in a row the task yields to tokio as it would have done without `Repoll`.
 //!
 //! # Giving way on purpose
 //!
-//! There is one self-wake-up that must reach tokio: a caller that is about to run a batch first lets other tasks submit
-//! their requests, so that there is a batch (see [`batching::GiveWay`]). It calls [`yield_to_others`], which sets a flag
-//! for the `Repoll` on whose thread it runs. The flag is a thread-local because a future that is polled has only a
-//! `Context`, through which it cannot reach the `Repoll` around it.
+//! There is one self-wake-up that must reach tokio: a caller that is about to run a batch first
+//! lets other tasks submit their requests, so that there is a batch (see [`batching::GiveWay`]). It
+//! calls [`yield_to_others`], which sets a flag for the `Repoll` on whose thread it runs. The flag
+//! is a thread-local because a future that is polled has only a `Context`, through which it cannot
+//! reach the `Repoll` around it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -59,15 +64,16 @@ thread_local! {
     static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has the current task polled again after the other tasks that are ready, also inside a [`Repoll`]. The caller returns
-/// `Pending` right afterwards.
+/// Has the current task polled again after the other tasks that are ready, also inside a
+/// [`Repoll`]. The caller returns `Pending` right afterwards.
 pub fn yield_to_others(cx: &Context<'_>) {
     GIVES_WAY.set(true);
     cx.waker().wake_by_ref();
 }
 
 pin_project! {
-    /// A future that is polled again at once when it was woken during its poll; see the [module](self).
+    /// A future that is polled again at once when it was woken during its poll; see the
+    /// [module](self).
     pub struct Repoll<F> {
         #[pin]
         inner: F,
@@ -122,8 +128,8 @@ impl<F: Future> Future for Repoll<F> {
         let mut inner_cx = Context::from_waker(this.waker);
         for _ in 0..MAX_POLLS {
             GIVES_WAY.set(false);
-            // A swap and not a store, to acquire what was written before a wake-up that found the state at WOKEN and so
-            // woke nothing: this poll is the one that must see it.
+            // A swap and not a store, to acquire what was written before a wake-up that found the
+            // state at WOKEN and so woke nothing: this poll is the one that must see it.
             this.state.phase.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = this.inner.as_mut().poll(&mut inner_cx) {
                 return Poll::Ready(output);

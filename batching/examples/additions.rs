@@ -1,11 +1,12 @@
-//! Adds numbers in batches. Many callers each want one sum; the adder is slow to start and then fast.
+//! Adds numbers in batches. Many callers each want one sum; the adder is slow to start and then
+//! fast.
 //!
 //! ```text
 //! cargo run -p batching --example additions
 //! ```
 //!
-//! While the adder works on a batch, the requests that come meanwhile wait and become the next one. The output shows how
-//! the batches grow with the number of callers, without any setting for it.
+//! While the adder works on a batch, the requests that come meanwhile wait and become the next one.
+//! The output shows how the batches grow with the number of callers, without any setting for it.
 
 use std::time::Duration;
 
@@ -24,8 +25,8 @@ async fn add(batch: Batch<Pair>) -> Result<Vec<Result<u32, String>>, String> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // An `async fn` is ready whenever it is asked, so up to any number of batches would run at a time. The limit makes it
-    // ready only while no batch runs, as hardware would be.
+    // An `async fn` is ready whenever it is asked, so up to any number of batches would run at a
+    // time. The limit makes it ready only while no batch runs, as hardware would be.
     let adder = ServiceBuilder::new().concurrency_limit(1).service_fn(add);
     let (service, worker) = BatchService::pair(adder, Limits::new(64, 1_000));
     let worker = tokio::spawn(worker);

@@ -2,20 +2,21 @@ use std::collections::VecDeque;
 
 use foldhash::HashMap;
 
-/// Who a request belongs to, for fairness: a number that stands for a client, an API key, an address. Flows share the
-/// service equally.
+/// Who a request belongs to, for fairness: a number that stands for a client, an API key, an
+/// address. Flows share the service equally.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Flow(pub u64);
 
 /// A queue that shares the service equally between [`Flow`]s, in weight: start-time fair queueing.
 ///
-/// Each entry has a *start tag*: how much service its flow has had when the entry is served. Entries are kept and served in
-/// the order of their tags. A flow that becomes active starts at the tag that was served last, so it owes nothing for the
-/// time in which it was idle, is owed nothing, and is ahead of another flow's long backlog. Within a flow the order is that
-/// of arrival; with one flow this is a plain queue.
+/// Each entry has a *start tag*: how much service its flow has had when the entry is served.
+/// Entries are kept and served in the order of their tags. A flow that becomes active starts at the
+/// tag that was served last, so it owes nothing for the time in which it was idle, is owed nothing,
+/// and is ahead of another flow's long backlog. Within a flow the order is that of arrival; with
+/// one flow this is a plain queue.
 ///
-/// With one flow, adding an entry and serving the first one take constant time. Adding an entry that goes ahead of others
-/// takes time in proportion to their number.
+/// With one flow, adding an entry and serving the first one take constant time. Adding an entry
+/// that goes ahead of others takes time in proportion to their number.
 ///
 /// ```
 /// use batching::{FairQueue, Flow};
@@ -29,12 +30,13 @@ pub struct Flow(pub u64);
 /// assert_eq!(served, ["a1", "b1", "a2", "a3"]);
 /// ```
 ///
-/// The algorithm is that of Goyal, Vin and Cheng, "Start-time fair queueing", IEEE/ACM Transactions on Networking 5(5),
-/// 1997.
+/// The algorithm is that of Goyal, Vin and Cheng, "Start-time fair queueing", IEEE/ACM Transactions
+/// on Networking 5(5), 1997.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     entries: VecDeque<Entry<T>>,
-    /// Of the flows that have an entry, and of those that had more service than others since the queue was empty.
+    /// Of the flows that have an entry, and of those that had more service than others since the
+    /// queue was empty.
     flows: HashMap<Flow, Share>,
     /// How many flows have an entry.
     active: u32,
@@ -118,7 +120,8 @@ impl<T> FairQueue<T> {
         self.entries.iter().map(|entry| &entry.item)
     }
 
-    /// How much service the flow gets from now until an entry that is added now is served, in weight.
+    /// How much service the flow gets from now until an entry that is added now is served, in
+    /// weight.
     pub fn backlog_of(&self, flow: Flow) -> u64 {
         self.start_of(flow) - self.now
     }
@@ -179,13 +182,15 @@ impl<T> FairQueue<T> {
         Some(entry.item)
     }
 
-    /// Takes out the last entry without serving it: the newest entry of the flow with the largest backlog.
+    /// Takes out the last entry without serving it: the newest entry of the flow with the largest
+    /// backlog.
     pub fn remove_last(&mut self) -> Option<T> {
         self.remove(self.entries.len().checked_sub(1)?)
     }
 
-    /// Whether a new entry of this flow and weight may displace entries at the end that weigh `needed` together: each of them
-    /// belongs to another flow and would be served after the new entry.
+    /// Whether a new entry of this flow and weight may displace entries at the end that weigh
+    /// `needed` together: each of them belongs to another flow and would be served after the new
+    /// entry.
     pub fn would_yield(&self, needed: u32, flow: Flow, weight: u32) -> bool {
         let end = self.start_of(flow) + u64::from(weight);
         let mut yielded = 0;

@@ -10,16 +10,18 @@ use crate::ticket::Ticket;
 use crate::{BatchReply, Error, Refusal};
 
 pin_project! {
-    /// The future of a [`BatchService`](crate::BatchService): resolves when the batch with the request has run, or at the
-    /// request's deadline.
+    /// The future of a [`BatchService`](crate::BatchService): resolves when the batch with the
+    /// request has run, or at the request's deadline.
     ///
-    /// Dropping it withdraws the request. With a [`CallerRunsWorker`](crate::CallerRunsWorker) behind the queue it must be
-    /// polled when it is woken, or dropped: other requests may depend on it to run them.
+    /// Dropping it withdraws the request. With a [`CallerRunsWorker`](crate::CallerRunsWorker)
+    /// behind the queue it must be polled when it is woken, or dropped: other requests may depend
+    /// on it to run them.
     #[must_use = "the request is withdrawn when its future is dropped"]
     pub struct ResponseFuture<I, O, E> {
         ticket: Result<Ticket<I, O, E>, Refusal>,
         deadline: Option<Instant>,
-        // Made when the request has to wait for a worker. Most requests that run on their caller's task never do.
+        // Made when the request has to wait for a worker. Most requests that run on their caller's
+        // task never do.
         #[pin]
         sleep: Option<Sleep>,
     }
@@ -50,7 +52,8 @@ impl<I, O, E> Future for ResponseFuture<I, O, E> {
         if ticket.may_still_run() {
             return Poll::Pending;
         }
-        // The queue looks at deadlines only when it forms a batch. While all workers are busy the caller finds out here.
+        // The queue looks at deadlines only when it forms a batch. While all workers are busy the
+        // caller finds out here.
         if this.sleep.is_none()
             && let Some(deadline) = *this.deadline
         {

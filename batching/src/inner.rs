@@ -7,15 +7,17 @@ use crate::Batch;
 
 /// A [`Service`] that runs batches: `Service<Batch<I>, Response = Vec<Result<O, E>>, Error = E>`.
 ///
-/// Every such service implements this trait, so nobody else needs to; it exists to say the bound once. What the queue
-/// expects of the service:
+/// Every such service implements this trait, and no other type can. It exists to say the bound
+/// once. What the queue expects of the service:
 ///
-/// * [`poll_ready`](Service::poll_ready) answers whether a batch could start *now*. The worker forms a batch at that
-///   moment, out of everything that waits. An error from `poll_ready` ends the worker.
-/// * The response has one result for each input, in the same order. Where results are missing, the requests without one
-///   fail with [`Refusal::Unavailable`](crate::Refusal::Unavailable).
-/// * An `Err` inside the response fails that request alone. An `Err` in place of the response fails every request of the
-///   batch, each with a clone; an error that cannot be cloned can be put into an [`Arc`](std::sync::Arc).
+/// * [`poll_ready`](Service::poll_ready) says whether a batch could start *now*. The worker forms a
+///   batch at that moment, out of everything that waits. An error from `poll_ready` ends the
+///   worker.
+/// * The response has one result for each input, in the same order. Where results are missing, the
+///   requests without one fail with [`Refusal::Unavailable`](crate::Refusal::Unavailable).
+/// * An `Err` inside the response fails that request alone. An `Err` in place of the response fails
+///   every request of the batch, each with a clone; an error that cannot be cloned can be put into
+///   an [`Arc`](std::sync::Arc).
 pub trait InnerService<I>: sealed::Sealed<I> {
     /// The output for one input.
     type Output;

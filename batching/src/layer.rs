@@ -6,11 +6,11 @@ use tower::Layer;
 use crate::inner::InnerService;
 use crate::{Batch, BatchService, Limits};
 
-/// A [`Layer`] that puts a [`BatchService`] in front of a service that takes [`Batch`]es, and spawns its worker on the
-/// current tokio runtime.
+/// A [`Layer`] that puts a [`BatchService`] in front of a service that takes [`Batch`]es, and
+/// spawns its worker on the current tokio runtime.
 ///
-/// It is for inner services that do not block. For one that does, drive the worker of [`BatchService::pair`], or the
-/// workers of a [`Queue`](crate::Queue), on threads of their own.
+/// It is for inner services that do not block. For one that does, drive the worker of
+/// [`BatchService::pair`], or the workers of a [`Queue`](crate::Queue), on threads of their own.
 ///
 /// # Panics
 ///

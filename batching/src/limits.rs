@@ -18,12 +18,14 @@ pub struct Limits {
     pub max_weight: u32,
     /// A batch that weighs this much takes no other request. By default `max_weight`.
     ///
-    /// Set it to 1 where a batch is not faster than its members one after the other: then a small batch answers earlier.
+    /// Set it to 1 where a batch is not faster than its members one after the other: then small
+    /// batches reply earlier.
     pub fill_weight: u32,
-    /// Largest weight that waits in the queue. Requests beyond it are refused with [`Refusal::Full`](crate::Refusal::Full).
+    /// Largest weight that waits in the queue. Requests beyond it are refused with
+    /// [`Refusal::Full`](crate::Refusal::Full).
     pub capacity: u32,
-    /// How long a batch that is not full may wait for more requests, counted from when its first one was queued. By
-    /// default zero: a ready inner service never waits.
+    /// How long a batch that is not full may wait for more requests, counted from when its first
+    /// one was queued. By default zero: a ready inner service never waits.
     pub max_wait: Duration,
     /// Largest weight of a batch that a caller runs on its own task; see
     /// [`CallerRunsWorker`](crate::CallerRunsWorker). By default zero: callers run nothing.
@@ -31,7 +33,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Batches of up to `max_weight`, and a queue that holds `capacity` beside the batches that run.
+    /// Batches of up to `max_weight`, and a queue that holds `capacity` beside the batches that
+    /// run.
     #[must_use]
     pub const fn new(max_weight: u32, capacity: u32) -> Self {
         Self {
@@ -68,8 +71,8 @@ impl Limits {
 /// Which requests run first. Requests of equal priority share the service equally between their
 /// [flows](crate::Flow), and those of one flow run in the order in which they came.
 ///
-/// The order is strict: under lasting overload, requests of low priority wait until their deadline. In a full queue, a
-/// request displaces the newest requests of lower priorities.
+/// The order is strict: under lasting overload, requests of low priority wait until their deadline.
+/// In a full queue, a request displaces the newest requests of lower priorities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// After all others.
@@ -82,7 +85,8 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// 0 for the priority that runs first, and so on: an index into arrays that have one entry for each priority.
+    /// 0 for the priority that runs first, and so on: an index into arrays that have one entry for
+    /// each priority.
     pub(crate) fn rank(self) -> usize {
         match self {
             Self::High => 0,

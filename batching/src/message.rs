@@ -29,13 +29,16 @@ pub struct Submission<I> {
     pub input: I,
     /// Its share of a batch's weight. By default 1; 0 counts as 1.
     pub weight: u32,
-    /// Only requests of the same bucket run together, for example texts of about the same length. By default 0.
+    /// Only requests of the same bucket run together, for example texts of about the same length.
+    /// By default 0.
     pub bucket: u32,
     /// Which requests run before it.
     pub priority: Priority,
-    /// The client that it belongs to. Requests of equal priority share the service equally between flows.
+    /// The client that it belongs to. Requests of equal priority share the service equally between
+    /// flows.
     pub flow: Flow,
-    /// When the caller stops waiting. A request that has not run by then fails with [`Error::Expired`]. By default never.
+    /// When the caller stops waiting. A request that has not run by then fails with
+    /// [`Error::Expired`]. By default never.
     pub deadline: Option<Instant>,
 }
 
@@ -148,11 +151,11 @@ impl<I> Batch<I> {
         (batch, callers)
     }
 
-    /// Calls `interrupt` once every caller of this batch has gone, so that the inner service can stop a run that nobody
-    /// waits for.
+    /// Calls `interrupt` once every caller of this batch has gone, so that the inner service can
+    /// stop a run that nobody waits for.
     ///
-    /// It is called on the thread of the last caller, at once if all callers have gone already, and never after the batch
-    /// was replied to. A second call replaces the first `interrupt`.
+    /// It is called on the thread of the last caller, at once if all callers have gone already, and
+    /// never after the batch was replied to. A second call replaces the first `interrupt`.
     pub fn on_abandoned(&self, interrupt: impl FnOnce() + Send + 'static) {
         self.abandonment.set(Box::new(interrupt));
     }

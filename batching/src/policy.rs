@@ -1,5 +1,5 @@
-//! Which requests are admitted, and which of them go into the next batch. It knows no threads, no wakers and no clock, so
-//! that its tests need none.
+//! Which requests are admitted, and which of them go into the next batch. It knows no threads, no
+//! wakers and no clock, so that its tests need none.
 
 mod forming;
 mod run_times;
@@ -117,8 +117,8 @@ impl<M> WaitingList<M> {
 
     /// Whether a request with these terms would be taken now, if `workers` share the work.
     ///
-    /// In a full queue a flow with less than an equal share is admitted all the same: when its request is queued, it
-    /// displaces one of another flow.
+    /// In a full queue a flow with less than an equal share is admitted all the same: when its
+    /// request is queued, it displaces one of another flow.
     pub(crate) fn admit(&self, terms: Terms, reserved: Reserved, workers: usize) -> Result<(), Refusal> {
         let Terms {
             weight,
@@ -161,7 +161,8 @@ impl<M> WaitingList<M> {
         let higher = self.weight_down_to(priority) - queue.weight() + reserved.higher;
         let same = queue.weight() + reserved.same;
         if higher + same == 0 {
-            // A request with nothing ahead of it is taken whatever the averages say: they must be able to recover.
+            // A request with nothing ahead of it is taken whatever the averages say: they must be
+            // able to recover.
             return Ok(());
         }
         // Before this request is served, each flow is served at most as much as this request's own.
@@ -174,9 +175,9 @@ impl<M> WaitingList<M> {
         }
     }
 
-    /// Adds a request, or says why not. In a full queue it displaces others, which are moved to `displaced`: the newest of
-    /// lower priorities, and within its own priority the newest of the flow that has most waiting, if its own flow has
-    /// less than an equal share.
+    /// Adds a request, or says why not. In a full queue it displaces others, which are moved to
+    /// `displaced`: the newest of lower priorities, and within its own priority the newest of the
+    /// flow that has most waiting, if its own flow has less than an equal share.
     pub(crate) fn push(
         &mut self,
         waiting: Waiting<M>,
@@ -207,9 +208,10 @@ impl<M> WaitingList<M> {
         Ok(())
     }
 
-    /// Takes the requests for one batch: the first in the queue, and those of its bucket that fit beside it, in their
-    /// order. A request is left out if the batch would then be expected to outlast the deadline of one of its requests.
-    /// Requests whose deadline has passed are moved to `expired`. With `flush`, `max_wait` does not count.
+    /// Takes the requests for one batch: the first in the queue, and those of its bucket that fit
+    /// beside it, in their order. A request is left out if the batch would then be expected to
+    /// outlast the deadline of one of its requests. Requests whose deadline has passed are moved to
+    /// `expired`. With `flush`, `max_wait` does not count.
     pub(crate) fn take(&mut self, now: Instant, flush: bool, expired: &mut Vec<Waiting<M>>) -> Taken<M> {
         if !flush && let Some(at) = self.not_before(now) {
             return Taken::NotBefore(at);
@@ -220,7 +222,8 @@ impl<M> WaitingList<M> {
         }
     }
 
-    /// Takes a batch that a caller may run. There is none if the first request is too heavy for that.
+    /// Takes a batch that a caller may run. There is none if the first request is too heavy for
+    /// that.
     pub(crate) fn take_for_caller(
         &mut self,
         now: Instant,
@@ -253,7 +256,8 @@ impl<M> WaitingList<M> {
         Some(batch.requests).filter(|requests| !requests.is_empty())
     }
 
-    /// When the oldest request has waited for `max_wait`, if that time is to come and there is no full batch.
+    /// When the oldest request has waited for `max_wait`, if that time is to come and there is no
+    /// full batch.
     fn not_before(&self, now: Instant) -> Option<Instant> {
         if self.limits.max_wait.is_zero() || self.weight() >= self.limits.max_weight {
             return None;

@@ -21,7 +21,8 @@ use crate::sync::{AtomicU32, Mutex, MutexGuard, lock};
 use crate::ticket::Ticket;
 use crate::{BatchService, CallerRunsWorker, Error, Limits, Refusal, Submission, Worker};
 
-/// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same queue.
+/// The queue between a [`BatchService`] and its [`Worker`]s. A clone is another handle to the same
+/// queue.
 ///
 /// Make a queue yourself, rather than with [`BatchService::pair`], for more than one worker, for
 /// [`CallerRunsWorker`]s, to [reserve](Queue::reserve) room, or to [close](Queue::close) it.
@@ -75,8 +76,8 @@ pub struct QueueBuilder<I, O, E> {
 }
 
 impl<I, O, E> QueueBuilder<I, O, E> {
-    /// Sets how the task of a caller gives way to other tasks before it runs a batch; see [`GiveWay`]. By default that is
-    /// [`tokio::task::yield_now`].
+    /// Sets how the task of a caller gives way to other tasks before it runs a batch; see
+    /// [`GiveWay`]. By default that is [`tokio::task::yield_now`].
     pub fn give_way_with(self, give_way: GiveWay) -> Self {
         Self { give_way, ..self }
     }
@@ -114,7 +115,8 @@ impl<I, O, E> Queue<I, O, E> {
         BatchService::new(self.clone())
     }
 
-    /// A worker that runs batches in `inner`. From now on the queue takes requests, until its last worker has ended.
+    /// A worker that runs batches in `inner`. From now on the queue takes requests, until its last
+    /// worker has ended.
     pub fn worker<S>(&self, inner: S) -> Worker<S, I>
     where
         S: InnerService<I, Output = O, Error = E>,
@@ -129,8 +131,9 @@ impl<I, O, E> Queue<I, O, E> {
 
     /// A worker in which callers run small batches on their own tasks while it has nothing to do.
     ///
-    /// For an inner service that blocks in its `call` and returns a future that is ready, and whose small batches take
-    /// less time than waking a thread. [`Limits::caller_weight`] says which batches are small.
+    /// For an inner service that blocks in its `call` and returns a future that is ready, and whose
+    /// small batches take less time than waking a thread. [`Limits::caller_weight`] says which
+    /// batches are small.
     pub fn caller_runs_worker<S>(&self, inner: S) -> CallerRunsWorker<S, I>
     where
         S: InnerService<I, Output = O, Error = E> + Send + Unpin + 'static,
@@ -164,7 +167,8 @@ impl<I, O, E> Queue<I, O, E> {
         }
     }
 
-    /// Closes the queue, refuses the requests that wait and [interrupts](crate::Batch::on_abandoned) the batches that run.
+    /// Closes the queue, refuses the requests that wait and
+    /// [interrupts](crate::Batch::on_abandoned) the batches that run.
     pub fn abort(&self) {
         self.close();
         let (refused, running) = {
@@ -208,7 +212,8 @@ impl<I, O, E> Queue<I, O, E> {
         Ok(Ticket::new(self.clone(), id, receiver, phase))
     }
 
-    /// What this worker does next; its inner service is ready. If there is nothing to do, it becomes idle.
+    /// What this worker does next; its inner service is ready. If there is nothing to do, it
+    /// becomes idle.
     pub(crate) fn next(&self, worker: u64, idle: impl FnOnce() -> Idle<I, O, E>) -> Next<I, O, E> {
         let now = Instant::now();
         let mut expired = Vec::new();
@@ -266,7 +271,8 @@ impl<I, O, E> Queue<I, O, E> {
         claimed
     }
 
-    /// Makes a worker idle again. It comes back if the queue was closed, for the worker must end then.
+    /// Makes a worker idle again. It comes back if the queue was closed, for the worker must end
+    /// then.
     pub(crate) fn put_back(&self, idle: Idle<I, O, E>) -> Option<Idle<I, O, E>> {
         let mut state = self.lock();
         if state.is_closed {
@@ -276,8 +282,8 @@ impl<I, O, E> Queue<I, O, E> {
         None
     }
 
-    /// Takes the batch off the list of running ones: nobody can abandon it from now on. `ran` is the time and the weight of
-    /// a run that succeeded.
+    /// Takes the batch off the list of running ones: it can no longer be abandoned. `ran` is the
+    /// time and the weight of a run that succeeded.
     pub(crate) fn batch_ended(&self, batch: u64, ran: Option<(Duration, u32)>) {
         let mut state = self.lock();
         state.running.retain(|running| running.batch != batch);
@@ -303,7 +309,8 @@ impl<I, O, E> Queue<I, O, E> {
         fail_all(refused, || Refusal::Unavailable.into());
     }
 
-    /// Withdraws a request whose caller has gone. A batch that has lost its last caller is interrupted.
+    /// Withdraws a request whose caller has gone. A batch that has lost its last caller is
+    /// interrupted.
     pub(crate) fn abandon(&self, id: u64) {
         let mut state = self.lock();
         let removed = state.waiting.remove(id);
@@ -340,25 +347,26 @@ impl<I, O, E> Queue<I, O, E> {
     /// Asks the policy of an open queue, under the lock, with the number of workers.
     pub(crate) fn with_policy(
         &self,
-        ask: impl FnOnce(&WaitingList<Message<I, O, E>>, usize) -> Result<(), Refusal>,
+        check: impl FnOnce(&WaitingList<Message<I, O, E>>, usize) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let state = self.lock();
         state.is_open()?;
-        ask(&state.waiting, state.workers)
+        check(&state.waiting, state.workers)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<I, O, E>> {
         lock(&self.0.state)
     }
 
-    /// `Relaxed`, here and where it is read: whoever depends on it is ordered by something else; see
+    /// `Relaxed`, here and where it is read: the counter of callers orders it; see
     /// [`caller_runs`](crate::caller_runs).
     fn publish_depth(&self, state: &State<I, O, E>) {
         self.0.depth.store(state.waiting.weight(), Ordering::Relaxed);
     }
 }
 
-/// Requests that leave the queue without being run. Called without the lock, because it wakes their callers.
+/// Requests that leave the queue without being run. Called without the lock, because it wakes their
+/// callers.
 fn fail_all<I, O, E>(requests: Vec<Waiting<Message<I, O, E>>>, error: impl Fn() -> Error<E>) {
     for request in requests {
         // Fails if the caller has gone.

@@ -9,7 +9,8 @@ use crate::{Flow, Priority, Refusal};
 
 /// Room in a queue for a request that is not queued yet; see [`Queue::reserve`].
 ///
-/// Dropping it gives the room back. Drop it right before the request is queued, so that the request finds the room.
+/// Dropping it gives the room back. Drop it right before the request is queued, so that the request
+/// finds the room.
 #[must_use = "the room is given back when the reservation is dropped"]
 pub struct Reservation<I, O, E> {
     queue: Queue<I, O, E>,
@@ -19,10 +20,12 @@ pub struct Reservation<I, O, E> {
 }
 
 impl<I, O, E> Queue<I, O, E> {
-    /// Reserves room for a request that has to be prepared before it can be queued, or refuses it as the queue would.
+    /// Reserves room for a request that has to be prepared before it can be queued, or refuses it
+    /// as the queue would.
     ///
-    /// For requests that cost something to prepare, such as an image to decode: nothing is done for a request that a full
-    /// queue would refuse afterwards. Later reservations count the reserved weight as if it were queued.
+    /// For requests that cost something to prepare, such as an image to decode: nothing is done for
+    /// a request that a full queue would refuse afterwards. Later reservations count the reserved
+    /// weight as if it were queued.
     ///
     /// # Errors
     ///
@@ -45,7 +48,8 @@ impl<I, O, E> Queue<I, O, E> {
         let counts = self.reserved();
         self.with_policy(|policy, workers| {
             policy.admit(terms, counts.reserved_for(flow, priority), workers)?;
-            // Only ever added to under the lock of the policy, so that two requests cannot get the same room.
+            // Only ever added to under the lock of the policy, so that two requests cannot get the
+            // same room.
             counts.add(weight, flow, priority);
             Ok(())
         })?;
@@ -79,8 +83,8 @@ const COUNTS: usize = 1024;
 /// Weight that is reserved, by priority and by flow, in bounded memory and without a lock.
 pub(crate) struct ReservedWeight {
     by_priority: [AtomicU32; 3],
-    /// Flows share a count where their numbers agree modulo [`COUNTS`], which makes each of them look like one flow with
-    /// more reserved than it has.
+    /// Flows share a count where their numbers agree modulo [`COUNTS`], which makes each of them
+    /// look like one flow with more reserved than it has.
     by_flow: Box<[AtomicU32; COUNTS]>,
     /// How many of the counts by flow are not zero.
     flows: AtomicU32,

@@ -9,8 +9,8 @@ use crate::{BatchReply, Error, Limits, Queue, ResponseFuture, Submission, Worker
 /// A [`Service`] that queues each request for the workers of a [`Queue`].
 ///
 /// It is always ready: a full queue refuses the request at once. Waiting for room instead, as
-/// [`tower::buffer`](https://docs.rs/tower/latest/tower/buffer/) does, would be a second queue in front of this one,
-/// without a bound, without priorities and without deadlines.
+/// [`tower::buffer`](https://docs.rs/tower/latest/tower/buffer/) does, would be a second queue in
+/// front of this one, without a bound, without priorities and without deadlines.
 ///
 /// A clone is another handle to the same queue.
 pub struct BatchService<I, O, E> {
@@ -24,8 +24,8 @@ impl<I, O, E> BatchService<I, O, E> {
 
     /// A service and the worker that runs its batches in `inner`.
     ///
-    /// The worker is a future that must be driven: spawned on a runtime, or blocked on by a thread of its own. For more
-    /// than one worker start with [`Queue::new`].
+    /// The worker is a future that must be driven: spawned on a runtime, or blocked on by a thread
+    /// of its own. For more than one worker start with [`Queue::new`].
     ///
     /// ```
     /// use batching::{Batch, BatchService, Limits, Submission};

@@ -1,4 +1,5 @@
-//! The layer with mocked inner services and paused time: what callers see, and what the inner service sees.
+//! The layer with mocked inner services and paused time: what callers see, and what the inner
+//! service sees.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ pub(crate) type Output = Vec<Result<u32, String>>;
 type Mock = mock::Mock<Batch<u32>, Output>;
 type Handle = mock::Handle<Batch<u32>, Output>;
 
-/// tower-test's mock fails with a boxed error; the layer wants one that it can give to every member.
+/// tower-test's mock fails with a boxed error; the layer wants one that it can give to every
+/// member.
 #[derive(Debug)]
 struct Inner(Mock);
 
@@ -175,7 +177,10 @@ async fn two_workers_share_one_queue() {
     second.handle.allow(1);
     assert_pending!(second.worker.poll());
     let mut response = submit(&first.queue, 1);
-    assert!(second.worker.is_woken(), "the worker whose lane is free");
+    assert!(
+        second.worker.is_woken(),
+        "the worker whose inner service is ready"
+    );
     assert!(!first.worker.is_woken());
     let (_, respond) = second.take_batch();
     respond.send_response(ok(&[10]));
@@ -229,14 +234,14 @@ async fn a_reservation_keeps_its_room_until_it_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn in_a_full_queue_a_low_request_is_refused_for_a_high_one() {
     let mut bench = bench(LIMITS);
-    let ask = |input, priority| {
+    let submit = |input, priority| {
         let submission = Submission::new(input).weight(4).priority(priority);
         task::spawn(bench.queue.service().call(submission))
     };
-    let mut low = ask(1, Priority::Low);
-    let normal = ask(2, Priority::Normal);
+    let mut low = submit(1, Priority::Low);
+    let normal = submit(2, Priority::Normal);
     assert_pending!(low.poll());
-    let high = ask(3, Priority::High);
+    let high = submit(3, Priority::High);
     assert!(low.is_woken());
     assert_eq!(
         assert_ready_err!(low.poll()),
@@ -260,7 +265,7 @@ async fn a_request_too_heavy_for_any_batch_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_request_is_answered_while_the_lane_is_busy_and_never_run() {
+async fn an_expired_request_fails_while_the_inner_service_is_busy_and_never_runs() {
     let mut bench = bench(LIMITS);
     let mut late = submit_with(&bench.queue, 1, 1, Duration::from_millis(10));
     let mut patient = submit(&bench.queue, 2);
@@ -325,7 +330,7 @@ async fn an_interrupt_that_is_set_after_the_last_caller_has_gone_is_called_at_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answered_batch_is_not_interrupted() {
+async fn a_batch_that_was_replied_to_is_not_interrupted() {
     let mut bench = bench(LIMITS);
     let mut response = submit(&bench.queue, 1);
     bench.handle.allow(1);

@@ -11,8 +11,9 @@ use crate::{BatchReply, Error, Refusal};
 
 /// A queued request as its caller holds it.
 ///
-/// Dropping it before the reply came takes the request out of the queue, or out of the batch that runs. The
-/// [phases](Phase) are part of the protocol that [`caller_runs`](crate::caller_runs) describes.
+/// Dropping it before the reply came takes the request out of the queue, or out of the batch that
+/// runs. The [phases](Phase) are part of the protocol that [`caller_runs`](crate::caller_runs)
+/// describes.
 pub(crate) struct Ticket<I, O, E> {
     queue: Queue<I, O, E>,
     id: u64,
@@ -41,7 +42,8 @@ impl<I, O, E> Ticket<I, O, E> {
                     return Poll::Pending;
                 }
                 Phase::TryToRun => {
-                    // The receiver has no waker yet, so a reply that this very call sends wakes nobody.
+                    // The receiver has no waker yet, so a reply that this very call sends wakes
+                    // nobody.
                     let has_run = self.reply.is_empty() && self.queue.run_as_caller();
                     if let Some(reply) = self.take_reply() {
                         self.leave_to_workers();
@@ -80,7 +82,8 @@ impl<I, O, E> Ticket<I, O, E> {
         received: Option<Result<BatchReply<O>, Error<E>>>,
     ) -> Result<BatchReply<O>, Error<E>> {
         self.has_replied = true;
-        // A sender that is dropped without a reply belonged to a worker that was dropped in the middle of a batch.
+        // A sender that is dropped without a reply belonged to a worker that was dropped in the
+        // middle of a batch.
         received.unwrap_or(Err(Error::Refused(Refusal::Unavailable)))
     }
 

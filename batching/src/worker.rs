@@ -16,12 +16,12 @@ use crate::{BatchReply, Error};
 
 /// Takes batches from a [`Queue`] and runs them in an inner service whenever that is ready.
 ///
-/// A future that must be driven for requests to be run. It resolves with `Ok` when the queue was closed and everything in
-/// it has run, and with the error of an inner service that cannot become ready. If the inner service is ready for more
-/// than one batch at a time, that many run.
+/// A future that must be driven for requests to be run. It resolves with `Ok` when the queue was
+/// closed and everything in it has run, and with the error of an inner service that cannot become
+/// ready. If the inner service is ready for more than one batch at a time, that many run.
 ///
-/// Dropping a worker fails the requests that it was running. When the last worker of a queue ends, the queue refuses what
-/// waits and what comes.
+/// Dropping a worker fails the requests that it was running. When the last worker of a queue ends,
+/// the queue refuses what waits and what comes.
 pub struct Worker<S, I>
 where
     S: InnerService<I>,
@@ -78,12 +78,13 @@ struct InFlight<I, O, E> {
     started: Instant,
 }
 
-/// Takes the batch off the queue's list of running ones, after which it cannot be abandoned any more.
+/// Takes the batch off the queue's list of running ones, after which it cannot be abandoned any
+/// more.
 struct Listing<I, O, E> {
     batch: u64,
     queue: Queue<I, O, E>,
-    /// Time and weight of the run, if it succeeded. A run that failed or was interrupted says nothing about how long one
-    /// takes.
+    /// Time and weight of the run, if it succeeded. A run that failed or was interrupted says
+    /// nothing about how long one takes.
     ran: Option<(Duration, u32)>,
 }
 
@@ -106,8 +107,8 @@ impl<I, O, E> InFlight<I, O, E> {
             let output = match (outputs.next(), &failure) {
                 (Some(output), _) => output,
                 (None, Some(error)) => Err(clone_error(error)),
-                // The inner service returned too few results. Dropping the sender fails the request: it must not get the
-                // result of another one.
+                // The inner service returned too few results. Dropping the sender fails the
+                // request: it must not get the result of another one.
                 (None, None) => continue,
             };
             let reply = output
@@ -183,8 +184,8 @@ where
         all_succeeded
     }
 
-    /// Runs a batch to its end on the thread of a caller. Returns whether the worker could run another one now; if not,
-    /// whoever drives the worker must look after it.
+    /// Runs a batch to its end on the thread of a caller. Returns whether the worker could run
+    /// another one now; if not, whoever drives the worker must look after it.
     pub(crate) fn run_for_caller(&mut self, formed: Formed<I, S::Output, S::Error>) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         self.start(formed);

@@ -1,10 +1,12 @@
 //! Runs the queue under loom; see the documentation of [`caller_runs`](super).
 //!
-//! loom runs each closure once for every order in which the operations on the locks and counters of [`crate::sync`] can
-//! happen, with every value that the memory model lets an atomic read. A thread that waits for ever is a deadlock, which
-//! fails the test. So does a request with another result than its own.
+//! loom runs each closure once for every order in which the operations on the locks and counters of
+//! [`crate::sync`] can happen, with every value that the memory model lets an atomic read. A thread
+//! that waits for ever is a deadlock, which fails the test. So does a request with another result
+//! than its own.
 //!
-//! The requests have no deadlines and the queue no `max_wait`, so no timer can rescue a request that was forgotten.
+//! The requests have no deadlines and the queue no `max_wait`, so no timer can rescue a request
+//! that was forgotten.
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
@@ -74,8 +76,9 @@ fn end(queue: &TestQueue, workers: impl IntoIterator<Item = JoinHandle<Result<()
     }
 }
 
-/// Tries all orders with up to this many preemptions, that is, switches away from a thread that could go on. Errors of this
-/// kind need few; `LOOM_MAX_PREEMPTIONS=3` tries more, which takes minutes.
+/// Tries all orders with up to this many preemptions, that is, switches away from a thread that
+/// could go on. Errors of this kind need few; `LOOM_MAX_PREEMPTIONS=3` tries more, which takes
+/// minutes.
 fn check(preemptions: usize, test: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(preemptions));
@@ -158,9 +161,10 @@ impl Woken {
     }
 }
 
-/// The order of the steps and the memory order of [`Queue::caller_has_come`] matter where two callers depend on a third
-/// one: the last that was to come has done nothing else that would let it see what the others left. The worker is no thread
-/// here, so that all orders can be tried: it must have been woken if a request is left to it.
+/// The order of the steps and the memory order of [`Queue::caller_has_come`] matter where two
+/// callers depend on a third one: the last that was to come has done nothing else that would let it
+/// see what the others left. The worker is no thread here, so that all orders can be tried: it must
+/// have been woken if a request is left to it.
 #[test]
 fn of_three_callers_one_goes_and_the_others_get_their_replies() {
     check(3, || {

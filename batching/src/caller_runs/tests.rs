@@ -157,7 +157,7 @@ async fn a_run_that_fails_at_a_caller_fails_its_requests_and_wakes_the_worker() 
     assert_pending!(next.poll());
     assert!(
         bench.batches.try_iter().eq([vec![13]]),
-        "until then nobody else uses it"
+        "until then no other caller uses it"
     );
     assert_pending!(bench.worker.poll());
     assert_eq!(assert_ready_ok!(next.poll()).output, 10);
@@ -175,7 +175,7 @@ async fn an_expired_request_is_not_run_by_a_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn with_caller_runs_workers_on_threads_of_their_own_every_one_of_many_callers_is_answered() {
+async fn with_workers_on_threads_of_their_own_each_of_many_callers_gets_its_reply() {
     let queue = Queue::new(Limits::new(4, 64).caller_weight(2));
     let runtime = tokio::runtime::Handle::current();
     let threads = [(); 2].map(|()| {

@@ -35,8 +35,8 @@ impl<M> Forming<M> {
 
     pub(super) fn fits(&self, next: &Waiting<M>, now: Instant, run_times: &RunTimes) -> Fit {
         let Some(first) = self.requests.first() else {
-            // The first request runs even if it is expected to take longer than its deadline: the averages must be able
-            // to recover.
+            // The first request runs even if it is expected to take longer than its deadline: the
+            // averages must be able to recover.
             return if next.weight > self.max_weight {
                 Fit::Complete
             } else {

@@ -18,8 +18,8 @@ struct Averages {
 /// Weight of the latest run in the moving averages.
 const LATEST: f64 = 0.1;
 
-/// Expected times are this much longer than the averages say. A request that is run and expires all the same is work for
-/// nothing, while one that is refused early can go to another server.
+/// Expected times are this much longer than the averages say. A request that is run and expires all
+/// the same is work for nothing, while one that is refused early can go to another server.
 const CAUTION: f64 = 1.25;
 
 impl RunTimes {
@@ -40,8 +40,8 @@ impl RunTimes {
         Duration::try_from_secs_f64(unit * f64::from(weight) * CAUTION).ok()
     }
 
-    /// How long it takes from now until a request has run that has `weight_ahead` ahead of it, its own weight included, if
-    /// `workers` share the work.
+    /// How long it takes from now until a request has run that has `weight_ahead` ahead of it, its
+    /// own weight included, if `workers` share the work.
     pub(super) fn until_run(&self, weight_ahead: u32, workers: usize) -> Option<Duration> {
         let Averages { unit, run } = self.averages?;
         let seconds = unit * f64::from(weight_ahead) / workers.max(1) as f64 + run;

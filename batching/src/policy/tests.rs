@@ -147,7 +147,7 @@ fn in_a_full_queue_the_youngest_of_the_lowest_priority_makes_room() {
     assert_eq!(
         list.push("high 2", weighing(4)),
         full,
-        "nobody is displaced in vain"
+        "no request is displaced for one that is refused all the same"
     );
     assert_eq!(list.take(0).0, ["high", "normal 1"]);
 }
@@ -216,7 +216,7 @@ fn a_caller_takes_no_more_than_it_may_run() {
     assert_eq!(
         take(&mut list),
         None,
-        "the heavy one is a worker's, and nobody overtakes it"
+        "the heavy request is left to a worker, and none overtakes it"
     );
     assert_eq!(list.take(0).0, ["heavy", "d"]);
 }

@@ -13,8 +13,8 @@ pub(super) struct State<I, O, E> {
     pub(super) waiting: WaitingList<Message<I, O, E>>,
     pub(super) running: Vec<Running>,
     pub(super) single_runs: SingleRuns,
-    /// Workers that found nothing to do. The last to become idle is at the end and is used first, because its data are
-    /// still in a CPU's caches.
+    /// Workers that found nothing to do. The last to become idle is at the end and is used first,
+    /// because its data are still in a CPU's caches.
     pub(super) idle: Vec<Idle<I, O, E>>,
     pub(super) workers: usize,
     pub(super) next_id: u64,

@@ -1,8 +1,10 @@
-//! Runs the same work through `batching` and through `amate`, and prints throughput, latency and CPU time.
+//! Runs the same work through `batching` and through `amate`, and prints throughput, latency and
+//! CPU time.
 //!
-//! The inner service spins for a fixed time and for a time for each input, on one worker thread. Callers are tasks of a
-//! tokio runtime with two threads; each submits its next request when it has the reply to the one before. The three
-//! batchers take turns, several rounds of each, and the median of the rounds is printed.
+//! The inner service spins for a fixed time and for a time for each input, on one worker thread.
+//! Callers are tasks of a tokio runtime with two threads; each submits its next request when it has
+//! the reply to the one before. The three batchers take turns, several rounds of each, and the
+//! median of the rounds is printed.
 //!
 //! ```text
 //! cargo run --release --manifest-path batching/benches/beside-amate/Cargo.toml
@@ -146,7 +148,8 @@ fn start(which: usize, work: Work) -> Started {
     (Batcher::Batching(queue.service()), Some((queue, thread)))
 }
 
-/// Requests a second, microseconds of the median and of the 99th percentile, microseconds of CPU time a request.
+/// Requests a second, microseconds of the median and of the 99th percentile, microseconds of CPU
+/// time a request.
 type Figures = [f64; 4];
 
 fn measure(which: usize, work: Work, callers: usize) -> Figures {
