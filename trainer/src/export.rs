@@ -178,7 +178,8 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     ]);
     ModelFile::new(graph, recipe.title, &metadata)?
         .with_producer("classifyd trainer", env!("CARGO_PKG_VERSION"))
-        .save(&directory.join(MODEL))
+        .save(&directory.join(MODEL))?;
+    Ok(())
 }
 
 fn write_configs(trained: &Trained<'_>, directory: &Path) -> Result<()> {

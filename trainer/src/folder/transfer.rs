@@ -119,8 +119,9 @@ impl Donor {
         // The head was trained on normalised features, but the graph computes them unnormalised.
         let weights = weights / &self.deviation;
         let bias = bias - weights.matmul(&self.mean);
-        self.backbone
-            .with_head(&values(&weights)?, &values(&bias)?, description, metadata)
+        Ok(self
+            .backbone
+            .with_head(&values(&weights)?, &values(&bias)?, description, metadata)?)
     }
 }
 

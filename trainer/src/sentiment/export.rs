@@ -188,7 +188,8 @@ fn write_graph(trained: &Trained<'_>, directory: &Path) -> Result<()> {
     ]);
     ModelFile::new(graph, "Reviews: negative or positive", &metadata)?
         .with_producer("classifyd trainer", env!("CARGO_PKG_VERSION"))
-        .save(&directory.join(MODEL))
+        .save(&directory.join(MODEL))?;
+    Ok(())
 }
 
 /// Adds what [`Table::logit`] does to a graph, without the table's scale and bias: `[batch, 1]`.
