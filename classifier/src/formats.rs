@@ -22,6 +22,9 @@ pub const FORMATS: [Format; 5] = [
     format("bmp", "image/bmp", ImageFormat::Bmp),
 ];
 
+/// The usual file extensions of [`FORMATS`], in lower case.
+pub const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+
 /// The names of [`FORMATS`], for messages.
 pub const FORMAT_NAMES: &str = "png, jpeg, webp, gif or bmp";
 
@@ -49,6 +52,11 @@ mod tests {
         assert_eq!(FORMAT_NAMES.replace(" or ", ", "), names);
         for format in FORMATS {
             assert_eq!(format.media_type, format.decoder.to_mime_type());
+            assert!(EXTENSIONS.contains(&format.name));
+        }
+        for extension in EXTENSIONS {
+            let decoder = ImageFormat::from_extension(extension).unwrap();
+            assert!(FORMATS.iter().any(|format| format.decoder == decoder));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! From an encoded image to a row of numbers: decode, resize, crop, rescale, normalise.
 //!
-//! The steps and their keys are those of `preprocessor_config.json` as Hugging Face image processors write
-//! it ([`PreprocessorConfig`]), in their order: convert, resize, centre crop, rescale, normalise.
-//! Resizing gives the result of Pillow, to one grey level.
+//! The steps and their keys are those of `preprocessor_config.json` as Hugging Face image
+//! processors write it ([`PreprocessorConfig`]), in their order: convert, resize, centre crop,
+//! rescale, normalise. Resizing gives the result of Pillow, to one grey level.
 //!
 //! Decoding is safe for images from strangers. [`Header::read`] reads the structure of the file
 //! without decompressing anything and holds every size in it against [`ImageLimits`];
@@ -41,7 +41,7 @@ pub use self::header::{Header, decode};
 pub use self::pixels::to_rgb;
 pub use self::preprocessor::ImagePreprocessor;
 pub use crate::error::{ImageError, PreprocessorConfigError};
-pub use crate::formats::{FORMAT_NAMES, FORMATS, Format};
+pub use crate::formats::{EXTENSIONS, FORMAT_NAMES, FORMATS, Format};
 
 /// The largest image that is decoded. Checked before any pixel is.
 ///
@@ -74,7 +74,8 @@ impl Default for ImageLimits {
     }
 }
 
-/// The media type of an encoded image, told by its first bytes. `None` if it is not one of [`FORMATS`].
+/// The media type of an encoded image, told by its first bytes. `None` if it is not one of
+/// [`FORMATS`].
 pub fn media_type(bytes: &[u8]) -> Option<&'static str> {
     crate::formats::guess(bytes).map(|format| format.media_type)
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use classifier::InputKind;
+use classifier::image::EXTENSIONS as IMAGES;
 use walkdir::WalkDir;
 
-const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 const TEXTS: [&str; 1] = ["txt"];
 /// Files that are named of those that are left out.
 const MOST_NAMES: usize = 5;
@@ -217,16 +217,16 @@ fn add_folder(folder: &Path, takes: Option<InputKind>, expanded: &mut Expanded) 
 /// How the names of files end that a model of this kind takes.
 fn extensions(takes: Option<InputKind>) -> String {
     let extensions = match takes {
-        Some(InputKind::Image) => PICTURES.to_vec(),
+        Some(InputKind::Image) => IMAGES.to_vec(),
         Some(InputKind::Text) => TEXTS.to_vec(),
-        None => [&PICTURES[..], &TEXTS].concat(),
+        None => [&IMAGES[..], &TEXTS].concat(),
     };
     format!(".{}", extensions.join(", ."))
 }
 
 /// What a file holds, by its name.
 pub fn kind_of(path: &Path) -> Option<InputKind> {
-    if has_extension(path, &PICTURES) {
+    if has_extension(path, &IMAGES) {
         Some(InputKind::Image)
     } else {
         has_extension(path, &TEXTS).then_some(InputKind::Text)
