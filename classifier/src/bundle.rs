@@ -38,8 +38,8 @@ pub const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
 
 /// A model directory whose files are consistent with each other.
 ///
-/// The graph is read but not loaded. [`Session::load`](crate::Session::load) checks that its inputs and outputs
-/// match the other files.
+/// The graph is read but not loaded. [`Session::load`](crate::Session::load) checks that its inputs
+/// and outputs match the other files.
 ///
 /// ```
 /// # let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/digits/1");

@@ -72,7 +72,8 @@ impl Classifier {
         self.classify(text.as_bytes())
     }
 
-    /// Classifies the content of a file: an encoded image, or a text in UTF-8, whichever the classifier takes.
+    /// Classifies the content of a file: an encoded image, or a text in UTF-8, whichever the
+    /// classifier takes.
     ///
     /// # Errors
     ///
@@ -101,7 +102,8 @@ impl Classifier {
         Ok(output::scores(&outputs, self.bundle.activation)?)
     }
 
-    /// Runs rows that [`Bundle::preprocessor`] made. Returns the graph's raw outputs: for each row, one value per label.
+    /// Runs rows that [`Bundle::preprocessor`] made. Returns the graph's raw outputs: for each row,
+    /// one value per label.
     ///
     /// # Errors
     ///
@@ -110,12 +112,14 @@ impl Classifier {
         self.session.run(rows.iter(), |_| {})
     }
 
-    /// Compares this classifier with the scores of its golden samples, and texts also with their scores in a padded
-    /// batch. Returns the number of samples and the largest difference in a score.
+    /// Compares this classifier with the scores of its golden samples, and texts also with their
+    /// scores in a padded batch. Returns the number of samples and the largest difference in a
+    /// score.
     ///
     /// # Errors
     ///
-    /// Fails if the samples cannot be read or run, or if a score differs by more than the tolerance.
+    /// Fails if the samples cannot be read or run, or if a score differs by more than the
+    /// tolerance.
     pub fn check_golden(&mut self) -> Result<(usize, f32), ClassifierError> {
         let Some(golden) = Golden::read(&self.bundle.directory, &self.bundle.labels)? else {
             return Ok((0, 0.0));

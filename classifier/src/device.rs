@@ -24,8 +24,8 @@ pub enum Device {
     Cpu,
     /// A GPU through CUDA. Loading fails if it cannot be used.
     Cuda,
-    /// A GPU through TensorRT, with CUDA for the nodes that TensorRT does not take. Loading fails if it
-    /// cannot be used.
+    /// A GPU through TensorRT, with CUDA for the nodes that TensorRT does not take. Loading fails
+    /// if it cannot be used.
     Tensorrt,
     /// The first of TensorRT, CUDA and the CPU that can be used. TensorRT is only tried if
     /// [`DeviceOptions::tensorrt_cache`] is set.
@@ -109,15 +109,16 @@ pub struct DeviceOptions {
     pub device_id: u32,
     /// TensorRT: whether layers may run in 16-bit floats.
     pub fp16: bool,
-    /// CUDA: whether matrix products and convolutions may round their inputs to 10 bits of mantissa (TF32).
+    /// CUDA: whether matrix products and convolutions may round their inputs to 10 bits of mantissa
+    /// (TF32).
     pub tf32: bool,
     /// Largest number of bytes of GPU memory for a session's arena, and for TensorRT's workspace.
     pub memory_limit: Option<u64>,
-    /// Directory in which TensorRT's engines and timings are kept. Without one, TensorRT builds its engines
-    /// whenever a session is made, which takes minutes.
+    /// Directory in which TensorRT's engines and timings are kept. Without one, TensorRT builds its
+    /// engines whenever a session is made, which takes minutes.
     pub tensorrt_cache: Option<PathBuf>,
-    /// Directory with the CUDA, cuDNN and TensorRT libraries. Libraries that it lacks are looked up by the
-    /// system's loader.
+    /// Directory with the CUDA, cuDNN and TensorRT libraries. Libraries that it lacks are looked up
+    /// by the system's loader.
     pub libraries: Option<PathBuf>,
     /// Largest number of rows in a run. TensorRT builds its engines for it, and sessions for
     /// convolutions through CUDA get fixed batch sizes up to it.
@@ -145,8 +146,8 @@ impl DeviceOptions {
         }
     }
 
-    /// The same options with the device of `provider`. Further sessions of a model that was loaded with
-    /// [`Device::Auto`] then run where the first one does, or fail.
+    /// The same options with the device of `provider`. Further sessions of a model that was loaded
+    /// with [`Device::Auto`] then run where the first one does, or fail.
     #[must_use]
     pub fn decided(&self, provider: Provider) -> Self {
         Self {
@@ -176,8 +177,8 @@ impl DeviceOptions {
 
 /// Why a GPU cannot be used.
 ///
-/// The text says what is wrong. What to do about it depends on the program that uses the crate: how it is set
-/// up and how its options are called. [`Self::cure`] says which advice to add.
+/// The text says what is wrong. What to do about it depends on the program that uses the crate: how
+/// it is set up and how its options are called. [`Self::cure`] says which advice to add.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{} on GPU {device_id} cannot be used: {reason}", provider.title())]
 #[non_exhaustive]
@@ -217,7 +218,8 @@ pub struct Placement {
     pub provider: Provider,
     /// Number of the GPU. `None` on the CPU.
     pub device_id: Option<u32>,
-    /// Number of nodes of the optimised graph on each provider. Empty on the CPU, which runs all of them.
+    /// Number of nodes of the optimised graph on each provider. Empty on the CPU, which runs all of
+    /// them.
     pub nodes: BTreeMap<String, usize>,
     /// Whether the graph runs in less precision than it was exported in: because the options allow
     /// it, or because TensorRT always may.

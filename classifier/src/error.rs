@@ -1,9 +1,9 @@
 //! The errors of every step between a model directory and a prediction.
 //!
-//! Errors carry data: the file, the key, what was expected and what was found. Their texts are complete
-//! sentences about the input or the machine. They do not say which option of a program to change, because
-//! that is for the program to know; [`LibraryError::NotFound`] and [`DeviceError::cure`] hold
-//! what it needs to add such advice.
+//! Errors carry data: the file, the key, what was expected and what was found. Their texts are
+//! complete sentences about the input or the machine. They do not say which option of a program to
+//! change, because that is for the program to know; [`LibraryError::NotFound`] and
+//! [`DeviceError::cure`] hold what it needs to add such advice.
 
 use std::any::Any;
 use std::fmt::Write as _;
@@ -64,7 +64,8 @@ pub enum LibraryError {
         /// The places that were tried, in order.
         tried: Vec<TriedLibrary>,
     },
-    /// The library would send telemetry to Microsoft, and the environment does not say whether it may.
+    /// The library would send telemetry to Microsoft, and the environment does not say whether it
+    /// may.
     #[error(
         "ONNX Runtime sends telemetry to Microsoft from the moment it is loaded unless \
          {TELEMETRY_VARIABLE}=1 is in the environment: expected that variable, found it unset. Call \
@@ -74,11 +75,12 @@ pub enum LibraryError {
     TelemetryUndecided,
 }
 
-/// Environment variable that turns off the telemetry of ONNX Runtime if it is `1` when the library is loaded.
+/// Environment variable that turns off the telemetry of ONNX Runtime if it is `1` when the library
+/// is loaded.
 ///
-/// Otherwise the library looks up a host of Microsoft's, writes a device id and a database of events
-/// into the user's cache directory, and sends the events, even if its environment is built with telemetry
-/// off. Documented in ONNX Runtime's `docs/Privacy.md`.
+/// Otherwise the library looks up a host of Microsoft's, writes a device id and a database of
+/// events into the user's cache directory, and sends the events, even if its environment is built
+/// with telemetry off. Documented in ONNX Runtime's `docs/Privacy.md`.
 pub const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
 /// Environment variable with the path of ONNX Runtime's library file.

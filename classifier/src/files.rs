@@ -12,8 +12,8 @@ use crate::error::BundleError;
 /// Name of the file that [`Serving`](crate::bundle::Serving) describes.
 pub const SERVING: &str = "serving.toml";
 
-/// Whether a path that a file of a model directory names stays inside of that directory. A model directory may
-/// come from anywhere.
+/// Whether a path that a file of a model directory names stays inside of that directory. A model
+/// directory may come from anywhere.
 pub(crate) fn is_inside(path: &str) -> bool {
     let mut parts = Path::new(path).components();
     parts.all(|part| matches!(part, Component::Normal(_)))
@@ -65,8 +65,8 @@ pub(crate) fn read_toml<T: DeserializeOwned>(file: &Path) -> Result<T, BundleErr
 ///
 /// # Errors
 ///
-/// Fails with the system's error, or with [`io::ErrorKind::ResourceBusy`] if the file was changed or replaced
-/// while it was read.
+/// Fails with the system's error, or with [`io::ErrorKind::ResourceBusy`] if the file was changed
+/// or replaced while it was read.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     // Checked before the file is opened, because opening a pipe without a writer blocks.
     if !path.metadata()?.is_file() {

@@ -6,8 +6,8 @@
 //! {"tolerance": 0.001, "samples": [{"file": "golden/7_0.png", "label": "7", "scores": [0.0, 0.0, 1.0]}]}
 //! ```
 //!
-//! A program that does not reproduce the scores, because of another library, resize or device, should not
-//! use the classifier. [`Proof`] checks that for every session.
+//! A program that does not reproduce the scores, because of another library, resize or device,
+//! should not use the classifier. [`Proof`] checks that for every session.
 
 mod proof;
 
@@ -118,7 +118,8 @@ impl Golden {
         }))
     }
 
-    /// Widens the tolerances if the session runs in less precision than the graph was exported in (TF32, fp16).
+    /// Widens the tolerances if the session runs in less precision than the graph was exported in
+    /// (TF32, fp16).
     #[must_use]
     pub fn at_the_precision_of(self, placement: &Placement) -> Self {
         if !placement.reduced_precision {
@@ -146,13 +147,13 @@ impl Golden {
         compare(sample, &sample.scores, origin, scores, self.tolerance, labels)
     }
 
-    /// Compares the scores of a text that ran alone with those of the same text in a batch with a longer one, and
-    /// returns the largest difference.
+    /// Compares the scores of a text that ran alone with those of the same text in a batch with a
+    /// longer one, and returns the largest difference.
     ///
     /// # Errors
     ///
-    /// Fails at the first label whose score differs by more than [`Self::padding_tolerance`]: then the
-    /// graph ignores its attention mask.
+    /// Fails at the first label whose score differs by more than [`Self::padding_tolerance`]: then
+    /// the graph ignores its attention mask.
     pub fn compare_padded(
         &self,
         sample: &GoldenSample,

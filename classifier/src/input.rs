@@ -31,7 +31,8 @@ pub struct Prepared {
 
 /// Turns inputs into rows. Its variant tells image classifiers from text classifiers.
 ///
-/// The enum is exhaustive on purpose: a new kind of input needs a decision wherever the two kinds differ.
+/// The enum is exhaustive on purpose: a new kind of input needs a decision wherever the two kinds
+/// differ.
 #[derive(Debug, Clone)]
 pub enum Preprocessor {
     /// Of an image classifier.
@@ -73,11 +74,13 @@ impl Preprocessor {
         }
     }
 
-    /// Turns the bytes of an input into a row: an encoded image, or a text in UTF-8, whichever the classifier takes.
+    /// Turns the bytes of an input into a row: an encoded image, or a text in UTF-8, whichever the
+    /// classifier takes.
     ///
     /// # Errors
     ///
-    /// Fails with [`ClassifierError::Image`] or [`ClassifierError::Text`] if the input cannot be used.
+    /// Fails with [`ClassifierError::Image`] or [`ClassifierError::Text`] if the input cannot be
+    /// used.
     pub fn prepare(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Prepared, ClassifierError> {
         match self {
             Self::Image(preprocessor) => Ok(preprocessor.apply(image::decode(bytes, limits)?)?.into()),

@@ -1,4 +1,5 @@
-//! Runs ONNX image and text classifiers: from a model directory and the bytes of an input to labels with scores.
+//! Runs ONNX image and text classifiers: from a model directory and the bytes of an input to labels
+//! with scores.
 //!
 //! ```
 //! # let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
@@ -12,25 +13,28 @@
 //!
 //! # A model directory
 //!
-//! A classifier is a directory in the layout of Hugging Face Optimum: the graph (`model.onnx`), the labels
-//! (`config.json`) and the preprocessing (`preprocessor_config.json` for images, `tokenizer.json` for texts). Two more
-//! files are optional: `serving.toml` with settings for running it, and `golden.json` with samples and the
-//! scores that their trainer recorded, which a program can compare with its own. [`bundle`] describes every file.
+//! A classifier is a directory in the layout of Hugging Face Optimum: the graph (`model.onnx`), the
+//! labels (`config.json`) and the preprocessing (`preprocessor_config.json` for images,
+//! `tokenizer.json` for texts). Two more files are optional: `serving.toml` with settings for
+//! running it, and `golden.json` with samples and the scores that their trainer recorded, which a
+//! program can compare with its own. [`bundle`] describes every file.
 //!
 //! # The steps
 //!
-//! [`Classifier`] does all of this for one input at a time. A server that batches calls the steps itself:
+//! [`Classifier`] does all of this for one input at a time. A server that batches calls the steps
+//! itself:
 //!
 //! 1. [`Bundle::open`] reads the directory and checks that its files are consistent.
 //! 2. [`runtime::library::load`] loads ONNX Runtime, once per process.
-//! 3. [`Session::load`] hands the graph to ONNX Runtime, on the device of [`SessionOptions`]. A session runs one batch
-//!    at a time; several sessions can be made of one bundle.
+//! 3. [`Session::load`] hands the graph to ONNX Runtime, on the device of [`SessionOptions`]. A
+//!    session runs one batch at a time; several sessions can be made of one bundle.
 //! 4. [`golden::Proof`] checks that a session reproduces the golden samples.
-//! 5. [`Preprocessor::prepare`] turns the bytes of an input into a [`Row`]. For images from strangers,
-//!    [`image::Header`] tells the memory that decoding takes before anything is decoded.
-//! 6. [`Session::run`] runs a batch of rows. An [`Interrupt`](runtime::session::Interrupt) ends it from another
-//!    thread.
-//! 7. [`output::scores`] turns the outputs of each row into scores, and [`Prediction::from_scores`] into labels.
+//! 5. [`Preprocessor::prepare`] turns the bytes of an input into a [`Row`]. For images from
+//!    strangers, [`image::Header`] tells the memory that decoding takes before anything is decoded.
+//! 6. [`Session::run`] runs a batch of rows. An [`Interrupt`](runtime::session::Interrupt) ends it
+//!    from another thread.
+//! 7. [`output::scores`] turns the outputs of each row into scores, and [`Prediction::from_scores`]
+//!    into labels.
 //!
 //! ```
 //! use classifier::{Bundle, ImageLimits, Prediction, Session, SessionOptions, output};
@@ -58,8 +62,8 @@
 //! # ONNX Runtime
 //!
 //! The crate loads the shared library of ONNX Runtime at run time and links nothing.
-//! [`runtime::library::load`] says where it looks. The library sends telemetry to Microsoft unless an
-//! environment variable is set before it is loaded, so `load` fails if the variable is not set;
+//! [`runtime::library::load`] says where it looks. The library sends telemetry to Microsoft unless
+//! an environment variable is set before it is loaded, so `load` fails if the variable is not set;
 //! [`runtime::environment::without_telemetry`] sets it.
 //!
 //! # Features
@@ -69,7 +73,8 @@
 //! | `text` | yes | text classifiers, through the `tokenizers` crate |
 //! | `gpu` | yes | CUDA and TensorRT, and loading their libraries |
 //!
-//! Without a feature the API stays the same: opening a text classifier, or asking for a GPU, is then an error.
+//! Without a feature the API stays the same: opening a text classifier, or asking for a GPU, is
+//! then an error.
 
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -93,7 +93,8 @@ pub struct LabelScore {
 /// The best labels of one input, best first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// At least one label, in descending order of scores. Equal scores keep the order of the labels.
+    /// At least one label, in descending order of scores. Equal scores keep the order of the
+    /// labels.
     pub top: Vec<LabelScore>,
     /// Whether the input is a text of which a part was cut off.
     pub truncated: bool,

@@ -1,7 +1,7 @@
 //! ONNX Runtime: finding and loading its library, and sessions that run graphs.
 //!
-//! Load the library once with [`library::load`], after [`environment::without_telemetry`] at the start of
-//! `main`. Then make sessions with [`Session::load`](session::Session::load).
+//! Load the library once with [`library::load`], after [`environment::without_telemetry`] at the
+//! start of `main`. Then make sessions with [`Session::load`](session::Session::load).
 
 mod elf;
 pub mod environment;

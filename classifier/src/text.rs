@@ -1,15 +1,17 @@
 //! From a text to token ids, cut to the length that the model takes.
 //!
-//! `tokenizer.json`, the file of the [`tokenizers`](https://docs.rs/tokenizers) crate, says how a text is
-//! processed: normalisation (case, HTML breaks, accents), splitting, vocabulary, special tokens. Any such
-//! file works. `tokenizer_config.json` ([`TokenizerConfig`]) says how long a text may be and which end is
-//! padded, as Hugging Face writes it. `[text]` of `serving.toml` ([`TextServing`]) says which part of a longer
-//! text is kept and to which lengths texts are padded.
+//! `tokenizer.json`, the file of the [`tokenizers`](https://docs.rs/tokenizers) crate, says how a
+//! text is processed: normalisation (case, HTML breaks, accents), splitting, vocabulary, special
+//! tokens. Any such file works. `tokenizer_config.json` ([`TokenizerConfig`]) says how long a text
+//! may be and which end is padded, as Hugging Face writes it. `[text]` of `serving.toml`
+//! ([`TextServing`]) says which part of a longer text is kept and to which lengths texts are
+//! padded.
 //!
 //! The time and memory that [`Tokenizer::encode`] takes do not grow with the length of a text:
 //! of a text that is far too long, only the part is tokenised that can affect the result.
 //!
-//! Without the feature `text`, this module has the same items, but [`Tokenizer::read`] always fails.
+//! Without the feature `text`, this module has the same items, but [`Tokenizer::read`] always
+//! fails.
 
 #[cfg(feature = "text")]
 mod tokenizer;
@@ -34,9 +36,11 @@ pub struct TokenizerConfig {
     /// Largest number of tokens of a text, special tokens included.
     #[serde(deserialize_with = "saturating")]
     pub model_max_length: Option<u64>,
-    /// The side that is padded to the length of the batch. Default: the one in `tokenizer.json`, else right.
+    /// The side that is padded to the length of the batch. Default: the one in `tokenizer.json`,
+    /// else right.
     pub padding_side: Option<Side>,
-    /// The side that is cut off: right keeps the beginning. Default: the one in `tokenizer.json`, else right.
+    /// The side that is cut off: right keeps the beginning. Default: the one in `tokenizer.json`,
+    /// else right.
     pub truncation_side: Option<Side>,
     /// The token to pad with. Default: the one in `tokenizer.json`, else the token with id 0.
     pub pad_token: Option<TokenName>,
@@ -91,8 +95,8 @@ pub struct TextServing {
     /// The part of a text that is kept if it is too long. Default: follows `truncation_side`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truncation: Option<Truncation>,
-    /// Lengths in tokens that texts are padded to. `model_max_length` is always one of them. Default: powers of
-    /// two from 16 on.
+    /// Lengths in tokens that texts are padded to. `model_max_length` is always one of them.
+    /// Default: powers of two from 16 on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buckets: Option<Vec<u32>>,
 }
@@ -133,8 +137,8 @@ pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-/// A whole number. One that is too large for 64 bits becomes the largest: Hugging Face writes 10^30 for
-/// "unknown".
+/// A whole number. One that is too large for 64 bits becomes the largest: Hugging Face writes 10^30
+/// for "unknown".
 fn saturating<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let number: Option<f64> = Option::deserialize(deserializer)?;
     match number {

@@ -1,4 +1,5 @@
-//! Every mistake in a model directory is an error that names the file, the key, what was expected and what was found.
+//! Every mistake in a model directory is an error that names the file, the key, what was expected
+//! and what was found.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -473,8 +474,8 @@ fn golden_texts_are_compared_alone_and_in_a_batch_with_a_longer_one() {
     assert_eq!(golden("words", "[0.099626, 0.736130, 0.164254]"), Ok(1));
     let error = golden("words", "[0.1, 0.7, 0.2]").unwrap_err();
     assert!(error.contains("as its trainer recorded"), "{error}");
-    // The graph counts the 14 padding tokens in its bucket of 16. The tolerance is wide enough for that, so that
-    // only the comparison with a padded batch fails.
+    // The graph counts the 14 padding tokens in its bucket of 16. The tolerance is wide enough for
+    // that, so that only the comparison with a padded batch fails.
     let directory = changed_copy("words_unmasked", |d| {
         fs::create_dir(d.join("golden")).unwrap();
         fs::write(d.join("golden/b.txt"), "banana").unwrap();

@@ -1,4 +1,5 @@
-//! Damaged files never panic and never go beyond the limits: valid ones with bytes changed, cut and repeated at random.
+//! Damaged files never panic and never go beyond the limits: valid ones with bytes changed, cut and
+//! repeated at random.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

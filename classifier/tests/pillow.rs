@@ -1,4 +1,5 @@
-//! Images become the numbers that Pillow makes of them; `fixtures/make_pillow.py` made the images to compare with.
+//! Images become the numbers that Pillow makes of them; `fixtures/make_pillow.py` made the images
+//! to compare with.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -55,8 +56,9 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn every_filter_resizes_as_pillow_does_to_one_level() {
     for resample in 0..6 {
-        // Where the edge of a box falls exactly on the middle of a pixel (97 columns to 20), float rounding decides whether
-        // that pixel counts, and decides differently in the two: such sizes are left out.
+        // Where the edge of a box falls exactly on the middle of a pixel (97 columns to 20), float
+        // rounding decides whether that pixel counts, and decides differently in the two: such
+        // sizes are left out.
         for (width, height) in [(32, 24), (21, 61), (150, 130)] {
             let config = |gray| PreprocessorConfig {
                 do_convert_grayscale: gray,

@@ -22,13 +22,14 @@ const OLDEST_OPSET: i64 = 7;
 
 /// A classifier's graph up to the input of its last dense layer, for training another last layer.
 ///
-/// The last dense layer is a `Gemm`, `MatMul` or 1 x 1 `Conv` with constant weights. It is found by walking from
-/// the output towards the input. Operators on the way are handled in one of two ways:
+/// The last dense layer is a `Gemm`, `MatMul` or 1 x 1 `Conv` with constant weights. It is found by
+/// walking from the output towards the input. Operators on the way are handled in one of two ways:
 ///
-/// * Those that belong to the scores (softmax, temperature, bias) are removed together with the layer.
-/// * Those that do not depend on the classes (pooling, reshaping, the mean over mirror images) stay, and are
-///   applied to the features instead. The scores stay the same, because a dense layer may follow a mean as well
-///   as precede it.
+/// * Those that belong to the scores (softmax, temperature, bias) are removed together with the
+///   layer.
+/// * Those that do not depend on the classes (pooling, reshaping, the mean over mirror images)
+///   stay, and are applied to the features instead. The scores stay the same, because a dense layer
+///   may follow a mean as well as precede it.
 ///
 /// Clones share the memory of the weights.
 #[derive(Debug, Clone)]
@@ -41,8 +42,8 @@ pub struct Backbone {
 }
 
 impl Backbone {
-    /// Reads the file at `path` and cuts off the last dense layer before `output`, by default the graph's first
-    /// output. Weights in files beside the model become part of it.
+    /// Reads the file at `path` and cuts off the last dense layer before `output`, by default the
+    /// graph's first output. Weights in files beside the model become part of it.
     ///
     /// # Errors
     ///
@@ -101,7 +102,8 @@ impl Backbone {
         self.width
     }
 
-    /// A description of the layer that was cut off, such as ``Gemm `fc` of 512 features and 1000 classes``.
+    /// A description of the layer that was cut off, such as ``Gemm `fc` of 512 features and 1000
+    /// classes``.
     pub fn layer(&self) -> &str {
         &self.layer
     }
@@ -121,8 +123,8 @@ impl Backbone {
 
     /// The bytes of a classifier with a new last layer, and the name of its output.
     ///
-    /// `weights` has one row of [`Self::width`] numbers per class, `bias` one number per class. Entries of
-    /// `metadata` replace those of the original file with the same key.
+    /// `weights` has one row of [`Self::width`] numbers per class, `bias` one number per class.
+    /// Entries of `metadata` replace those of the original file with the same key.
     ///
     /// # Errors
     ///
@@ -181,7 +183,8 @@ impl Backbone {
     }
 }
 
-/// Renames the value `value` to `features`, which frees the name that the scores had. Returns the new name.
+/// Renames the value `value` to `features`, which frees the name that the scores had. Returns the
+/// new name.
 fn name_features(graph: &mut GraphProto, value: String) -> String {
     let name = unused_name(&names(graph), "features");
     let mut outputs = graph.node.iter_mut().flat_map(|node| &mut node.output);

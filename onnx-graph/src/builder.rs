@@ -221,7 +221,8 @@ impl GraphBuilder {
         output.to_owned()
     }
 
-    /// Adds a node with any number of outputs. An empty name leaves an optional input or output out.
+    /// Adds a node with any number of outputs. An empty name leaves an optional input or output
+    /// out.
     pub fn node_with_outputs(
         &mut self,
         operator: &str,
@@ -279,8 +280,9 @@ impl ModelFile {
     ///
     /// # Errors
     ///
-    /// Fails if a name is given twice or used before it is made, if an output is missing, or if a constant does not have
-    /// the size of its shape. A runtime would report these mistakes later and less clearly.
+    /// Fails if a name is given twice or used before it is made, if an output is missing, or if a
+    /// constant does not have the size of its shape. A runtime would report these mistakes later
+    /// and less clearly.
     pub fn new(
         graph: GraphBuilder,
         description: &str,

@@ -3,7 +3,8 @@
 //! * [`Outline`] reads the inputs and operators of a graph and skips its weights.
 //! * [`GraphBuilder`] builds a graph, [`ModelFile`] writes it.
 //! * [`Backbone`] cuts the last dense layer off a classifier and puts another one in its place.
-//! * [`proto`] has the types of the whole format, generated from `onnx.proto` by `scripts/onnx-proto.sh`.
+//! * [`proto`] has the types of the whole format, generated from `onnx.proto` by
+//!   `scripts/onnx-proto.sh`.
 //!
 //! ```
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/digits/1/model.onnx");

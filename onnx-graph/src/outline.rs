@@ -6,8 +6,8 @@ use prost::{DecodeError, Message};
 
 /// What a server needs to know of a graph before a runtime loads it.
 ///
-/// Reading it costs little, however large the file is: the weights are skipped, not copied, which is
-/// why this does not decode the full [`proto::ModelProto`](crate::proto::ModelProto).
+/// Reading it costs little, however large the file is: the weights are skipped, not copied, which
+/// is why this does not decode the full [`proto::ModelProto`](crate::proto::ModelProto).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outline {
@@ -61,8 +61,8 @@ impl Outline {
     }
 }
 
-// Views of the messages in `proto`: the same tags, but only the fields that an outline needs. Fields that
-// are not listed are skipped by the decoder. In particular `TensorProto.raw_data` is.
+// Views of the messages in `proto`: the same tags, but only the fields that an outline needs.
+// Fields that are not listed are skipped by the decoder. In particular `TensorProto.raw_data` is.
 
 #[derive(Message)]
 struct ModelView {

@@ -13,16 +13,16 @@ use crate::files;
 
 /// The files of a graph.
 ///
-/// They are read once. Every session is made of the same bytes, even if the files in the directory are replaced
-/// later.
+/// They are read once. Every session is made of the same bytes, even if the files in the directory
+/// are replaced later.
 #[derive(Clone)]
 pub struct GraphFiles {
     /// The content of `model.onnx`.
     pub model: Arc<[u8]>,
     /// Weights in files beside it, by the names that the graph uses for them.
     pub external: Vec<(String, Arc<[u8]>)>,
-    /// Inputs and operators of the graph. Empty if the file cannot be read as a graph; loading it then fails
-    /// with the reason.
+    /// Inputs and operators of the graph. Empty if the file cannot be read as a graph; loading it
+    /// then fails with the reason.
     pub outline: Outline,
 }
 

@@ -29,7 +29,8 @@ pub enum ProblemType {
     MultiLabelClassification,
 }
 
-/// The labels in the order of the outputs. The keys of `id2label` must be 0, 1, 2, ... without a gap.
+/// The labels in the order of the outputs. The keys of `id2label` must be 0, 1, 2, ... without a
+/// gap.
 pub(super) fn labels(directory: &Path, config: &LabelConfig) -> Result<Vec<String>, BundleError> {
     let count = config.id2label.len();
     let wrong = |key: String, expected: &str, found: String| {

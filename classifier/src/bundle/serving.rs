@@ -11,16 +11,16 @@ use crate::image::Layout;
 use crate::output::Activation;
 use crate::text::TextServing;
 
-/// `serving.toml`: how the classifier is run, and how well it does. Every key is optional. Unknown keys are
-/// errors.
+/// `serving.toml`: how the classifier is run, and how well it does. Every key is optional. Unknown
+/// keys are errors.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serving {
     /// Name of the graph's output to read. Default: the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// The function that turns outputs into scores. Default: softmax, or sigmoid if `problem_type` is
-    /// multi-label.
+    /// The function that turns outputs into scores. Default: softmax, or sigmoid if `problem_type`
+    /// is multi-label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<Activation>,
     /// Order of the axes of an image classifier's input.
@@ -38,7 +38,8 @@ pub struct Serving {
     pub measured: Option<Measured>,
 }
 
-/// `[batch]` of `serving.toml`. This crate does not form batches; it hands the limits to its caller.
+/// `[batch]` of `serving.toml`. This crate does not form batches; it hands the limits to its
+/// caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchLimits {
@@ -50,7 +51,8 @@ pub struct BatchLimits {
     pub max_tokens: Option<u32>,
 }
 
-/// `[lanes]` of `serving.toml`. A lane is a thread that owns a session; starting lanes is up to the caller.
+/// `[lanes]` of `serving.toml`. A lane is a thread that owns a session; starting lanes is up to the
+/// caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lanes {

@@ -13,7 +13,8 @@ const PROOF_BATCH: usize = 8;
 
 /// The golden samples of a bundle as rows, to check every session with.
 ///
-/// Each session has to be checked: one may run on another device or in less precision than the others.
+/// Each session has to be checked: one may run on another device or in less precision than the
+/// others.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

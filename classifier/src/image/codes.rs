@@ -1,7 +1,7 @@
 //! The memory that the prefix codes of a lossless WebP take.
 //!
-//! About 60 bytes of a stream can announce up to 65,536 groups of five codes, each with a table of 4 KiB. Their
-//! number follows the transforms, so the transforms have to be parsed as well.
+//! About 60 bytes of a stream can announce up to 65,536 groups of five codes, each with a table of
+//! 4 KiB. Their number follows the transforms, so the transforms have to be parsed as well.
 
 use super::survey::{Reader, Stop};
 
@@ -198,8 +198,8 @@ impl Bits<'_, '_> {
         Code::new(&lengths)
     }
 
-    /// Skips an image with one group of codes. Returns the largest 16-bit number that its red and green channels
-    /// can encode.
+    /// Skips an image with one group of codes. Returns the largest 16-bit number that its red and
+    /// green channels can encode.
     fn image(&mut self, width: u32, height: u32) -> Result<u32, Stop> {
         let cache = self.cache()?;
         let green = self.code(280 + cache)?;

@@ -132,8 +132,8 @@ pub enum Layout {
 
 /// `preprocessor_config.json`.
 ///
-/// Unknown keys belong to other programs and are ignored. Known keys that would change the pixels in a way that
-/// this crate does not implement are listed here and rejected by
+/// Unknown keys belong to other programs and are ignored. Known keys that would change the pixels
+/// in a way that this crate does not implement are listed here and rejected by
 /// [`ImagePreprocessor::new`](super::ImagePreprocessor::new).
 ///
 /// Keys that are marked as extensions are not written by Hugging Face.
@@ -145,14 +145,16 @@ pub struct PreprocessorConfig {
     pub do_convert_rgb: Option<bool>,
     /// Convert to one channel: ITU-R 601-2 luma, as in Pillow's mode `L`. An extension.
     pub do_convert_grayscale: bool,
-    /// Instead of resizing, find the ink on a plain background and frame it the way MNIST framed its digits:
-    /// bright on dark, longest side `ink_size`, centre of mass in the middle of `size`. An extension.
+    /// Instead of resizing, find the ink on a plain background and frame it the way MNIST framed
+    /// its digits: bright on dark, longest side `ink_size`, centre of mass in the middle of `size`.
+    /// An extension.
     pub do_fit_ink: bool,
-    /// Longest side of the framed ink in pixels. Default: 5/7 of the smaller side of `size`. An extension.
+    /// Longest side of the framed ink in pixels. Default: 5/7 of the smaller side of `size`. An
+    /// extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ink_size: Option<u32>,
-    /// Contrast above which a pixel counts as ink, from 0 (background) to 1 (strongest ink). Default: 0.2.
-    /// An extension.
+    /// Contrast above which a pixel counts as ink, from 0 (background) to 1 (strongest ink).
+    /// Default: 0.2. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ink_threshold: Option<f32>,
     /// Resize to `size`. Default: `true` if there is a `size`.
@@ -175,7 +177,8 @@ pub struct PreprocessorConfig {
     /// Default: 1 / 255.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rescale_factor: Option<f64>,
-    /// Subtract `image_mean` and divide by `image_std`. Default: `true` if there is an `image_mean`.
+    /// Subtract `image_mean` and divide by `image_std`. Default: `true` if there is an
+    /// `image_mean`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub do_normalize: Option<bool>,
     /// One value per channel, in the scale after `do_rescale`.

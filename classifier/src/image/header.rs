@@ -7,15 +7,16 @@ use super::survey::{self, Stop, Survey};
 use crate::error::ImageError;
 use crate::formats;
 
-/// Largest image that [`Header::is_small`]: so many pixels, in a file of so many bytes, are decoded within a
-/// fraction of a millisecond.
+/// Largest image that [`Header::is_small`]: so many pixels, in a file of so many bytes, are decoded
+/// within a fraction of a millisecond.
 const SMALL_PIXELS: u64 = 96 * 96;
 const SMALL_FILE: usize = 16 * 1024;
 
 /// Blocks of a file that [`Header::read_start`] reads at most.
 const FIRST_BLOCKS: usize = 1024;
 
-/// An encoded image whose structure was read and is within the limits. Its pixels are still encoded.
+/// An encoded image whose structure was read and is within the limits. Its pixels are still
+/// encoded.
 pub struct Header<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) format: ImageFormat,
@@ -30,11 +31,13 @@ pub struct Header<'a> {
 impl<'a> Header<'a> {
     /// Reads the structure of an encoded image: the size of each part that would be decoded.
     ///
-    /// Nothing is decompressed, but a file of many small blocks takes a while; see [`Self::read_start`].
+    /// Nothing is decompressed, but a file of many small blocks takes a while; see
+    /// [`Self::read_start`].
     ///
     /// # Errors
     ///
-    /// Fails if the format is unknown, if a part is larger than `limits` or if the structure is damaged.
+    /// Fails if the format is unknown, if a part is larger than `limits` or if the structure is
+    /// damaged.
     pub fn read(bytes: &'a [u8], limits: &ImageLimits) -> Result<Self, ImageError> {
         // There are fewer blocks than bytes, so this is never None.
         let header = Self::read_blocks(bytes, limits, usize::MAX)?;
@@ -117,7 +120,8 @@ fn guess_format(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError>
     }
 }
 
-/// Decodes an image: png, jpeg, webp, bmp, or the first frame of a gif. The content tells the format.
+/// Decodes an image: png, jpeg, webp, bmp, or the first frame of a gif. The content tells the
+/// format.
 ///
 /// # Errors
 ///
@@ -278,8 +282,8 @@ mod tests {
 
     #[test]
     fn the_codes_of_a_lossless_webp_count() {
-        // No transform, no cache; groups of codes for blocks of 4 x 4: an image without a cache whose
-        // codes have one symbol each.
+        // No transform, no cache; groups of codes for blocks of 4 x 4: an image without a cache
+        // whose codes have one symbol each.
         let groups = |red: u64, green: u64| {
             let symbol = |symbol: u64| symbol << 3 | 0b101;
             let codes = [symbol(green), symbol(red), symbol(0), symbol(0), symbol(0)];

@@ -1,9 +1,10 @@
-//! Frames handwriting the way MNIST framed its digits, so that a classifier trained on such digits also
-//! reads dark ink on light paper, off centre and of any size.
+//! Frames handwriting the way MNIST framed its digits, so that a classifier trained on such digits
+//! also reads dark ink on light paper, off centre and of any size.
 //!
-//! MNIST's recipe (LeCun, Cortes, Burges, "The MNIST database of handwritten digits"): the digit is scaled into
-//! a box of 20 x 20 pixels with its proportions kept, and placed in 28 x 28 pixels with its centre of mass in
-//! the middle. An image that was made this way stays the same, except that its contrast is stretched.
+//! MNIST's recipe (LeCun, Cortes, Burges, "The MNIST database of handwritten digits"): the digit is
+//! scaled into a box of 20 x 20 pixels with its proportions kept, and placed in 28 x 28 pixels with
+//! its centre of mass in the middle. An image that was made this way stays the same, except that
+//! its contrast is stretched.
 
 use super::config::Resample;
 use super::pixels::Pixels;
@@ -58,7 +59,8 @@ impl FitInk {
     }
 }
 
-/// The image with its background at 0 and its strongest ink at 255, or `None` if there is no contrast.
+/// The image with its background at 0 and its strongest ink at 255, or `None` if there is no
+/// contrast.
 fn bright_ink(gray: &Pixels) -> Option<Pixels> {
     let background = median_of_border(gray);
     let darkest = gray.data.iter().copied().min()?;
@@ -91,7 +93,8 @@ fn bright_ink(gray: &Pixels) -> Option<Pixels> {
     Some(Pixels::new(gray.width, gray.height, 1, data))
 }
 
-/// The median level of the outermost pixels, which is the background unless most of the border is ink.
+/// The median level of the outermost pixels, which is the background unless most of the border is
+/// ink.
 fn median_of_border(gray: &Pixels) -> u8 {
     let (width, height) = (gray.width as usize, gray.height as usize);
     let mut counts = [0_usize; 256];

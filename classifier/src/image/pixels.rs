@@ -6,8 +6,8 @@ use image::{DynamicImage, RgbImage};
 use super::config::Resample;
 use crate::error::ImageError;
 
-/// An image as [`ImagePreprocessor::apply`](super::ImagePreprocessor::apply) sees it with `do_convert_rgb`:
-/// transparency is laid over white, and 16-bit levels are scaled to 8.
+/// An image as [`ImagePreprocessor::apply`](super::ImagePreprocessor::apply) sees it with
+/// `do_convert_rgb`: transparency is laid over white, and 16-bit levels are scaled to 8.
 pub fn to_rgb(image: DynamicImage) -> RgbImage {
     let Pixels {
         width, height, data, ..
@@ -69,7 +69,8 @@ impl Pixels {
         Self::new(width, height, 1, data)
     }
 
-    /// Resizes first to the width, then to the height. That is Pillow's order, and levels are rounded in between.
+    /// Resizes first to the width, then to the height. That is Pillow's order, and levels are
+    /// rounded in between.
     pub(super) fn resize(self, width: u32, height: u32, resample: Resample) -> Result<Self, ImageError> {
         let rows = self.height;
         self.resize_once(width, rows, resample)?

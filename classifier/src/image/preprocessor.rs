@@ -31,7 +31,8 @@ enum Frame {
 /// Largest side of a row. A larger one is taken for a mistake in the configuration.
 const MAX_ROW_SIDE: u32 = 4096;
 
-/// Longest side after a resize by the shortest edge: a strip of 1 x 10,000 pixels must not take gigabytes.
+/// Longest side after a resize by the shortest edge: a strip of 1 x 10,000 pixels must not take
+/// gigabytes.
 const MAX_RESIZED_SIDE: u32 = 1 << 15;
 
 impl ImagePreprocessor {
@@ -39,7 +40,8 @@ impl ImagePreprocessor {
     ///
     /// # Errors
     ///
-    /// Fails at the first key that is not supported, contradicts another one or leaves the size of rows open.
+    /// Fails at the first key that is not supported, contradicts another one or leaves the size of
+    /// rows open.
     pub fn new(config: &PreprocessorConfig, layout: Layout) -> Result<Self, PreprocessorConfigError> {
         check_supported(config)?;
         let channels = if config.do_convert_grayscale { 1 } else { 3 };
@@ -60,8 +62,8 @@ impl ImagePreprocessor {
         })
     }
 
-    /// The axes of a row in the order of the layout, without the batch axis. For [`Layout::Nchw`] that is
-    /// `[channels, height, width]`.
+    /// The axes of a row in the order of the layout, without the batch axis. For [`Layout::Nchw`]
+    /// that is `[channels, height, width]`.
     pub fn shape(&self) -> [usize; 3] {
         let (height, width) = (self.height as usize, self.width as usize);
         match self.layout {
@@ -85,7 +87,8 @@ impl ImagePreprocessor {
             Frame::Keep => pixels,
             Frame::Resize { size, resample } => {
                 let (width, height) = size.target(pixels.width, pixels.height);
-                // A size that depends on the image is always cropped afterwards, and no crop is larger than this.
+                // A size that depends on the image is always cropped afterwards, and no crop is
+                // larger than this.
                 let width = width.clamp(1, MAX_RESIZED_SIDE);
                 let height = height.clamp(1, MAX_RESIZED_SIDE);
                 pixels.resize(width, height, resample)?

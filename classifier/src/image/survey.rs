@@ -1,8 +1,8 @@
 //! Reads from the structure of an image file what decoding it takes. Nothing is decompressed.
 //!
-//! A decoder allocates what each part of the file announces, and the parts need not agree: the frame of a GIF
-//! may be larger than its screen, the bitstream of a WebP larger than its canvas. Each of these
-//! sizes is held against the limits here.
+//! A decoder allocates what each part of the file announces, and the parts need not agree: the
+//! frame of a GIF may be larger than its screen, the bitstream of a WebP larger than its canvas.
+//! Each of these sizes is held against the limits here.
 
 use image::ImageFormat;
 
@@ -124,8 +124,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Bytes per pixel while a decoded image is converted to 8-bit grey or RGB. `copied`: the decoded image may be
-/// copied first, to apply its orientation.
+/// Bytes per pixel while a decoded image is converted to 8-bit grey or RGB. `copied`: the decoded
+/// image may be copied first, to apply its orientation.
 fn conversion(channels: u64, bytes: u64, copied: bool) -> u64 {
     let pixel = channels * bytes;
     // With transparency: through 8-bit RGBA, which is then laid over white.
@@ -229,8 +229,9 @@ fn jpeg(mut file: Reader<'_>) -> Result<Survey, Stop> {
             most = (most.0.max(across), most.1.max(down));
         }
         let channels = if components == 1 { 1 } else { 3 };
-        // A progressive image, or one with separate components, is kept as coefficients of 2 bytes until all of
-        // them are read. Sampling factors pad it by up to one block of 8 x 8 each per side.
+        // A progressive image, or one with separate components, is kept as coefficients of 2 bytes
+        // until all of them are read. Sampling factors pad it by up to one block of 8 x 8 each per
+        // side.
         let padded = (u64::from(width) + 8 * most.0) * (u64::from(height) + 8 * most.1);
         let coefficients = padded * 2 * samples / (most.0 * most.1);
         return Ok(Survey {

@@ -1,7 +1,8 @@
 //! Checks a shared library's file before the system's loader maps it.
 //!
-//! The loader also maps a file that is shorter than its headers say. The process then ends with SIGBUS at the first
-//! access behind the end of the file. Half-copied libraries are common enough to deserve a message.
+//! The loader also maps a file that is shorter than its headers say. The process then ends with
+//! SIGBUS at the first access behind the end of the file. Half-copied libraries are common enough
+//! to deserve a message.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,7 +20,8 @@ const MACHINE: Option<(Machine, &str)> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Checks that `path` is a shared library for this machine and has the length that its headers imply.
+/// Checks that `path` is a shared library for this machine and has the length that its headers
+/// imply.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let length = file.metadata().map_err(|error| error.to_string())?.len();

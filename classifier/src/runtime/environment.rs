@@ -1,8 +1,9 @@
 //! Environment variables that a library reads as it is loaded.
 //!
-//! Libraries such as ONNX Runtime and OpenMP read their environment while they are loaded or before. Changing
-//! the environment of a running process is unsafe, because other threads may read it. A program that needs a
-//! variable therefore starts itself again with the variable set, before it does anything else.
+//! Libraries such as ONNX Runtime and OpenMP read their environment while they are loaded or
+//! before. Changing the environment of a running process is unsafe, because other threads may read
+//! it. A program that needs a variable therefore starts itself again with the variable set, before
+//! it does anything else.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,15 +14,16 @@ use std::process::Command;
 
 pub use crate::error::TELEMETRY_VARIABLE;
 
-/// Starts this program again with ONNX Runtime's telemetry turned off, unless [`TELEMETRY_VARIABLE`] is set already.
+/// Starts this program again with ONNX Runtime's telemetry turned off, unless
+/// [`TELEMETRY_VARIABLE`] is set already.
 ///
-/// Call it first in `main`, because the program starts from the beginning. It returns only if the variable is set, to
-/// any value, or if the program could not be started again.
+/// Call it first in `main`, because the program starts from the beginning. It returns only if the
+/// variable is set, to any value, or if the program could not be started again.
 ///
 /// # Errors
 ///
-/// Fails if the operating system does not let the process start its own program, for example because `/proc`
-/// is missing.
+/// Fails if the operating system does not let the process start its own program, for example
+/// because `/proc` is missing.
 ///
 /// # Examples
 ///
@@ -39,8 +41,8 @@ pub fn without_telemetry() -> io::Result<()> {
 
 /// Starts this program again with those of `variables` (names and values) that are not set yet.
 ///
-/// The process keeps its id, its arguments and its standard streams. If all variables are set, to any values, this
-/// function returns at once.
+/// The process keeps its id, its arguments and its standard streams. If all variables are set, to
+/// any values, this function returns at once.
 ///
 /// # Errors
 ///
@@ -81,8 +83,8 @@ pub(crate) fn is_set(name: &str) -> bool {
     env::var_os(name).is_some_and(|value| value != OsStr::new(""))
 }
 
-/// The program's file. Its path gives the process its name. The link in `/proc` also works if the file was
-/// replaced.
+/// The program's file. Its path gives the process its name. The link in `/proc` also works if the
+/// file was replaced.
 fn own_program() -> PathBuf {
     match env::current_exe() {
         Ok(path) if path.is_file() => path,

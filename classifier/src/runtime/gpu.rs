@@ -21,7 +21,8 @@ pub(super) fn runtime_name(provider: Provider) -> &'static str {
     }
 }
 
-/// Loads the libraries of a provider. Fails if they are missing, or if ONNX Runtime is built without the provider.
+/// Loads the libraries of a provider. Fails if they are missing, or if ONNX Runtime is built
+/// without the provider.
 pub(super) fn require(provider: Provider, options: &DeviceOptions) -> Result<(), DeviceError> {
     let compiled_in = match provider {
         Provider::Cpu => return Ok(()),
@@ -37,8 +38,8 @@ pub(super) fn require(provider: Provider, options: &DeviceOptions) -> Result<(),
         .map_err(|missing| options.error(provider, missing.reason, missing.cure))
 }
 
-/// The execution providers of a session, in order of preference. `profile`: whether TensorRT is told the shapes
-/// of the inputs.
+/// The execution providers of a session, in order of preference. `profile`: whether TensorRT is
+/// told the shapes of the inputs.
 pub(super) fn execution_providers(
     provider: Provider,
     bundle: &Bundle,

@@ -15,7 +15,8 @@ const INPUT_IDS: &str = "input_ids";
 const ATTENTION_MASK: &str = "attention_mask";
 const TOKEN_TYPE_IDS: &str = "token_type_ids";
 
-/// The inputs of one graph, with buffers for a batch. The buffers are reused, so that a batch costs no allocation.
+/// The inputs of one graph, with buffers for a batch. The buffers are reused, so that a batch costs
+/// no allocation.
 #[derive(Debug)]
 pub(super) enum Inputs {
     Image {
@@ -111,8 +112,8 @@ impl Inputs {
         }
     }
 
-    /// Fills a batch of images up to `rows` rows. Their outputs are ignored. Copies of the last row are used because
-    /// they cannot cause values that no input causes.
+    /// Fills a batch of images up to `rows` rows. Their outputs are ignored. Copies of the last row
+    /// are used because they cannot cause values that no input causes.
     pub(super) fn pad(&mut self, staged: &mut Staged, rows: usize) {
         if let Self::Image { row_shape, numbers } = self {
             let length: usize = row_shape.iter().product();
@@ -255,7 +256,8 @@ fn check_text(bundle: &Bundle, inputs: &[Outlet], tokenizer: &Tokenizer) -> Resu
     })
 }
 
-/// Checks the element type and the shape: a dynamic batch axis, then `row_shape`. Dynamic axes take every length.
+/// Checks the element type and the shape: a dynamic batch axis, then `row_shape`. Dynamic axes take
+/// every length.
 fn check_tensor(
     bundle: &Bundle,
     input: &Outlet,

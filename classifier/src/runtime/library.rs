@@ -39,20 +39,22 @@ impl Loaded {
     }
 }
 
-/// Loads ONNX Runtime and returns the place where it was found. Later calls return the result of the first successful
-/// one.
+/// Loads ONNX Runtime and returns the place where it was found. Later calls return the result of
+/// the first successful one.
 ///
-/// The library is looked for in this order. A file that is named explicitly is the only one that is tried.
+/// The library is looked for in this order. A file that is named explicitly is the only one that is
+/// tried.
 ///
 /// 1. The file `path`.
 /// 2. The file in the environment variable [`PATH_VARIABLE`].
-/// 3. The directory of the executable, `../lib` beside it, and [`SETUP_DIRECTORY`] in the three directories above it.
+/// 3. The directory of the executable, `../lib` beside it, and [`SETUP_DIRECTORY`] in the three
+///    directories above it.
 /// 4. The system's search path.
 ///
 /// # Errors
 ///
-/// Fails if no library can be loaded, or if the environment does not say whether the library may send telemetry:
-/// see [`environment::without_telemetry`].
+/// Fails if no library can be loaded, or if the environment does not say whether the library may
+/// send telemetry: see [`environment::without_telemetry`].
 pub fn load(path: Option<&Path>) -> Result<&'static str, LibraryError> {
     static LOADING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one_at_a_time = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -110,8 +112,8 @@ fn load_first(path: Option<&Path>) -> Result<Loaded, LibraryError> {
     }
 }
 
-/// Loads the file that the caller or the environment names. No other is tried: a program must not run with another
-/// library than it was told to.
+/// Loads the file that the caller or the environment names. No other is tried: a program must not
+/// run with another library than it was told to.
 fn load_named(path: &Path, source: LibrarySource) -> Result<Loaded, LibraryError> {
     let place = path.display().to_string();
     // Absolute, because ort would take a relative path as relative to the executable.
@@ -158,8 +160,9 @@ fn load_default() -> Result<Loaded, LibraryError> {
     }
 }
 
-/// The default directories: see [`load`]. `target/release` is two levels below a repository's root. The working
-/// directory is never one of them, because whoever can write there could have code loaded.
+/// The default directories: see [`load`]. `target/release` is two levels below a repository's root.
+/// The working directory is never one of them, because whoever can write there could have code
+/// loaded.
 fn directories() -> Vec<PathBuf> {
     let Some(executable) = env::current_exe().ok().and_then(|path| path.canonicalize().ok()) else {
         return Vec::new();
@@ -216,7 +219,8 @@ fn try_load(path: &Path) -> Result<Environment, String> {
     let failed = |error: ort::Error| error.to_string();
     let builder = ort::init_from(path).map_err(|error| error.to_string())?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    // For sessions without threads of their own. A pool that spins between runs burns cores on an idle machine.
+    // For sessions without threads of their own. A pool that spins between runs burns cores on an
+    // idle machine.
     let pool = GlobalThreadPoolOptions::default()
         .with_intra_threads(cpus)
         .and_then(|pool| pool.with_inter_threads(1))
@@ -228,7 +232,8 @@ fn try_load(path: &Path) -> Result<Environment, String> {
         .with_global_thread_pool(pool)
         .build()
         .map_err(failed)?;
-    // ort opens the environment at the most verbose level, at which every run would format log lines.
+    // ort opens the environment at the most verbose level, at which every run would format log
+    // lines.
     environment.set_log_level(LogLevel::Warning);
     Ok(environment)
 }

@@ -1,5 +1,5 @@
-//! Which nodes of a graph run on which provider. ONNX Runtime only writes that to its log, at the most verbose
-//! level, while it makes a session.
+//! Which nodes of a graph run on which provider. ONNX Runtime only writes that to its log, at the
+//! most verbose level, while it makes a session.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,8 +41,8 @@ impl PlacementLog {
     }
 }
 
-/// Parses `All nodes placed on [CPUExecutionProvider]. Number of nodes: 12`, or one of several lines with
-/// `Node(s) placed on [...]`.
+/// Parses `All nodes placed on [CPUExecutionProvider]. Number of nodes: 12`, or one of several
+/// lines with `Node(s) placed on [...]`.
 fn placed(message: &str) -> Option<(&str, usize)> {
     let (_, rest) = message.split_once("placed on [")?;
     let (provider, rest) = rest.split_once("]. Number of nodes: ")?;

@@ -28,8 +28,8 @@ pub use crate::error::{LoadError, RunError};
 pub struct SessionOptions {
     /// Number of threads of one run, including the thread that calls it.
     ///
-    /// `None`: runs share a pool of the process with one thread per CPU. A single run then uses all of them, and
-    /// concurrent runs do not add threads.
+    /// `None`: runs share a pool of the process with one thread per CPU. A single run then uses all
+    /// of them, and concurrent runs do not add threads.
     pub threads: Option<usize>,
     /// The device to run on.
     pub device: DeviceOptions,
@@ -64,10 +64,11 @@ impl Default for SessionOptions {
 
 /// A loaded graph.
 ///
-/// A session belongs to one thread at a time: [`run`](Self::run) takes `&mut self`. To run batches side by
-/// side, make several sessions of one [`Bundle`](crate::Bundle).
+/// A session belongs to one thread at a time: [`run`](Self::run) takes `&mut self`. To run batches
+/// side by side, make several sessions of one [`Bundle`](crate::Bundle).
 pub struct Session {
-    /// One graph that takes batches of any size, or several with a fixed size each, in ascending order.
+    /// One graph that takes batches of any size, or several with a fixed size each, in ascending
+    /// order.
     graphs: Vec<Graph>,
     inputs: Inputs,
     /// Position of the output that is read.
@@ -92,8 +93,9 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Bytes of input from which on a run returns its memory to the system. ONNX Runtime's arena would otherwise
-/// keep the memory of one huge batch for ever; for runs of that size, allocating again costs little.
+/// Bytes of input from which on a run returns its memory to the system. ONNX Runtime's arena would
+/// otherwise keep the memory of one huge batch for ever; for runs of that size, allocating again
+/// costs little.
 pub const OUTLIER_BYTES: usize = 4 << 20;
 
 impl Session {
@@ -102,21 +104,21 @@ impl Session {
         &self.placement
     }
 
-    /// The batch sizes that the session runs; smaller batches are filled up to the next one. Empty if it
-    /// runs every size directly.
+    /// The batch sizes that the session runs; smaller batches are filled up to the next one. Empty
+    /// if it runs every size directly.
     pub fn batch_sizes(&self) -> Vec<usize> {
         self.graphs.iter().filter_map(|graph| graph.rows).collect()
     }
 
     /// Runs a batch and returns the outputs: for each row, one value per label.
     ///
-    /// Texts are padded to the bucket of the longest one. `started` is called right before the run with the
-    /// means to end it from another thread.
+    /// Texts are padded to the bucket of the longest one. `started` is called right before the run
+    /// with the means to end it from another thread.
     ///
     /// # Errors
     ///
-    /// Fails if the batch is empty, if a row does not match the graph's input, if the run fails or is
-    /// interrupted, or if the output does not have one value per row and label.
+    /// Fails if the batch is empty, if a row does not match the graph's input, if the run fails or
+    /// is interrupted, or if the output does not have one value per row and label.
     pub fn run<'a>(
         &mut self,
         rows: impl Iterator<Item = &'a Row>,

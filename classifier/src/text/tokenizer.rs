@@ -10,15 +10,16 @@ use std::sync::Arc;
 use super::{Padding, Tokens, Truncation};
 use crate::error::TextError;
 
-/// With [`Truncation::HeadTail`], one in this many tokens is kept from the beginning. Sun et al. found this split best
-/// for IMDb reviews: 128 of 510 tokens ("How to Fine-Tune BERT for Text Classification?", 2019).
+/// With [`Truncation::HeadTail`], one in this many tokens is kept from the beginning. Sun et al.
+/// found this split best for IMDb reviews: 128 of 510 tokens ("How to Fine-Tune BERT for Text
+/// Classification?", 2019).
 const HEAD_PART: usize = 4;
 
-/// Bytes of a text that are read at first for each token that is needed. English has 5 to 6 bytes per word with
-/// its space, and 3 to 4 per token of a review, punctuation included.
+/// Bytes of a text that are read at first for each token that is needed. English has 5 to 6 bytes
+/// per word with its space, and 3 to 4 per token of a review, punctuation included.
 const BYTES_PER_TOKEN: usize = 8;
-/// Largest number of bytes that are read for each token that is needed, for a text with few tokens for its length.
-/// It bounds time and memory: a tokenizer takes up to 100 bytes per byte of text.
+/// Largest number of bytes that are read for each token that is needed, for a text with few tokens
+/// for its length. It bounds time and memory: a tokenizer takes up to 100 bytes per byte of text.
 const MOST_BYTES_PER_TOKEN: usize = 256;
 /// Number of tokens next to a cut that may differ from those of the whole text.
 const UNSURE: usize = 32;
@@ -80,7 +81,8 @@ impl Tokenizer {
         self.padding
     }
 
-    /// The lengths that texts are padded to, in ascending order. The last one is [`Self::max_length`].
+    /// The lengths that texts are padded to, in ascending order. The last one is
+    /// [`Self::max_length`].
     pub fn buckets(&self) -> &[usize] {
         &self.buckets
     }
@@ -91,8 +93,8 @@ impl Tokenizer {
         self.buckets.get(at).copied().unwrap_or(self.max_length)
     }
 
-    /// A row of `length` tokens to warm up a session with. All of them are the last word of the vocabulary, so
-    /// that a graph with fewer embeddings fails then, and not for a real text.
+    /// A row of `length` tokens to warm up a session with. All of them are the last word of the
+    /// vocabulary, so that a graph with fewer embeddings fails then, and not for a real text.
     pub fn blank(&self, length: usize) -> Vec<i64> {
         let last = self.pipeline.get_vocab_size(true).saturating_sub(1);
         vec![last as i64; length]
@@ -100,7 +102,8 @@ impl Tokenizer {
 
     /// Tokenises a text and cuts it to [`Self::max_length`].
     ///
-    /// At most [`Self::most_read`] bytes are tokenised, so time and memory do not grow with the text.
+    /// At most [`Self::most_read`] bytes are tokenised, so time and memory do not grow with the
+    /// text.
     ///
     /// # Errors
     ///
@@ -145,8 +148,8 @@ impl Tokenizer {
         Ok((ids[from..].to_vec(), !whole || from > 0))
     }
 
-    /// Tokenises a growing part at one end of the text until the `count` tokens at that end can no longer
-    /// change. The flag says whether the whole text was needed.
+    /// Tokenises a growing part at one end of the text until the `count` tokens at that end can no
+    /// longer change. The flag says whether the whole text was needed.
     fn enough(
         &self,
         text: &str,

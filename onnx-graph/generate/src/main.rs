@@ -4,8 +4,9 @@ use std::{env, error::Error, fs, path::Path};
 
 /// Comment at the top of the generated file.
 const HEADER: &str = "\
-// Rust types for the ONNX file format, generated from `onnx/onnx.proto` of the Python package `onnx` 1.23.2
-// (Copyright (c) ONNX Project Contributors, Apache-2.0) by `scripts/onnx-proto.sh`. Do not edit.
+// Rust types for the ONNX file format, generated from `onnx/onnx.proto` of the Python package
+// `onnx` 1.23.2 (Copyright (c) ONNX Project Contributors, Apache-2.0) by `scripts/onnx-proto.sh`.
+// Do not edit.
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {

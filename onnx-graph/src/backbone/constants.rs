@@ -70,7 +70,8 @@ impl<'a> Constants<'a> {
         }
     }
 
-    /// The input, the number of features and the number of classes of a dense layer. `None` for any other node.
+    /// The input, the number of features and the number of classes of a dense layer. `None` for any
+    /// other node.
     pub(super) fn dense<'b>(&self, node: &'b NodeProto) -> Option<(&'b str, usize, i64)> {
         let [input, weight, ..] = node.input.as_slice() else {
             return None;

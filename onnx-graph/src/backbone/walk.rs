@@ -102,8 +102,8 @@ impl Walk {
         }
     }
 
-    /// Cuts the layer off: the nodes after it that stay are applied to the features. Returns the name of the value with
-    /// the features.
+    /// Cuts the layer off: the nodes after it that stay are applied to the features. Returns the
+    /// name of the value with the features.
     pub(super) fn cut(&self, graph: &mut GraphProto) -> String {
         let mut value = self.input.clone();
         for (number, &at) in self.kept.iter().enumerate() {
@@ -127,8 +127,8 @@ impl Walk {
         value
     }
 
-    /// The constant shape of a `Reshape`, with the number of features in place of the number of classes. `None` if it
-    /// does not contain the number of classes.
+    /// The constant shape of a `Reshape`, with the number of features in place of the number of
+    /// classes. `None` if it does not contain the number of classes.
     fn reshaped(&self, graph: &GraphProto, at: usize) -> Option<Vec<i64>> {
         let node = &graph.node[at];
         if node.op_type() != "Reshape" {
@@ -147,7 +147,8 @@ impl Walk {
     }
 }
 
-/// The value that `node` computes its output from, and whether the node is kept. `None` if the walk cannot pass it.
+/// The value that `node` computes its output from, and whether the node is kept. `None` if the walk
+/// cannot pass it.
 fn step<'a>(constants: &Constants<'_>, node: &'a NodeProto) -> Option<(&'a str, bool)> {
     if !is_standard(node.domain()) {
         return None;

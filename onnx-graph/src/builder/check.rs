@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use crate::error::OnnxError;
 use crate::proto::{GraphProto, TensorProto, tensor_proto::DataType};
 
-/// Checks that every value is made once and before it is used, that outputs exist, and that constants have the size of
-/// their shape.
+/// Checks that every value is made once and before it is used, that outputs exist, and that
+/// constants have the size of their shape.
 pub(super) fn check(graph: &GraphProto) -> Result<(), OnnxError> {
     check_within(graph, &HashSet::new())
 }

@@ -54,7 +54,8 @@ impl Streams {
     fn memory(&self) -> u64 {
         // Planes of brightness and colour, a quarter of the size for colour.
         let lossy = if self.lossy { 2 } else { 0 };
-        // Four bytes per pixel, and the images of transforms and codes, with a sixteenth of the pixels each.
+        // Four bytes per pixel, and the images of transforms and codes, with a sixteenth of the
+        // pixels each.
         let lossless = if self.lossless { 5 } else { 0 };
         // A lossless image and one channel of it.
         let alpha = if self.alpha { 6 } else { 0 };
@@ -62,8 +63,8 @@ impl Streams {
     }
 }
 
-/// The next chunk of a WebP. Fails for a chunk that ends after the file, because a decoder would allocate the
-/// length that it announces.
+/// The next chunk of a WebP. Fails for a chunk that ends after the file, because a decoder would
+/// allocate the length that it announces.
 fn next_chunk<'a>(file: &mut Reader<'a>) -> Result<([u8; 4], Reader<'a>), Stop> {
     file.block()?;
     let name = file.array()?;

@@ -84,8 +84,8 @@ const MEANINGS: &[(&str, &str, Option<DeviceCure>)] = &[
 mod tests {
     use super::*;
 
-    /// The messages of ONNX Runtime 1.31.1 and CUDA 13. The first was seen with a driver that has no GPU; the others
-    /// are composed from the same form and the messages in the libraries.
+    /// The messages of ONNX Runtime 1.31.1 and CUDA 13. The first was seen with a driver that has
+    /// no GPU; the others are composed from the same form and the messages in the libraries.
     #[test]
     fn messages_of_the_runtime_are_explained() {
         for (message, part, cure) in [

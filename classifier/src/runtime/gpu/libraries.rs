@@ -1,7 +1,8 @@
-//! Finds the libraries of CUDA, cuDNN and TensorRT and loads them before ONNX Runtime asks for them.
+//! Finds the libraries of CUDA, cuDNN and TensorRT and loads them before ONNX Runtime asks for
+//! them.
 //!
-//! The system's loader takes a library that is already loaded, wherever it came from. So they need not be on its
-//! search path.
+//! The system's loader takes a library that is already loaded, wherever it came from. So they need
+//! not be on its search path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -48,8 +49,8 @@ pub(super) struct Missing {
     pub(super) cure: Option<DeviceCure>,
 }
 
-/// Loads the libraries of a provider from `directory`, or if it is `None` from beside the ONNX Runtime library. Those
-/// that are missing there are left to the system's loader.
+/// Loads the libraries of a provider from `directory`, or if it is `None` from beside the ONNX
+/// Runtime library. Those that are missing there are left to the system's loader.
 pub(super) fn preload(
     directory: Option<&Path>,
     beside: Option<&Path>,
@@ -171,8 +172,8 @@ fn cure(library: &str) -> DeviceCure {
     }
 }
 
-/// The directories that may hold libraries: `directory` itself, those of Python's `nvidia-*` packages in it
-/// (`cublas/lib`, `cu13/lib`), and the same in a `site-packages`.
+/// The directories that may hold libraries: `directory` itself, those of Python's `nvidia-*`
+/// packages in it (`cublas/lib`, `cu13/lib`), and the same in a `site-packages`.
 fn places(directory: Option<&Path>, beside: Option<&Path>) -> Vec<PathBuf> {
     let root = match (directory, beside) {
         (Some(directory), _) => directory.to_path_buf(),

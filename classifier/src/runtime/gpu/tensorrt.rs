@@ -57,8 +57,8 @@ struct Range {
     max: usize,
 }
 
-/// One end of the shapes of the inputs, as TensorRT's provider reads it: `name:1x3x224x224,other:...`. The typical
-/// batch is full, because engines matter most under load.
+/// One end of the shapes of the inputs, as TensorRT's provider reads it:
+/// `name:1x3x224x224,other:...`. The typical batch is full, because engines matter most under load.
 fn profile_shapes(bundle: &Bundle, names: &[String], max_batch: u32, of: fn(&Range) -> usize) -> String {
     let max = max_batch.max(1) as usize;
     let rows = of(&Range {
@@ -83,9 +83,9 @@ fn profile_shapes(bundle: &Bundle, names: &[String], max_batch: u32, of: fn(&Ran
     shapes.join(",")
 }
 
-/// The directory for the engines of a bundle. An engine belongs to the weights, the versions of ONNX Runtime and
-/// TensorRT, and the GPU. ONNX Runtime itself records what else it depends on: precision, compute capability and
-/// the ranges of its shapes.
+/// The directory for the engines of a bundle. An engine belongs to the weights, the versions of
+/// ONNX Runtime and TensorRT, and the GPU. ONNX Runtime itself records what else it depends on:
+/// precision, compute capability and the ranges of its shapes.
 fn cache_directory(cache: &Path, bundle: &Bundle) -> io::Result<PathBuf> {
     let hash = weights_hash(&bundle.graph);
     let tensorrt = libraries::loaded_version("libnvinfer.so");
@@ -110,7 +110,8 @@ fn weights_hash(graph: &GraphFiles) -> String {
     hex::encode(&hash.finalize()[..8])
 }
 
-/// The names of this machine's GPUs in the directory of NVIDIA's kernel driver, in a form for file names.
+/// The names of this machine's GPUs in the directory of NVIDIA's kernel driver, in a form for file
+/// names.
 fn gpu_names(directory: &Path) -> String {
     let name = |text: String| {
         let line = text.lines().find_map(|line| line.strip_prefix("Model:"))?;

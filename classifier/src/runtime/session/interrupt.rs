@@ -26,8 +26,8 @@ impl Interrupt {
                 .set("memory.enable_memory_arena_shrinkage", "cpu:0")
                 .map_err(failed)?,
             Provider::Cpu => {}
-            // The session itself logs at a verbose level for `PlacementLog`. The arena keeps its memory: on a GPU, full
-            // batches of this size are the rule.
+            // The session itself logs at a verbose level for `PlacementLog`. The arena keeps its
+            // memory: on a GPU, full batches of this size are the rule.
             Provider::Cuda | Provider::Tensorrt => {
                 options.set_log_level(LogLevel::Warning).map_err(failed)?
             }

@@ -1,4 +1,5 @@
-//! Makes sessions: picks the provider, hands the graph to ONNX Runtime and checks that it fits the bundle.
+//! Makes sessions: picks the provider, hands the graph to ONNX Runtime and checks that it fits the
+//! bundle.
 
 use std::sync::Arc;
 
@@ -23,9 +24,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Fails if the graph cannot be loaded, if its inputs or the output do not fit the other files of the
-    /// bundle, or if the device cannot be used. With [`Device::Auto`] the CPU is used in the last case, and
-    /// [`Placement::fallback`] says why.
+    /// Fails if the graph cannot be loaded, if its inputs or the output do not fit the other files
+    /// of the bundle, or if the device cannot be used. With [`Device::Auto`] the CPU is used in the
+    /// last case, and [`Placement::fallback`] says why.
     pub fn load(bundle: &Bundle, options: &SessionOptions) -> Result<Self, LoadError> {
         let device = &options.device;
         let mut fallback = Vec::new();
@@ -109,10 +110,11 @@ fn placement(
 
 /// The batch sizes that get a session each. `[None]`: one session for every size.
 ///
-/// A convolution through CUDA is planned anew whenever the shape of its input changes. So each session keeps to one
-/// size, and smaller batches are filled up. For ONNX Runtime 1.27, others report 1.27 s for twenty runs that alternate
-/// between two shapes, and 0.21 s for the same runs sorted by shape; this was not measured here. Sizes grow by
-/// factors of four, because each one costs the memory of the weights, and a GPU has units to spare for small batches.
+/// A convolution through CUDA is planned anew whenever the shape of its input changes. So each
+/// session keeps to one size, and smaller batches are filled up. For ONNX Runtime 1.27, others
+/// report 1.27 s for twenty runs that alternate between two shapes, and 0.21 s for the same runs
+/// sorted by shape; this was not measured here. Sizes grow by factors of four, because each one
+/// costs the memory of the weights, and a GPU has units to spare for small batches.
 pub(super) fn fixed_sizes(provider: Provider, bundle: &Bundle, max_batch: u32) -> Vec<Option<usize>> {
     let is_image = matches!(bundle.preprocessor, Preprocessor::Image(_));
     // A single convolution, as at the start of a vision transformer, is planned in no time.
@@ -133,8 +135,8 @@ fn commit(
     log: &PlacementLog,
 ) -> Result<ort::session::Session, LoadError> {
     match commit_with(provider, bundle, options, log, true) {
-        // If TensorRT takes only parts of a graph, the shapes of their inputs are unknown here, and it has to find
-        // its own.
+        // If TensorRT takes only parts of a graph, the shapes of their inputs are unknown here, and
+        // it has to find its own.
         Err(LoadError::Device(error))
             if provider == Provider::Tensorrt
                 && ["optimization profile", "associated profiles"]
@@ -214,8 +216,8 @@ fn builder(bundle: &Bundle, options: &SessionOptions) -> Result<SessionBuilder, 
         .map_err(|error| wrong("a session to be built", error.to_string()))
 }
 
-/// Position of the output to read: the one that `serving.toml` names, else the first. It must have one value per
-/// label.
+/// Position of the output to read: the one that `serving.toml` names, else the first. It must have
+/// one value per label.
 fn find_output(bundle: &Bundle, outputs: &[Outlet]) -> Result<usize, BundleError> {
     let model = bundle.model();
     let names = || outputs.iter().map(Outlet::name).collect::<Vec<_>>().join(", ");

@@ -22,11 +22,11 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// Fails if a file is missing, damaged or contradictory, if no largest length is given, or if the vocabulary
-    /// has no token for unknown words.
+    /// Fails if a file is missing, damaged or contradictory, if no largest length is given, or if
+    /// the vocabulary has no token for unknown words.
     pub fn read(directory: &Path, serving: &TextServing) -> Result<Self, BundleError> {
-        // The tokenizers crate panics for some files, such as one whose post-processor uses a token that it
-        // does not define.
+        // The tokenizers crate panics for some files, such as one whose post-processor uses a token
+        // that it does not define.
         catch_unwind(|| Self::read_trusting(directory, serving)).unwrap_or_else(|panic| {
             let found = panic_message(panic.as_ref());
             let expected = "a tokenizer that works";
@@ -53,7 +53,8 @@ impl Tokenizer {
             suffix,
             pipeline: Arc::new(files.pipeline),
         };
-        // A vocabulary without a token for unknown words would fail for the first text that has one.
+        // A vocabulary without a token for unknown words would fail for the first text that has
+        // one.
         match tokenizer.encode("\u{10ffff} qzxjkvw \u{16a0}") {
             Err(TextError::Tokenizer(found)) => {
                 let file = directory.join(TOKENIZER);
@@ -92,7 +93,8 @@ impl<'a> Files<'a> {
         };
         let own_truncation = pipeline.get_truncation().cloned();
         let own_padding = pipeline.get_padding().cloned();
-        // Truncation and padding are done here, because the tokenizers crate knows neither `HeadTail` nor buckets.
+        // Truncation and padding are done here, because the tokenizers crate knows neither
+        // `HeadTail` nor buckets.
         pipeline.with_padding(None);
         pipeline
             .with_truncation(None)
