@@ -199,7 +199,7 @@ fn of_three_callers_one_goes_and_the_others_get_their_replies() {
 
 #[test]
 fn two_callers_beside_two_workers_get_their_replies() {
-    check(1, || {
+    check(0, || {
         let queue = queue();
         let workers = [(); 2].map(|()| worker(&queue, 0));
         let other = caller(&queue, 1, 1);
