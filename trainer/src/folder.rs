@@ -1,72 +1,76 @@
-//! `train folder`: a classifier of one's own pictures, from scratch or from another classifier.
+//! Trains a classifier on a directory of images, from scratch or from another classifier: the
+//! pipeline's task for `train folder`.
 
 mod card;
-mod export;
+mod model;
 mod source;
 mod transfer;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
-use tch::Device;
+use serde_json::Value;
 
 use crate::{
     data::{
         files::hexadecimal,
         image_folder::{ImageFolder, Split, read},
     },
-    evaluate::Evaluation,
+    export::{TrainedModel, file_name},
+    files::{create, read_json, write, write_json},
     network::{Layer, folder as networks},
+    numbers::{at_least_one, open_part},
     optimizer::Rule,
     photo::Variation,
-    search::{Subject, spread},
-    training::{self, Config, Outcome, Schedule, Source, Start, Task},
+    pipeline::{Opening, Prepared, Request, Subject, Task, TrainedNetwork},
+    search::spread,
+    training::{self, Config, Schedule, Source, Start},
 };
+use model::FolderModel;
 use source::Photos;
 use transfer::{Donor, Views};
 
-/// What a run of this kind keeps beside its configuration.
+/// The file of a run that says which images and options it began with.
 const FOLDER: &str = "folder.json";
-/// Where a run lists the files that were not used.
+/// The file of a run that lists the files that were not used.
 const SKIPPED: &str = "skipped.txt";
-/// How many of those are also said.
-const SAID: usize = 10;
+/// The number of those that are also shown in the terminal.
+const SKIPPED_SHOWN: usize = 10;
 
-/// How pictures are split and changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Options {
-    /// Part of each class that is drawn for validation, where there is no folder for it.
+/// How images are split and changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
+pub struct FolderOptions {
+    /// The part of each class that is drawn for validation if DIR has no directory val.
+    #[arg(long, value_name = "PART", value_parser = open_part, default_value_t = 0.2)]
     pub validation: f64,
-    /// Rows and columns of the network's input; those of the other classifier in transfer.
+    /// Rows and columns of the network's input, 16 to 1024. With --from, the other classifier's are
+    /// used.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1024), conflicts_with = "from", default_value_t = 224)]
     pub size: u32,
-    /// How training changes pictures.
+    #[command(flatten)]
     pub variation: Variation,
-    /// Versions of each training picture whose features transfer computes: the picture itself and changed ones.
+    /// With --from: versions of each training image. The first is the image itself; the others are
+    /// changed as --crop, --flip and --colour say.
+    #[arg(long, value_parser = at_least_one(), requires = "from", default_value_t = 1)]
     pub views: u32,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            validation: 0.2,
-            size: 224,
-            variation: Variation {
-                crop: 0.35,
-                flip: true,
-                colour: 0.3,
-            },
-            views: 1,
-        }
-    }
+/// A directory of images, and how to train on them.
+#[derive(Debug)]
+pub struct FolderTask {
+    /// The directory with the images.
+    pub data: PathBuf,
+    /// A model directory whose graph is kept up to its last dense layer.
+    pub from: Option<PathBuf>,
+    pub options: FolderOptions,
+    /// Threads that read and change images.
+    pub loaders: usize,
 }
 
-/// How a network is trained from scratch unless options say otherwise.
+/// The settings of training from scratch unless options say otherwise.
 pub fn from_scratch() -> Config {
     Config {
         network: "residual".to_owned(),
@@ -84,7 +88,7 @@ pub fn from_scratch() -> Config {
     }
 }
 
-/// How a new last layer is trained unless options say otherwise.
+/// The settings of training a new last layer unless options say otherwise.
 pub fn transfer() -> Config {
     Config {
         network: "transfer".to_owned(),
@@ -99,254 +103,228 @@ pub fn transfer() -> Config {
     }
 }
 
-/// The pictures, and what is to be done to them.
-#[derive(Debug)]
-pub struct Given<'a> {
-    /// The folder with the pictures.
-    pub data: &'a Path,
-    /// A model directory whose graph is kept up to its last dense layer.
-    pub from: Option<&'a Path>,
-    /// How pictures are split and changed.
-    pub options: Options,
-    /// Threads that read and change pictures.
-    pub loaders: usize,
-}
-
-/// What is asked for.
-#[derive(Debug)]
-pub struct Request<'a> {
-    /// The pictures, and what is to be done to them.
-    pub given: Given<'a>,
-    /// How to train.
-    pub config: Config,
-    /// Where to compute.
-    pub device: Device,
-    /// Directory for checkpoints.
-    pub run: PathBuf,
-    /// Model directory to write.
-    pub out: PathBuf,
-    /// What to do about a run directory that is in use.
-    pub start: Start,
-    /// The command line, for the model card.
-    pub command: String,
-}
-
-/// What was measured on the exported files.
-#[derive(Debug)]
-pub struct Measured {
-    /// On the pictures that chose the epoch.
-    pub validation: Evaluation,
-    /// On pictures that nothing was chosen with, where the folder has some.
-    pub test: Option<Evaluation>,
-    /// Largest difference in a probability between ONNX Runtime and libtorch.
-    pub agreement: f32,
-    /// Size of the graph's file.
-    pub bytes: u64,
-}
-
-impl Measured {
-    /// The figures to go by.
-    pub fn best_known(&self) -> &Evaluation {
-        self.test.as_ref().unwrap_or(&self.validation)
+impl Task for FolderTask {
+    fn name(&self) -> &'static str {
+        "folder"
     }
-}
 
-/// What a run began with, apart from its [`Config`]. A run goes on with the same.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Begun {
-    options: Options,
-    /// Sum of all files.
-    data: String,
-    /// Sum of the other classifier's graph.
-    from: Option<String>,
-}
-
-/// Trains, exports and measures. `None` if `stop` became true before the end; a checkpoint is left then.
-pub fn train(request: &Request<'_>, stop: &AtomicBool) -> Result<Option<Measured>> {
-    let given = &request.given;
-    let folder = ImageFolder::open(given.data, given.options.validation, request.config.seed)?;
-    say(&folder);
-    begin(request, &folder)?;
-    let run = &request.run;
-    write_skipped(&run.join(SKIPPED), &folder)?;
-
-    let prepared = prepare(given, &folder, request.config.seed, run)?;
-    let task = Task {
-        layers: &prepared.layers,
-        config: &request.config,
-        training: prepared.training.as_ref(),
-        validation: prepared.validation.as_ref(),
-        device: request.device,
-    };
-    match training::train(&task, run, request.start, stop)? {
-        Outcome::Interrupted => Ok(None),
-        Outcome::Finished {
-            network,
-            best,
-            history,
-        } => {
-            let trained = export::Trained {
-                request,
-                folder: &folder,
-                layers: &prepared.layers,
-                network: &network,
-                donor: prepared.donor.as_ref(),
-                validation: prepared.validation.as_ref(),
-                history: &history,
-                best,
-            };
-            export::export(&trained).map(Some)
+    fn defaults(&self) -> Config {
+        if self.from.is_some() {
+            transfer()
+        } else {
+            from_scratch()
         }
     }
+
+    fn default_run(&self) -> Result<PathBuf> {
+        let model = plain_name(&self.data)?;
+        Ok(match &self.from {
+            None => format!("runs/{model}").into(),
+            // `models/images/1` is version 1 of `images`.
+            Some(from) => {
+                let donor = from.canonicalize().unwrap_or_else(|_| from.clone());
+                let donor = plain_name(donor.parent().unwrap_or(&donor))?;
+                format!("runs/{model}-from-{donor}").into()
+            }
+        })
+    }
+
+    fn default_out(&self, run: &Path) -> Result<PathBuf> {
+        Ok(run.join(plain_name(&self.data)?).join("1"))
+    }
+
+    fn seed_selects_samples(&self) -> bool {
+        true
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.data)
+    }
+
+    fn open<'a>(&'a self, opening: &Opening<'_>) -> Result<Box<dyn Prepared + 'a>> {
+        let seed = opening.config.seed;
+        let mut images = ImageFolder::open(&self.data, self.options.validation, seed)?;
+        report(&images);
+        images.training.files = spread(images.training.files, opening.samples);
+        let begun = self.begun(&images)?;
+        if let Some(start) = opening.start {
+            begin(opening.run, start, &begun)?;
+            write_skipped(&opening.run.join(SKIPPED), &images)?;
+        }
+        let classes = images.training.classes.len() as i64;
+        let (layers, donor, training, validation): (_, _, Box<dyn Source>, Box<dyn Source>) =
+            if let Some(from) = &self.from {
+                let views = Views {
+                    count: self.options.views,
+                    variation: self.options.variation,
+                    seed,
+                };
+                let scratch = opening.run.join("features");
+                let (donor, [training, validation]) =
+                    Donor::open(from, &scratch, &images.training, &images.validation, views)?;
+                let layers = networks::head(donor.backbone.width() as i64, classes);
+                (layers, Some(donor), Box::new(training), Box::new(validation))
+            } else {
+                let options = &self.options;
+                let photos = |files| Photos::new(files, options.size, options.variation, self.loaders);
+                (
+                    networks::residual(options.size, classes),
+                    None,
+                    Box::new(photos(&images.training)?),
+                    Box::new(photos(&images.validation)?),
+                )
+            };
+        Ok(Box::new(PreparedFolder {
+            task: self,
+            images,
+            begun,
+            layers,
+            donor,
+            training,
+            validation,
+        }))
+    }
 }
 
-/// What is trained, and on what.
-struct Prepared {
+impl FolderTask {
+    fn begun(&self, images: &ImageFolder) -> Result<Begun> {
+        let graph = match &self.from {
+            Some(from) => Some(read(&from.join(classifier::bundle::MODEL))?),
+            None => None,
+        };
+        Ok(Begun {
+            options: self.options.clone(),
+            data: hexadecimal(&images.sum),
+            from: graph.map(|graph| hexadecimal(&Md5::digest(&graph))),
+        })
+    }
+}
+
+/// A directory's name as a part of a file name.
+fn plain_name(directory: &Path) -> Result<String> {
+    let whole = directory
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", directory.display()))?;
+    let name = whole.file_name().map(|name| file_name(&name.to_string_lossy()));
+    Ok(name.unwrap_or_else(|| "folder".to_owned()))
+}
+
+struct PreparedFolder<'a> {
+    task: &'a FolderTask,
+    images: ImageFolder,
+    begun: Begun,
     layers: Vec<Layer>,
-    /// In transfer, the classifier that gives the features.
+    /// In transfer, the classifier that computes the features.
     donor: Option<Donor>,
     training: Box<dyn Source>,
     validation: Box<dyn Source>,
 }
 
-/// The network and the pictures that a search tries settings with, and what tells them from others. Of the pictures to
-/// learn from, `samples` are used; `run` is a directory to work in.
-pub fn subject(
-    given: &Given<'_>,
-    seed: u64,
-    run: &Path,
-    samples: Option<usize>,
-) -> Result<(Subject, serde_json::Value)> {
-    let mut folder = ImageFolder::open(given.data, given.options.validation, seed)?;
-    say(&folder);
-    folder.training.files = spread(folder.training.files, samples);
-    let begun = serde_json::to_value(begun(given, &folder)?).context("cannot write JSON")?;
-    let prepared = prepare(given, &folder, seed, run)?;
-    let subject = Subject {
-        layers: prepared.layers,
-        training: prepared.training,
-        validation: prepared.validation,
-    };
-    Ok((subject, begun))
+impl Prepared for PreparedFolder<'_> {
+    fn subject(&self) -> Option<Subject<'_>> {
+        Some(Subject {
+            layers: &self.layers,
+            training: self.training.as_ref(),
+            validation: self.validation.as_ref(),
+        })
+    }
+
+    fn identity(&self) -> Result<Value> {
+        serde_json::to_value(&self.begun).context("cannot write JSON")
+    }
+
+    fn finish<'a>(
+        &'a self,
+        network: Option<TrainedNetwork>,
+        request: &'a Request,
+    ) -> Result<Box<dyn TrainedModel + 'a>> {
+        Ok(Box::new(FolderModel {
+            prepared: self,
+            request,
+            trained: network.context("the task always has a network")?,
+        }))
+    }
 }
 
-fn prepare(given: &Given<'_>, folder: &ImageFolder, seed: u64, run: &Path) -> Result<Prepared> {
-    let options = &given.options;
-    let classes = folder.training.classes.len() as i64;
-    Ok(if let Some(from) = given.from {
-        let views = Views {
-            count: options.views,
-            variation: options.variation,
-            seed,
-        };
-        let scratch = run.join("features");
-        let (donor, [training, validation]) =
-            Donor::open(from, &scratch, &folder.training, &folder.validation, views)?;
-        Prepared {
-            layers: networks::head(donor.backbone.width() as i64, classes),
-            donor: Some(donor),
-            training: Box::new(training),
-            validation: Box::new(validation),
-        }
-    } else {
-        let photos = |files| Photos::new(files, options.size, options.variation, given.loaders);
-        Prepared {
-            layers: networks::residual(options.size, classes),
-            donor: None,
-            training: Box::new(photos(&folder.training)?),
-            validation: Box::new(photos(&folder.validation)?),
-        }
-    })
+/// What a run began with, apart from its [`Config`]. A run resumes only with the same.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Begun {
+    options: FolderOptions,
+    /// The sum of all files.
+    data: String,
+    /// The sum of the other classifier's graph.
+    from: Option<String>,
 }
 
-fn begun(given: &Given<'_>, folder: &ImageFolder) -> Result<Begun> {
-    let graph = given
-        .from
-        .map(|from| read(&from.join(classifier::bundle::MODEL)))
-        .transpose()?;
-    Ok(Begun {
-        options: given.options.clone(),
-        data: hexadecimal(&folder.sum),
-        from: graph.map(|graph| hexadecimal(&Md5::digest(&graph))),
-    })
-}
-
-/// Makes sure that a run which is resumed goes on with the pictures and options that it was begun with.
-fn begin(request: &Request<'_>, folder: &ImageFolder) -> Result<()> {
-    let begun = begun(&request.given, folder)?;
-    let path = request.run.join(FOLDER);
-    let used = training::is_run(&request.run);
-    if used && request.start == Start::Resume {
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let saved: Begun = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        let what = if saved.data != begun.data {
-            "the pictures are not those with which the run was begun (some were added, removed, renamed or changed)"
+/// Checks that a resumed run has the images and options that it began with, and keeps those of a
+/// new one.
+fn begin(run: &Path, start: Start, begun: &Begun) -> Result<()> {
+    let path = run.join(FOLDER);
+    let used = training::is_run(run);
+    if used && start == Start::Resume {
+        let saved: Begun = read_json(&path)?;
+        let difference = if saved.data != begun.data {
+            "the images differ from those that the run began with (some were added, removed, renamed or changed)"
         } else if saved.from != begun.from {
-            "--from is not the classifier with which the run was begun"
+            "--from names another classifier than the one that the run began with"
         } else if saved.options != begun.options {
-            "the options for pictures are not those with which the run was begun"
+            "the options for images differ from those that the run began with"
         } else {
             return Ok(());
         };
         bail!(
-            "{}: {what}: resume with the same ones, or --restart",
+            "{}: {difference}: resume with the same ones, or pass --restart",
             path.display()
         );
     }
-    // A run that is in use and neither resumed nor restarted will be refused; its file must stay as it is.
-    if !used || request.start == Start::Restart {
-        fs::create_dir_all(&request.run)
-            .with_context(|| format!("cannot create {}", request.run.display()))?;
-        let text = serde_json::to_string_pretty(&begun).context("cannot write JSON")?;
-        fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    // The loop rejects a used directory that is neither resumed nor restarted; its file must stay.
+    if !used || start == Start::Restart {
+        create(run)?;
+        write_json(&path, begun)?;
     }
     Ok(())
 }
 
-/// Tells what was found.
-fn say(folder: &ImageFolder) {
-    let split = match folder.split {
+/// Shows what was found in the directory.
+fn report(images: &ImageFolder) {
+    let split = match images.split {
         Split::Given => String::new(),
         Split::Drawn(part) => format!(" (drawn, {:.0} % of each class)", 100.0 * part),
     };
+    let test = images
+        .test
+        .as_ref()
+        .map_or(String::new(), |test| format!(", {} for test", test.len()));
     eprintln!(
-        "{} classes, {} pictures for training, {} for validation{split}{}",
-        folder.training.classes.len(),
-        folder.training.len(),
-        folder.validation.len(),
-        folder
-            .test
-            .as_ref()
-            .map_or(String::new(), |test| format!(", {} for test", test.len()))
+        "{} classes, {} images for training, {} for validation{split}{test}",
+        images.training.classes.len(),
+        images.training.len(),
+        images.validation.len(),
     );
-    if !folder.skipped.is_empty() {
-        eprintln!("skipped {} files:", folder.skipped.len());
+    if !images.skipped.is_empty() {
+        eprintln!("skipped {} files:", images.skipped.len());
     }
-    for skipped in folder.skipped.iter().take(SAID) {
+    for skipped in images.skipped.iter().take(SKIPPED_SHOWN) {
         eprintln!("  {skipped}");
     }
-    if folder.skipped.len() > SAID {
+    if images.skipped.len() > SKIPPED_SHOWN {
         eprintln!(
             "  and {} more, see {SKIPPED} in the run's directory",
-            folder.skipped.len() - SAID
+            images.skipped.len() - SKIPPED_SHOWN
         );
     }
-    if let [(one, other), ..] = folder.duplicates.as_slice() {
+    if let [(one, other), ..] = images.duplicates.as_slice() {
         eprintln!(
-            "warning: {} pictures for validation or test are among those for training as well, so their figures will \
-             look too good; the first is {}, the same as {}",
-            folder.duplicates.len(),
+            "warning: {} images for validation or test are also among those for training, so their figures will look \
+             too good; the first is {}, which equals {}",
+            images.duplicates.len(),
             other.display(),
             one.display()
         );
     }
 }
 
-fn write_skipped(path: &Path, folder: &ImageFolder) -> Result<()> {
-    let lines: Vec<String> = folder
-        .skipped
-        .iter()
-        .map(|skipped| format!("{skipped}\n"))
-        .collect();
-    fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
+fn write_skipped(path: &Path, images: &ImageFolder) -> Result<()> {
+    let lines = images.skipped.iter().map(|skipped| format!("{skipped}\n"));
+    write(path, lines.collect::<String>())
 }

@@ -2,24 +2,32 @@
 //! it and changes its colours.
 
 use anyhow::{Context as _, Result};
+use clap::{ArgAction, Args};
 use fast_image_resize as fir;
 use image::{RgbImage, imageops};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
+
+use crate::numbers::{area, part};
 
 /// The largest ratio of the longer to the shorter side of the part that is cut out.
 const LONGEST: f64 = 4.0 / 3.0;
 /// The number of draws before the part in the middle is taken instead.
 const TRIES: usize = 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// How training changes an image at random.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Args)]
 pub struct Variation {
-    /// The smallest part of the image's area that is cut out; 1 keeps the whole image.
+    /// The smallest part of the image's area that training cuts out; 1 keeps the whole image.
+    #[arg(long, value_name = "PART", value_parser = area, default_value_t = 0.35)]
     pub crop: f64,
-    /// Whether images are mirrored with a probability of one half.
+    /// Whether training mirrors every second image; say false if left and right matter, as in
+    /// letters.
+    #[arg(long, value_name = "true|false", action = ArgAction::Set, default_value_t = true)]
     pub flip: bool,
-    /// Brightness, contrast and saturation are each multiplied by a factor between 1 minus this and
+    /// Training multiplies brightness, contrast and saturation by a factor between 1 minus this and
     /// 1 plus this.
+    #[arg(long, value_name = "PART", value_parser = part, default_value_t = 0.3)]
     pub colour: f64,
 }
 

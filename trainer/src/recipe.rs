@@ -1,94 +1,84 @@
-//! What belongs to each classifier beside its layers: data, preprocessing, training, words for the card.
+//! How each classifier of a published image set is trained: data, network, preprocessing, settings,
+//! and the sentences of its model card.
 //!
-//! A recipe is a row of [`TABLE`]: a target with one of its networks. To add a classifier is to add rows.
+//! A recipe is a row of `TABLE`: a target with one of its networks. A further classifier is a
+//! further row.
 
+mod card;
 mod digits;
 mod fashion;
 mod images;
+mod model;
 
-use std::{borrow::Cow, fmt::Write as _, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use classifier::image::{ImagePreprocessor, Layout, PreprocessorConfig};
+use classifier::image::{ImagePreprocessor, Layout, PreprocessorConfig, Resample, Size};
+pub use model::ImageTask;
 use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use crate::{
     data::{DataSet, Images},
-    folder,
     network::{self, Layer},
-    sentiment,
     training::{Config, Ink, Jitter, Pixels, Source},
     transform::Transform,
 };
 
-/// Classifiers that can be trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// A classifier of a published image set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Handwritten digits, from MNIST.
     Digits,
-    /// Animals and vehicles in colour, from CIFAR-10.
     Images,
-    /// Clothes, from Fashion-MNIST.
     Fashion,
-    /// Reviews, from IMDb.
-    Sentiment,
-    /// Pictures of your own, in folders named after their classes: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS.
-    Folder,
 }
 
 impl Target {
-    /// As on the command line; also the name of the model.
+    /// The name on the command line, which is also the name of the model.
     pub fn name(self) -> &'static str {
         match self {
             Self::Digits => "digits",
             Self::Images => "images",
             Self::Fashion => "fashion",
-            Self::Sentiment => "sentiment",
-            Self::Folder => "folder",
         }
     }
 }
 
-/// A target with one of its networks, and all that is needed to train, export and describe it.
+/// A target with one of its networks: all that is needed to train, export and describe it.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// The classifier.
     pub target: Target,
-    /// Name of the network, as on the command line.
+    /// The name of the network on the command line.
     pub network: &'static str,
-    /// Heading of the model card.
+    /// The heading of the model card.
     pub title: &'static str,
-    /// What the classifier does, for the model card.
+    /// What the classifier does, in a sentence for the model card.
     pub summary: Cow<'static, str>,
-    /// The data set.
     pub set: DataSet,
-    /// The name of each output.
+    /// The names of the outputs, in order.
     pub labels: Vec<String>,
     /// Channels, rows and columns of the network's input.
     pub input: [i64; 3],
-    /// The network.
     pub layers: Vec<Layer>,
-    /// How it is trained unless options say otherwise.
+    /// The settings unless options say otherwise.
     pub config: Config,
-    /// How a picture becomes the network's input, in training and in serving.
+    /// How an image becomes the network's input, in training and in serving.
     pub preprocessor: PreprocessorConfig,
-    /// How training changes pictures.
     pub augmentation: Augmentation,
-    /// What is done to the test pictures for further figures in the model card.
+    /// The transforms of the test images for which the model card has further figures.
     pub transforms: &'static [Transform],
-    /// What to say of this network where another one's model card compares itself with it.
+    /// What the card of another network says of this one when it compares the two.
     pub comparison: Option<&'static str>,
-    /// What it is good for and what not, for the model card.
+    /// The use and the limits, for the model card.
     pub limits: Cow<'static, str>,
 }
 
-/// How training changes pictures.
+/// How training changes images at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Augmentation {
-    /// As handwriting differs, see [`crate::augment`].
+    /// Varies them as handwriting varies, see [`crate::augment`].
     Ink,
-    /// As pictures of things differ.
+    /// Mirrors, shifts and erases parts of them.
     Jitter(Jitter),
 }
 
@@ -103,12 +93,11 @@ const TABLE: [fn() -> Recipe; 7] = [
     fashion::mlp,
 ];
 
-/// All recipes.
 pub fn all() -> impl Iterator<Item = Recipe> {
     TABLE.iter().map(|recipe| recipe())
 }
 
-/// The recipe of a target with the network of this name, or with the one that is served.
+/// Finds the recipe of a target's network; `None` stands for the network that is served.
 pub fn find(target: Target, network: Option<&str>) -> Result<Recipe> {
     let recipes: Vec<Recipe> = all().filter(|recipe| recipe.target == target).collect();
     let names: Vec<&str> = recipes.iter().map(|recipe| recipe.network).collect();
@@ -126,7 +115,7 @@ pub fn find(target: Target, network: Option<&str>) -> Result<Recipe> {
 }
 
 impl Recipe {
-    /// Where the model directory goes unless another place is named.
+    /// The model directory to write unless an option names another one.
     pub fn out(&self) -> PathBuf {
         let target = self.target.name();
         if self.is_served() {
@@ -136,12 +125,12 @@ impl Recipe {
         }
     }
 
-    /// Where checkpoints go unless another place is named.
+    /// The directory for checkpoints unless an option names another one.
     pub fn run(&self) -> PathBuf {
         format!("runs/{}-{}", self.target.name(), self.network).into()
     }
 
-    /// Makes it a recipe for some of the data set's classes.
+    /// Restricts the recipe to some classes of the data set.
     pub fn only(&mut self, classes: &[String]) {
         self.labels = classes.to_vec();
         network::set_classes(&mut self.layers, classes.len() as i64);
@@ -158,8 +147,8 @@ impl Recipe {
         find(self.target, None).is_ok_and(|served| served.network == self.network)
     }
 
-    /// Puts pictures into the form in which they are trained on.
-    pub fn samples(&self, pictures: &Images, device: Device) -> Result<Box<dyn Source>> {
+    /// Converts images to the form in which they are trained on.
+    pub fn samples(&self, images: &Images, device: Device) -> Result<Box<dyn Source>> {
         let normalised = self.preprocessor.do_normalize == Some(true);
         let channels = self.input[0] as usize;
         let values = |values: &Option<Vec<f64>>, otherwise: f64| match values {
@@ -170,12 +159,12 @@ impl Recipe {
         let deviation = values(&self.preprocessor.image_std, 1.0);
         match self.augmentation {
             Augmentation::Jitter(jitter) => {
-                let found = [pictures.channels(), pictures.height(), pictures.width()].map(i64::from);
+                let found = [images.channels(), images.height(), images.width()].map(i64::from);
                 if found != self.input {
-                    bail!("expected pictures of {:?}, found {found:?}", self.input);
+                    bail!("expected images of {:?}, found {found:?}", self.input);
                 }
                 Ok(Box::new(Pixels {
-                    pictures: pictures.clone(),
+                    pictures: images.clone(),
                     mean,
                     deviation,
                     jitter,
@@ -185,17 +174,17 @@ impl Recipe {
                 let (mean, deviation) = (mean[0], deviation[0]);
                 let preprocessor = ImagePreprocessor::new(&self.preprocessor, Layout::Nchw)?;
                 let row = |at: usize| -> Result<Vec<f32>> {
-                    let image = pictures.get(at).with_context(|| format!("no image {at}"))?;
+                    let image = images.get(at).with_context(|| format!("no image {at}"))?;
                     Ok(preprocessor.apply(image)?)
                 };
-                let rows: Result<Vec<_>> = (0..pictures.len()).into_par_iter().map(row).collect();
+                let rows: Result<Vec<_>> = (0..images.len()).into_par_iter().map(row).collect();
                 let rows: Vec<f32> = rows?.concat();
-                let labels: Vec<i64> = pictures.labels().iter().map(|&label| i64::from(label)).collect();
+                let labels: Vec<i64> = images.labels().iter().map(|&label| i64::from(label)).collect();
                 let [channels, height, width] = self.input;
-                let pictures = Tensor::from_slice(&rows).view([-1, channels, height, width]);
+                let images = Tensor::from_slice(&rows).view([-1, channels, height, width]);
                 Ok(Box::new(Ink {
                     // Augmentation needs ink between 0 and 1; training normalises what comes out of it.
-                    pictures: (pictures * deviation + mean).to_device(device),
+                    pictures: (images * deviation + mean).to_device(device),
                     labels: Tensor::from_slice(&labels).to_device(device),
                     mean,
                     deviation,
@@ -205,52 +194,20 @@ impl Recipe {
     }
 }
 
-/// The settings of every recipe, for the help of `train`: those of most, then what each has instead.
-pub fn table() -> String {
-    let common = settings(&Config::default());
-    let mut text = format!("Defaults: {}; but\n", joined(&common));
-    let mut row = |title: &str, config: &Config| {
-        let own = settings(config);
-        let different: Vec<_> = own
-            .into_iter()
-            .filter(|setting| !common.contains(setting))
-            .collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "  {title}: {}", joined(&different));
-    };
-    for recipe in all() {
-        let title = format!("{} --network {}", recipe.target.name(), recipe.network);
-        row(&title, &recipe.config);
+/// The preprocessing of images that have, or get, `side` x `side` pixels with values from 0 to 1.
+fn square(side: u32) -> PreprocessorConfig {
+    PreprocessorConfig {
+        do_resize: Some(true),
+        size: Some(Size::Exact {
+            height: side,
+            width: side,
+        }),
+        resample: Some(Resample::Bilinear),
+        do_rescale: Some(true),
+        rescale_factor: Some(1.0 / 255.0),
+        do_normalize: Some(false),
+        ..PreprocessorConfig::default()
     }
-    for kind in sentiment::Kind::ALL {
-        let title = format!("{} --network {}", Target::Sentiment.name(), kind.name());
-        row(&title, &kind.config());
-    }
-    row("folder", &folder::from_scratch());
-    row("folder --from DIR", &folder::transfer());
-    text
-}
-
-/// Names and values, as on the command line.
-fn settings(config: &Config) -> Vec<(String, String)> {
-    let Ok(serde_json::Value::Object(settings)) = serde_json::to_value(config) else {
-        return Vec::new();
-    };
-    let named = settings.iter().filter(|(name, _)| *name != "network");
-    named
-        .map(|(name, value)| {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            (name.replace('_', "-"), value.replace('_', "-"))
-        })
-        .collect()
-}
-
-fn joined(settings: &[(String, String)]) -> String {
-    let settings: Vec<String> = settings
-        .iter()
-        .map(|(name, value)| format!("{name} {value}"))
-        .collect();
-    settings.join(", ")
 }
 
 #[cfg(test)]
@@ -275,26 +232,6 @@ mod tests {
             assert_eq!(recipe.config.network, recipe.network);
             let mean = recipe.preprocessor.image_mean.as_ref().map_or(0, Vec::len);
             assert!(mean == 0 || mean as i64 == recipe.input[0], "{}", recipe.network);
-            assert!(table().contains(&format!("{} --network {}", recipe.target.name(), recipe.network)));
         }
-    }
-
-    #[test]
-    fn help_states_common_defaults_once_and_then_what_differs() {
-        let table = table();
-        let mut lines = table.lines();
-        let common = lines.next().unwrap();
-        assert!(common.starts_with("Defaults: "), "{common}");
-        assert!(
-            common.contains("schedule cosine") && common.contains("batch-size 128"),
-            "{common}"
-        );
-        let plain = lines
-            .find(|line| line.contains("images --network plain"))
-            .unwrap();
-        assert_eq!(
-            plain.trim(),
-            "images --network plain: batch-size 64, epochs 5, optimizer adam, schedule constant"
-        );
     }
 }

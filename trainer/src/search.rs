@@ -1,45 +1,52 @@
-//! Random search: settings drawn from a small space, each trained in a run of its own, compared on the validation samples.
+//! Random search: each trial trains with settings that are drawn from a small space, in a run of its
+//! own. The trials are compared on the validation samples.
 //!
-//! Trial number n draws the same settings whatever the other trials do, so a search can be stopped, resumed and made longer.
+//! The settings of a trial depend on its number and the seed alone, so a search can be stopped,
+//! resumed and made longer.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::Parser;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng as _, SeedableRng as _},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tch::Device;
 
 use crate::{
-    network::Layer,
-    training::{Config, Source},
+    files::{create, read_json, write_json},
+    pipeline::{Opening, Prepared, Subject, Task},
+    training::{self, Config, ConfigOptions, Diverged, Outcome, Start},
 };
 
-/// What identifies a search, in the directory of its trials.
+/// The file that identifies a search, in the directory of its trials.
 const SEARCH: &str = "search.json";
-/// How a trial ended, in its own directory.
+/// The file with a trial's result, in the directory of the trial.
 const RESULT: &str = "result.json";
 
-/// Values that a setting may take.
+/// The values that a setting may take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Values {
-    /// One of these, each as likely.
+    /// One of these, each with the same probability.
     OneOf(Vec<String>),
-    /// Any number between the two; of `log`, each order of magnitude is as likely.
+    /// Any number between the two; with `log`, each order of magnitude has the same probability.
     Between { from: f64, to: f64, log: bool },
 }
 
-/// Settings by the name of their option, and the values that each may take.
+/// The values that each setting may take, by the name of its option.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Space(BTreeMap<String, Values>);
 
-/// Settings by the name of their option.
+/// The values of settings, by the name of their option.
 pub type Settings = BTreeMap<String, String>;
 
 impl Space {
@@ -62,7 +69,7 @@ impl Space {
         table.into_iter().map(read).collect::<Result<_>>().map(Self)
     }
 
-    /// The settings of trial `number`.
+    /// Draws the settings of a trial.
     pub fn draw(&self, seed: u64, number: u32) -> Settings {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::from(number));
@@ -111,7 +118,7 @@ fn values(value: &toml::Value) -> Result<Values> {
     }
 }
 
-/// Enough to repeat a trial by hand.
+/// Formats a number with four digits, which are enough to repeat a trial by hand.
 fn four_digits(value: f64) -> String {
     let digits = 3 - value.abs().max(f64::MIN_POSITIVE).log10().floor() as i32;
     let text = format!("{value:.*}", digits.max(0) as usize);
@@ -122,17 +129,8 @@ fn four_digits(value: f64) -> String {
     }
 }
 
-/// What every trial trains, and on what.
-pub struct Subject {
-    /// The network.
-    pub layers: Vec<Layer>,
-    /// What to learn from.
-    pub training: Box<dyn Source>,
-    /// What the trials are compared on.
-    pub validation: Box<dyn Source>,
-}
-
-/// `wanted` of `all`, evenly spread, so that every class is among them where they lie class by class.
+/// Picks `wanted` of `all`, evenly spread, so that every class is among them if they are sorted by
+/// class.
 pub fn spread<T>(all: Vec<T>, wanted: Option<usize>) -> Vec<T> {
     let count = all.len();
     match wanted {
@@ -151,46 +149,37 @@ pub fn spread<T>(all: Vec<T>, wanted: Option<usize>) -> Vec<T> {
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Ending {
-    /// With this best epoch.
     Trained {
-        /// Counted from 1.
+        /// The best epoch, counted from 1.
         epoch: u32,
-        /// On the samples that are not trained on.
         validation_loss: f64,
-        /// On the samples that are not trained on.
         validation_accuracy: f64,
     },
-    /// Its loss left all bounds.
     Diverged,
 }
 
-/// One trial that has ended.
+/// A trial that has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Counted from 1.
     pub number: u32,
-    /// What was drawn.
     pub settings: Settings,
-    /// How it ended.
     pub ending: Ending,
 }
 
-/// The directory of a search: a directory for each trial.
+/// The directory of a search, which has a directory for each trial.
 #[derive(Debug)]
 pub struct Search {
     directory: PathBuf,
 }
 
 impl Search {
-    /// Opens or creates the directory. One that belongs to another search is refused.
+    /// Opens or creates the directory. The directory of another search is rejected.
     pub fn open(directory: &Path, space: &Space, subject: &serde_json::Value, base: &Config) -> Result<Self> {
         let identity = serde_json::json!({ "subject": subject, "space": space, "base": base });
         let file = directory.join(SEARCH);
         if file.exists() {
-            let text =
-                fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let found: serde_json::Value =
-                serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+            let found: serde_json::Value = read_json(&file)?;
             if found != identity {
                 bail!(
                     "{}: expected a search with the same data, space and options, found another one: name another --run",
@@ -198,46 +187,154 @@ impl Search {
                 );
             }
         } else {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("cannot create {}", directory.display()))?;
-            write(&file, &identity)?;
+            create(directory)?;
+            write_json(&file, &identity)?;
         }
         Ok(Self {
             directory: directory.to_owned(),
         })
     }
 
-    /// Where the run of a trial goes.
+    /// The directory of a trial's training run.
     pub fn run(&self, number: u32) -> PathBuf {
         self.directory.join(format!("trial-{number}"))
     }
 
-    /// A trial, if it has ended.
+    /// Reads a trial, if it has ended.
     pub fn ended(&self, number: u32) -> Result<Option<Trial>> {
         let file = self.run(number).join(RESULT);
         if !file.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let trial = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
-        Ok(Some(trial))
+        read_json(&file).map(Some)
     }
 
-    /// Keeps how a trial ended.
+    /// Keeps a trial that has ended.
     pub fn keep(&self, trial: &Trial) -> Result<()> {
-        write(&self.run(trial.number).join(RESULT), trial)
+        write_json(&self.run(trial.number).join(RESULT), trial)
     }
 }
 
-fn write(file: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)?;
-    let aside = file.with_extension("json.part");
-    fs::write(&aside, text + "\n")
-        .and_then(|()| fs::rename(&aside, file))
-        .with_context(|| format!("cannot write {}", file.display()))
+/// What to search, and how.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The settings that all trials share, unless they are drawn.
+    pub base: &'a Config,
+    pub space: &'a Space,
+    /// The number of trials.
+    pub trials: u32,
+    /// Train on this many samples only.
+    pub samples: Option<u32>,
+    /// The directory for the trials.
+    pub run: &'a Path,
+    pub device: Device,
 }
 
-/// The trials, best first, and how to train with the best settings.
+/// Tries settings. Returns `None` if `stop` became true first. Trials that had ended before are not
+/// repeated.
+pub fn run(task: &dyn Task, request: &Request<'_>, stop: &AtomicBool) -> Result<Option<Vec<Trial>>> {
+    let configs = check(task, request)?;
+    let prepared = task.open(&Opening {
+        config: request.base,
+        device: request.device,
+        run: request.run,
+        start: None,
+        samples: request.samples.map(|samples| samples as usize),
+    })?;
+    let subject = prepared.subject().context(
+        "--network: this classifier trains no network, so it has no settings to search for: name another one",
+    )?;
+    let search = open(task, prepared.as_ref(), request)?;
+    let mut trials = Vec::new();
+    for (number, (settings, config)) in (1..).zip(configs) {
+        if let Some(trial) = search.ended(number)? {
+            trials.push(trial);
+            continue;
+        }
+        eprintln!("trial {number} of {}: {}", request.trials, options(&settings));
+        let Some(ending) = try_settings(subject, &config, request.device, &search.run(number), stop)? else {
+            return Ok(None);
+        };
+        let trial = Trial {
+            number,
+            settings,
+            ending,
+        };
+        search.keep(&trial)?;
+        trials.push(trial);
+    }
+    Ok(Some(trials))
+}
+
+/// Draws and checks the settings of all trials, before anything is read or trained.
+fn check(task: &dyn Task, request: &Request<'_>) -> Result<Vec<(Settings, Config)>> {
+    let draw = |number| {
+        let settings = request.space.draw(request.base.seed, number);
+        if settings.contains_key("seed") && task.seed_selects_samples() {
+            bail!(
+                "--space: `seed` also decides which samples are trained on; give --seed instead, for all trials"
+            );
+        }
+        let config = apply(&settings, request.base)?;
+        Ok((settings, config))
+    };
+    (1..=request.trials).map(draw).collect()
+}
+
+fn open(task: &dyn Task, prepared: &dyn Prepared, request: &Request<'_>) -> Result<Search> {
+    let identity = json!({
+        "target": task.name(),
+        "samples": request.samples,
+        "what": prepared.identity()?,
+    });
+    Search::open(request.run, request.space, &identity, request.base)
+}
+
+fn try_settings(
+    subject: Subject<'_>,
+    config: &Config,
+    device: Device,
+    run: &Path,
+    stop: &AtomicBool,
+) -> Result<Option<Ending>> {
+    match training::train(&subject.job(config, device), run, Start::Resume, stop) {
+        Ok(Outcome::Interrupted) => Ok(None),
+        Ok(Outcome::Finished { best, history, .. }) => {
+            let mut epochs = history.iter();
+            let epoch = epochs
+                .find(|epoch| epoch.epoch == best)
+                .context("the run has no best epoch")?;
+            Ok(Some(Ending::Trained {
+                epoch: best,
+                validation_loss: epoch.validation_loss,
+                validation_accuracy: epoch.validation_accuracy,
+            }))
+        }
+        Err(error) if error.is::<Diverged>() => {
+            eprintln!("{error}");
+            Ok(Some(Ending::Diverged))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Applies drawn settings to the others. They are parsed as options, and so are checked as options.
+fn apply(settings: &Settings, base: &Config) -> Result<Config> {
+    #[derive(Debug, Parser)]
+    #[command(no_binary_name = true)]
+    struct Drawn {
+        #[command(flatten)]
+        options: ConfigOptions,
+    }
+    let arguments = settings.iter().map(|(name, value)| format!("--{name}={value}"));
+    let drawn = Drawn::try_parse_from(arguments).and_then(|drawn| drawn.options.over(base.clone()));
+    drawn.map_err(|error| {
+        let text = error.to_string();
+        anyhow::anyhow!("--space: {}", text.lines().next().unwrap_or_default())
+    })
+}
+
+/// The trials in a table, best first, and the command that trains with the best settings.
 pub fn table(trials: &[Trial], command: &str) -> String {
     let accuracy = |trial: &Trial| match trial.ending {
         Ending::Trained {
@@ -277,7 +374,7 @@ pub fn table(trials: &[Trial], command: &str) -> String {
     text
 }
 
-/// As on the command line.
+/// Settings as on the command line.
 pub fn options(settings: &Settings) -> String {
     let options: Vec<String> = settings
         .iter()

@@ -3,6 +3,7 @@
 //! All randomness comes from generators that are seeded for each step, so a run that was stopped and resumed, in the
 //! middle of an epoch or not, ends with the same weights as one that was left alone.
 
+mod config;
 mod run;
 mod schedule;
 mod source;
@@ -21,9 +22,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     network::{Layer, Mode, Network, Precision},
-    optimizer::{Hyperparameters, Optimizer, Rule},
+    optimizer::Optimizer,
     progress::Bar,
 };
+pub use config::{Config, ConfigOptions};
 use run::{Run, State};
 pub use schedule::Schedule;
 use schedule::learning_rate;
@@ -33,88 +35,6 @@ pub use source::{Batch, Change, Ink, Jitter, Part, Pixels, Source, order};
 const FIT_SAMPLES: usize = 2000;
 /// A loss above this is a run that will not come back.
 const LOSS_LIMIT: f64 = 1e4;
-
-/// All that decides how a training run goes. Saved beside the weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    /// Name of the network.
-    pub network: String,
-    /// Passes over the training samples.
-    pub epochs: u32,
-    /// Samples in a step.
-    pub batch_size: u32,
-    /// The highest learning rate.
-    pub learning_rate: f64,
-    /// How the learning rate goes over the run.
-    pub schedule: Schedule,
-    /// The rule for a step.
-    pub optimizer: Rule,
-    /// How much of the last step SGD repeats.
-    pub momentum: f64,
-    /// SGD looks ahead along its momentum.
-    pub nesterov: bool,
-    /// Shifts of normalisations learn this many times faster, and decay as the rest does.
-    pub shift_rate: f64,
-    /// Shrinks kernels and matrices by this part of the learning rate in each step.
-    pub weight_decay: f64,
-    /// Probability with which a value before the last layer is dropped, in networks that have such a layer.
-    pub dropout: f64,
-    /// This part of each label is spread evenly over all classes.
-    pub label_smoothing: f64,
-    /// Each sample is mixed with another one; the part is drawn from Beta(mixup, mixup). 0 mixes nothing.
-    pub mixup: f64,
-    /// Gradients are scaled down to this norm, all of them taken together, where they exceed it; 0 leaves them.
-    pub clip: f64,
-    /// Training samples are changed each time.
-    pub augment: bool,
-    /// Each step moves the weights that are kept by 1 minus this towards the trained ones; 0 keeps the trained ones.
-    pub average_decay: f64,
-    /// Stop after this many epochs without a better validation accuracy.
-    pub patience: u32,
-    /// How numbers are kept within a pass.
-    pub precision: Precision,
-    /// All randomness follows from it.
-    pub seed: u64,
-}
-
-impl Config {
-    fn hyperparameters(&self) -> Hyperparameters {
-        Hyperparameters {
-            rule: self.optimizer,
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-            shift_rate: self.shift_rate,
-            weight_decay: self.weight_decay,
-            clip: self.clip,
-        }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            network: String::new(),
-            epochs: 10,
-            batch_size: 128,
-            learning_rate: 1e-3,
-            schedule: Schedule::Cosine,
-            optimizer: Rule::Adamw,
-            momentum: 0.9,
-            nesterov: true,
-            shift_rate: 1.0,
-            weight_decay: 0.0,
-            dropout: 0.0,
-            label_smoothing: 0.0,
-            mixup: 0.0,
-            clip: 0.0,
-            augment: false,
-            average_decay: 0.0,
-            patience: 10,
-            precision: Precision::F32,
-            seed: 1,
-        }
-    }
-}
 
 /// A run whose loss left all bounds.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -158,7 +78,7 @@ pub enum Outcome {
 }
 
 /// What is known before the first step.
-pub struct Task<'a> {
+pub struct Job<'a> {
     /// The network's layers.
     pub layers: &'a [Layer],
     /// How to train.
@@ -183,22 +103,22 @@ pub enum Start {
 }
 
 /// Trains. Leaves a checkpoint in `directory` after each epoch, and when `stop` becomes true.
-pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool) -> Result<Outcome> {
-    let config = task.config;
-    let count = task.training.len();
-    if task.training.is_empty() || task.validation.is_empty() {
+pub fn train(job: &Job<'_>, directory: &Path, start: Start, stop: &AtomicBool) -> Result<Outcome> {
+    let config = job.config;
+    let count = job.training.len();
+    if job.training.is_empty() || job.validation.is_empty() {
         bail!(
             "expected training and validation samples, found {count} and {}",
-            task.validation.len()
+            job.validation.len()
         );
     }
-    let mut network = Network::new(task.layers, config.seed, task.device)?;
+    let mut network = Network::new(job.layers, config.seed, job.device)?;
     network.set_precision(config.precision);
     network.set_dropout(config.dropout);
     if network.needs_fit() {
         let picked = (0..count.min(FIT_SAMPLES) as i64).collect();
         let part = Part { picked, change: None };
-        network.fit(&task.training.batch(&part)?.inputs)?;
+        network.fit(&job.training.batch(&part)?.inputs)?;
     }
     let mut average = network.frozen();
     let mut optimizer = Optimizer::new(config.hyperparameters());
@@ -207,26 +127,26 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
         Some(checkpoint) => {
             network.load(&checkpoint.network)?;
             average.load(&checkpoint.average)?;
-            optimizer.restore(checkpoint.state.steps, &checkpoint.moments, task.device)?;
+            optimizer.restore(checkpoint.state.steps, &checkpoint.moments, job.device)?;
             checkpoint.state
         }
         None => State::default(),
     };
 
     let size = config.batch_size as usize;
-    let steps = task.training.epoch(config.seed, 0, size).len();
+    let steps = job.training.epoch(config.seed, 0, size).len();
     let total = u64::from(config.epochs) * count as u64;
     let seen = u64::from(state.epoch) * count as u64 + state.seen as u64;
     let bar = Bar::samples("train", total, seen.min(total));
     let begun = Instant::now();
     while state.epoch < config.epochs && !state.out_of_patience(config.patience) {
-        let plan = plan(task, &state, steps);
+        let plan = plan(job, &state, steps);
         let (epoch_begun, seen_before) = (Instant::now(), state.seen);
-        for batch in task.training.batches(plan) {
+        for batch in job.training.batches(plan) {
             let batch = batch?;
             let rate = state.plateau.factor * learning_rate(config, steps, optimizer.steps() as usize);
             let trained = batch.labels.numel();
-            let (loss, right) = step(task, &mut network, &mut optimizer, batch, rate)?;
+            let (loss, right) = step(job, &mut network, &mut optimizer, batch, rate)?;
             let decay = average_decay(config.average_decay, optimizer.steps());
             average.follow(&network, decay);
             state.step += 1;
@@ -251,7 +171,7 @@ pub fn train(task: &Task<'_>, directory: &Path, start: Start, stop: &AtomicBool)
             }
         }
         let rate = (state.seen - seen_before) as f64 / epoch_begun.elapsed().as_secs_f64().max(1e-9);
-        let (validation_loss, validation_accuracy) = look(&average, task.validation)?;
+        let (validation_loss, validation_accuracy) = look(&average, job.validation)?;
         state.plateau.look(config.schedule, validation_loss);
         let epoch = Epoch {
             epoch: state.epoch + 1,
@@ -305,9 +225,9 @@ pub fn is_run(directory: &Path) -> bool {
 }
 
 /// What is left of the epoch that is under way.
-fn plan(task: &Task<'_>, state: &State, steps: usize) -> Vec<Part> {
-    let config = task.config;
-    let epoch = task
+fn plan(job: &Job<'_>, state: &State, steps: usize) -> Vec<Part> {
+    let config = job.config;
+    let epoch = job
         .training
         .epoch(config.seed, state.epoch, config.batch_size as usize);
     let parts = epoch.into_iter().enumerate().skip(state.step);
@@ -326,15 +246,15 @@ fn plan(task: &Task<'_>, state: &State, steps: usize) -> Vec<Part> {
 
 /// One step. Gives the batch's mean loss and how many of its samples were labelled right.
 fn step(
-    task: &Task<'_>,
+    job: &Job<'_>,
     network: &mut Network,
     optimizer: &mut Optimizer,
     batch: Batch,
     learning_rate: f64,
 ) -> Result<(f64, i64)> {
-    let config = task.config;
-    let inputs = batch.inputs.to_device(task.device);
-    let labels = batch.labels.to_device(task.device);
+    let config = job.config;
+    let inputs = batch.inputs.to_device(job.device);
+    let labels = batch.labels.to_device(job.device);
     if config.dropout > 0.0 {
         // Libtorch's own generator decides what is dropped.
         tch::manual_seed((config.seed ^ 0x6472_6f70_0000_0000).wrapping_add(optimizer.steps() as u64) as i64);

@@ -1,4 +1,4 @@
-//! `train folder` from pictures to a measured model directory, on pictures that the test draws itself.
+//! `train folder` from images to a measured model directory, on images that the test draws itself.
 
 #![allow(clippy::unwrap_used)]
 
@@ -127,11 +127,11 @@ fn a_folder_becomes_a_classifier() {
     let said =
         work.succeed("train folder --data shapes --size 32 --epochs 12 --batch-size 8 --learning-rate 0.005");
     for part in [
-        "3 classes, 48 pictures for training, 13 for validation, 12 for test",
+        "3 classes, 48 images for training, 13 for validation, 12 for test",
         "skipped 2 files:",
         "notes.txt: unknown image format",
         "cut.jpg: the jpeg image cannot be decoded",
-        "warning: 1 pictures for validation or test are among those for training",
+        "warning: 1 images for validation or test are also among those for training",
         "12 images, transform none: accuracy",
         "wrote runs/shapes/shapes/1",
         "measure it again: trainer evaluate runs/shapes/shapes/1 --folder shapes",
@@ -178,7 +178,7 @@ fn a_folder_becomes_a_classifier() {
     let said = work
         .succeed("train folder --data more --from runs/shapes/shapes/1 --epochs 5 --views 2 --flip false");
     assert!(
-        said.contains("2 classes, 16 pictures for training, 4 for validation (drawn, 20 % of each class)"),
+        said.contains("2 classes, 16 images for training, 4 for validation (drawn, 20 % of each class)"),
         "{said}"
     );
     let card = work.read("runs/more-from-shapes/more/1/README.md");
@@ -228,10 +228,7 @@ fn a_stopped_run_ends_where_one_left_alone_ends_whatever_the_threads() {
     }
     let resume = format!("{train} --loaders 2 --run stopped --out stopped/1 --resume");
     let error = work.fail(&format!("{resume} --crop 0.9"));
-    assert!(
-        error.contains("the options for pictures are not those"),
-        "{error}"
-    );
+    assert!(error.contains("the options for images differ"), "{error}");
     work.succeed(&resume);
     assert!(
         work.model("stopped/1") == work.model("alone/1"),
@@ -242,7 +239,7 @@ fn a_stopped_run_ends_where_one_left_alone_ends_whatever_the_threads() {
     fs::remove_file(work.path("shapes/disc/7.bmp")).unwrap();
     let error = work.fail(&resume);
     assert!(
-        error.contains("the pictures are not those with which the run was begun"),
+        error.contains("the images differ from those that the run began with"),
         "{error}"
     );
 }
@@ -274,11 +271,10 @@ fn transfer_works_on_a_model_that_came_from_elsewhere() {
 #[test]
 fn mistakes_are_explained() {
     let work = Work::new();
-    let error = work.fail("train folder");
-    assert!(
-        error.contains("--data: expected the folder with the pictures"),
-        "{error}"
-    );
+    let refused = work.run("train folder");
+    assert_eq!(refused.status.code(), Some(2));
+    let error = text(&refused.stderr);
+    assert!(error.contains("--data <DIR>"), "{error}");
     let error = work.fail("train folder --data nowhere");
     assert!(error.contains("nowhere"), "{error}");
 
@@ -307,11 +303,10 @@ fn mistakes_are_explained() {
 
     let error = work.fail("train folder --data lacking/train --from lacking");
     assert!(error.contains("model.onnx"), "{error}");
-    let error = work.fail("train digits --size 64");
-    assert!(
-        error.contains("--size: only `train folder` has this option"),
-        "{error}"
-    );
+    let refused = work.run("train digits --size 64");
+    assert_eq!(refused.status.code(), Some(2));
+    let error = text(&refused.stderr);
+    assert!(error.contains("unexpected argument '--size'"), "{error}");
     let error = work.fail("report lacking");
     assert!(error.contains("found neither"), "{error}");
 }

@@ -127,8 +127,10 @@ fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
     );
     let error = work.fail(&format!("{train} --classes cat"));
     assert!(error.contains("expected at least 2 classes, found 1"), "{error}");
-    let error = work.fail("train folder --classes cat,dog");
-    assert!(error.contains("--classes: only a published data set"), "{error}");
+    let refused = work.run("train folder --classes cat,dog");
+    assert_eq!(refused.status.code(), Some(2));
+    let error = text(&refused.stderr);
+    assert!(error.contains("unexpected argument '--classes'"), "{error}");
 }
 
 #[test]

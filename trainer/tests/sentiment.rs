@@ -6,8 +6,8 @@ use std::{fs, path::Path, sync::atomic::AtomicBool};
 
 use classifier::Row;
 use trainer::{
-    data::imdb::Imdb,
-    sentiment::{self, Job, Kind},
+    pipeline::{self, Request},
+    sentiment::{Kind, SentimentTask},
     training::{Config, Start},
 };
 
@@ -52,18 +52,19 @@ fn train(directory: &Path, kind: Kind, out: &Path, stop: bool, start: Start) -> 
         batch_size: 8,
         ..kind.config()
     };
-    let job = Job {
-        kind,
-        config: &config,
-        imdb: &Imdb::open(directory).unwrap(),
-        glove: directory,
-        run: &directory.join("run").join(kind.name()),
-        start,
+    let data = Some(directory.to_owned());
+    let task = SentimentTask::new(Some(kind.name()), data.clone(), data).unwrap();
+    let request = Request {
+        config,
         device: tch::Device::Cpu,
-        out,
-        command: "trainer train sentiment",
+        run: directory.join("run").join(kind.name()),
+        out: out.to_owned(),
+        start,
+        command: "trainer train sentiment".to_owned(),
     };
-    sentiment::train(&job, &AtomicBool::new(stop)).unwrap().is_some()
+    pipeline::train(&task, &request, &AtomicBool::new(stop))
+        .unwrap()
+        .is_some()
 }
 
 #[test]

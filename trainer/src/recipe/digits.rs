@@ -1,6 +1,6 @@
-use classifier::image::{PreprocessorConfig, Resample, Size};
+use classifier::image::PreprocessorConfig;
 
-use super::{Augmentation, Recipe, Target};
+use super::{Augmentation, Recipe, Target, square};
 use crate::{
     data::{DataSet, mnist},
     network::digits,
@@ -9,11 +9,12 @@ use crate::{
     transform::Transform,
 };
 
-/// Mean and deviation of MNIST's training pixels.
+/// The mean and the standard deviation of MNIST's training pixels.
 const MEAN: f64 = 0.1307;
 const DEVIATION: f64 = 0.3081;
 
-/// Convolutions; reads digits of any size, dark on light or light on dark.
+/// Convolutions. Reads digits of any size, dark on light or light on dark. This is the one that is
+/// served.
 pub(super) fn cnn() -> Recipe {
     let common = mlp();
     Recipe {
@@ -82,16 +83,7 @@ pub(super) fn mlp() -> Recipe {
         },
         preprocessor: PreprocessorConfig {
             do_convert_grayscale: true,
-            do_resize: Some(true),
-            size: Some(Size::Exact {
-                height: side,
-                width: side,
-            }),
-            resample: Some(Resample::Bilinear),
-            do_rescale: Some(true),
-            rescale_factor: Some(1.0 / 255.0),
-            do_normalize: Some(false),
-            ..PreprocessorConfig::default()
+            ..square(side)
         },
         augmentation: Augmentation::Jitter(Jitter::default()),
         transforms: &[],

@@ -1,6 +1,6 @@
-use classifier::image::{PreprocessorConfig, Resample, Size};
+use classifier::image::PreprocessorConfig;
 
-use super::{Augmentation, Recipe, Target};
+use super::{Augmentation, Recipe, Target, square};
 use crate::{
     data::{DataSet, fashion_mnist},
     network::{Precision, fashion},
@@ -8,7 +8,7 @@ use crate::{
     training::{Config, Jitter, Schedule},
 };
 
-/// Mean and deviation of Fashion-MNIST's training pixels.
+/// The mean and the standard deviation of Fashion-MNIST's training pixels.
 const MEAN: f64 = 0.286;
 const DEVIATION: f64 = 0.353;
 
@@ -101,16 +101,7 @@ pub(super) fn mlp() -> Recipe {
         },
         preprocessor: PreprocessorConfig {
             do_convert_grayscale: true,
-            do_resize: Some(true),
-            size: Some(Size::Exact {
-                height: side,
-                width: side,
-            }),
-            resample: Some(Resample::Bilinear),
-            do_rescale: Some(true),
-            rescale_factor: Some(1.0 / 255.0),
-            do_normalize: Some(false),
-            ..PreprocessorConfig::default()
+            ..square(side)
         },
         augmentation: Augmentation::Jitter(Jitter::default()),
         transforms: &[],

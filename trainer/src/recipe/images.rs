@@ -1,6 +1,6 @@
-use classifier::image::{PreprocessorConfig, Resample, Size};
+use classifier::image::PreprocessorConfig;
 
-use super::{Augmentation, Recipe, Target};
+use super::{Augmentation, Recipe, Target, square};
 use crate::{
     data::{DataSet, cifar10},
     network::{Precision, images},
@@ -8,7 +8,7 @@ use crate::{
     training::{Config, Jitter, Schedule},
 };
 
-/// Mean and deviation of CIFAR-10's training pixels: red, green, blue.
+/// The mean and the standard deviation of CIFAR-10's training pixels: red, green, blue.
 const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
 const DEVIATION: [f64; 3] = [0.247, 0.2435, 0.2616];
 
@@ -69,18 +69,10 @@ pub(super) fn plain() -> Recipe {
         },
         preprocessor: PreprocessorConfig {
             do_convert_rgb: Some(true),
-            do_resize: Some(true),
-            size: Some(Size::Exact {
-                height: side,
-                width: side,
-            }),
-            resample: Some(Resample::Bilinear),
-            do_rescale: Some(true),
-            rescale_factor: Some(1.0 / 255.0),
             do_normalize: Some(true),
             image_mean: Some(MEAN.to_vec()),
             image_std: Some(DEVIATION.to_vec()),
-            ..PreprocessorConfig::default()
+            ..square(side)
         },
         augmentation: Augmentation::Jitter(Jitter::default()),
         transforms: &[],

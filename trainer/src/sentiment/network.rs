@@ -1,51 +1,51 @@
-//! Which parts a classifier of reviews has, and the network among them.
+//! The parts of a classifier of reviews, and its network.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use anyhow::{Result, bail};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 use rand_distr::{Distribution as _, StandardNormal};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::source::padded;
 use crate::{
     data::glove::DIMENSIONS,
     layers,
-    network::{Activation, Dense, Dropout, Layer, Mode, Network, Words, values},
+    network::{Activation, Dense, Dropout, Layer, Mode, Network, Words, copies, values, words},
     optimizer::Rule,
     training::{Config, Schedule},
 };
 
-/// Kernels of the convolution.
+/// The number of kernels of the convolution.
 const FILTERS: i64 = 128;
-/// Numbers of vectors that are dropped in training.
+/// The probability with which training drops a number of a vector.
 const VECTOR_DROPOUT: f64 = 0.2;
-/// Tokens of a review that a step of training sees.
+/// The number of tokens of a review that a training step sees.
 const WINDOW: usize = 256;
-/// Reviews in a pass that only looks.
+/// The number of reviews in a pass without training.
 const LOOKED_AT: usize = 64;
-/// Units between the mean of vectors and the labels.
+/// The number of units between the mean of the vectors and the labels.
 const HIDDEN: i64 = 32;
 
 /// A classifier of reviews.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Word sequences and the convolution over GloVe vectors. The one that is served.
+    /// Word sequences and the convolution over GloVe vectors. This one is served.
     Blend,
-    /// Word sequences and the convolution, its vectors drawn at random instead.
+    /// Word sequences and the convolution, whose vectors start at random.
     BlendRandom,
     /// Word sequences alone.
     Ngrams,
     /// The convolution alone.
     Cnn,
-    /// The convolution alone, its vectors drawn at random.
+    /// The convolution alone, whose vectors start at random.
     CnnRandom,
-    /// The mean of fixed GloVe vectors and a hidden layer, as introductions have it.
+    /// The mean of fixed GloVe vectors and a hidden layer, the network of many introductions.
     Mean,
 }
 
 impl Kind {
-    /// All of them; the first one is served.
+    /// The first one is served.
     pub const ALL: [Self; 6] = [
         Self::Blend,
         Self::BlendRandom,
@@ -55,7 +55,7 @@ impl Kind {
         Self::Mean,
     ];
 
-    /// As on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Blend => "blend",
@@ -67,7 +67,7 @@ impl Kind {
         }
     }
 
-    /// The one of this name, or the one that is served.
+    /// Finds a classifier by name; `None` stands for the one that is served.
     pub fn find(name: Option<&str>) -> Result<Self> {
         let Some(name) = name else {
             return Ok(Self::Blend);
@@ -81,7 +81,7 @@ impl Kind {
         }
     }
 
-    /// Where the model directory goes unless another place is named.
+    /// The model directory to write unless an option names another one.
     pub fn out(self) -> PathBuf {
         match self {
             Self::Blend => "models/sentiment/1".into(),
@@ -89,16 +89,16 @@ impl Kind {
         }
     }
 
-    /// Where checkpoints go unless another place is named.
+    /// The directory for checkpoints unless an option names another one.
     pub fn run(self) -> PathBuf {
         format!("runs/sentiment-{}", self.name()).into()
     }
 
-    /// In words, for the model card.
+    /// A description for the model card.
     pub(super) fn describe(self) -> &'static str {
         match self {
             Self::Blend => "word sequences and a convolution over GloVe vectors",
-            Self::BlendRandom => "the same without GloVe: the vectors are drawn at random and trained",
+            Self::BlendRandom => "the same without GloVe: the vectors start at random and are trained",
             Self::Ngrams => "word sequences alone",
             Self::Cnn => "the convolution over GloVe vectors alone",
             Self::CnnRandom => "the convolution alone, without GloVe",
@@ -124,8 +124,8 @@ impl Kind {
         if self == Self::Mean { usize::MAX } else { WINDOW }
     }
 
-    /// How the network is trained unless options say otherwise. Classifiers that share a network share its name, so that one
-    /// can go on from the other's run.
+    /// The settings unless options say otherwise. Classifiers that share a network share its name, so
+    /// that one can resume the other's run.
     pub fn config(self) -> Config {
         let network = match self {
             Self::Blend | Self::Cnn => "cnn",
@@ -180,6 +180,19 @@ impl Kind {
         }
         layers![words, Dropout, Dense::new(inputs, 2)]
     }
+}
+
+/// Returns the network with its vectors rounded as the exported graph has them.
+pub(super) fn rounded(network: &Network, layers: &[Layer]) -> Result<Network> {
+    let mut weights = copies(network.weights());
+    for name in ["0.embedding", "0.vectors"] {
+        if let Some(table) = weights.get_mut(name) {
+            *table = words::rounded(table)?;
+        }
+    }
+    let mut rounded = Network::new(layers, 0, Device::Cpu)?;
+    rounded.load(&weights)?;
+    Ok(rounded.frozen())
 }
 
 /// The vectors of the first `count` words; those that GloVe lacks are drawn. Padding is 0.

@@ -11,7 +11,7 @@ use tokenizers::{
     Tokenizer,
 };
 
-use crate::{export::write_json, sentiment::ngrams::WORD_LIMIT};
+use crate::{files::write_json, sentiment::ngrams::WORD_LIMIT};
 
 /// The padding token. It cannot collide with a word, since words contain no brackets.
 pub const PADDING: &str = "[PAD]";

@@ -9,16 +9,16 @@
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::{Config, Epoch, Start, schedule::Plateau};
 use crate::{
+    files::{create, read_json, write_json},
     network::{Network, Weights},
     optimizer::Optimizer,
 };
@@ -125,8 +125,7 @@ impl Run {
             Start::Restart => self.clear(|_| true)?,
             Start::Fresh | Start::Resume => {}
         }
-        fs::create_dir_all(&self.directory)
-            .with_context(|| format!("cannot create {}", self.directory.display()))?;
+        create(&self.directory)?;
         write_json(&self.path(CONFIG), config)?;
         Ok(None)
     }
@@ -278,22 +277,4 @@ fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         .collect();
     Tensor::write_safetensors(&named, &aside).with_context(|| format!("cannot write {}", aside.display()))?;
     fs::rename(&aside, path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let aside = path.with_extension("json.part");
-    let write = || -> Result<()> {
-        let mut file = fs::File::create(&aside)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
