@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -35,9 +36,14 @@ pub trait Figures: Serialize + DeserializeOwned {
 
     /// Replaces the figures of the repository at `root`, and updates the pages.
     fn write(&self, root: &Path, name: &str) -> Result<()> {
-        let file = root.join(DIRECTORY).join(name).with_extension("toml");
-        fs::write(&file, toml::to_string(self)?).with_context(|| file.display().to_string())?;
+        self.save(root, name)?;
         update(root)
+    }
+
+    /// Replaces the figures alone.
+    fn save(&self, root: &Path, name: &str) -> Result<()> {
+        let file = root.join(DIRECTORY).join(name).with_extension("toml");
+        fs::write(&file, toml::to_string(self)?).with_context(|| file.display().to_string())
     }
 }
 
@@ -87,11 +93,11 @@ fn thousands(value: f64) -> String {
     text
 }
 
-/// A table in Markdown. The columns from `numbers` on are aligned to the right.
-fn table(header: &[&str], numbers: usize, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+/// A table in Markdown. The columns in `numbers` are aligned to the right.
+fn table(header: &[&str], numbers: Range<usize>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut text = format!("| {} |\n|", header.join(" | "));
     for column in 0..header.len() {
-        text.push_str(if column < numbers { "---|" } else { "--:|" });
+        text.push_str(if numbers.contains(&column) { "--:|" } else { "---|" });
     }
     text.push('\n');
     for row in rows {
@@ -117,6 +123,21 @@ mod tests {
                 block.name
             );
         }
+    }
+
+    #[test]
+    fn written_figures_can_be_read_again() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir_all(copy.path().join(DIRECTORY)).unwrap();
+        let compare = Comparison::read(&root, "compare").unwrap();
+        compare.save(copy.path(), "compare").unwrap();
+        let read = Comparison::read(copy.path(), "compare").unwrap();
+        assert_eq!(read.markdown(), compare.markdown());
+        let attack = AttackFigures::read(&root, "attack").unwrap();
+        attack.save(copy.path(), "attack").unwrap();
+        let read = AttackFigures::read(copy.path(), "attack").unwrap();
+        assert_eq!(read.markdown(), attack.markdown());
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl AttackFigures {
              Goals of each load: alive, under {} MiB, `/livez` under {LONGEST_PROBE} ms, a small request \
              under {} ms; {} add under {} MiB. ",
             self.cpus,
-            table(&header, 1, self.loads.iter().map(Cost::cells)),
+            table(&header, 1..6, self.loads.iter().map(Cost::cells)),
             thousands(MOST_MEMORY as f64),
             thousands(LONGEST_REQUEST as f64),
             MOST_ADDED.0,

@@ -59,9 +59,9 @@ pub struct ServerFigures {
 pub struct RawFigures {
     pub load: String,
     pub decode_us: f64,
-    pub runs: Vec<Run>,
     /// Inputs per second with a session per core, decoding included.
     pub all_cores: f64,
+    pub runs: Vec<Run>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -187,7 +187,7 @@ impl Comparison {
                 row.errors.to_string(),
             ]
         });
-        let _ = writeln!(text, "### {load}\n\n{}", table(&header, 2, rows));
+        let _ = writeln!(text, "### {load}\n\n{}", table(&header, 2..10, rows));
         if let Some(raw) = self.raw.iter().find(|raw| raw.load == load) {
             let _ = writeln!(text, "{}\n", raw.sentence());
         }
@@ -208,7 +208,7 @@ impl Comparison {
                 format!("{:.0}", start.resident_mb),
             ]
         });
-        let _ = writeln!(text, "### Start and memory\n\n{}", table(&header, 2, rows));
+        let _ = writeln!(text, "### Start and memory\n\n{}", table(&header, 2..4, rows));
     }
 
     fn write_overloads(&self, text: &mut String) {
@@ -235,7 +235,7 @@ impl Comparison {
             text,
             "### Overload\n\nclassifyd under an open loop at three times what a closed loop reaches. Latencies count \
              from when a request was sent.\n\n{}",
-            table(&header, 1, self.overloads.iter().map(Overload::cells))
+            table(&header, 1..14, self.overloads.iter().map(Overload::cells))
         );
     }
 
@@ -253,7 +253,7 @@ impl Comparison {
             ]
         });
         let header = ["what", "goal", "measured", "reached"];
-        let _ = writeln!(text, "### Goals\n\n{}", table(&header, 1, rows));
+        let _ = writeln!(text, "### Goals\n\n{}", table(&header, 1..3, rows));
     }
 }
 

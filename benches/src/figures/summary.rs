@@ -67,7 +67,7 @@ pub(super) fn sizing(figures: &Comparison) -> Result<String> {
     Ok(format!(
         "{}\nSo 2,000 requests per second for `digits` take 2,000 x {:.4} ms / {BUSY} = {:.2} CPUs, and 100 per second \
          for ResNet-18 take {:.1}.\n",
-        table(&header, 1, rows),
+        table(&header, 1..5, rows),
         seconds[1] * 1e3,
         2000.0 * seconds[1] / BUSY,
         100.0 * seconds[2] / BUSY,
@@ -89,7 +89,7 @@ pub(super) fn memory(figures: &AttackFigures) -> Result<String> {
             format!("{} MiB", cost.added_mib()),
         ]);
     }
-    Ok(table(&["what", "load", "added"], 2, rows))
+    Ok(table(&["what", "load", "added"], 2..3, rows))
 }
 
 /// The comparison with other servers.
@@ -117,7 +117,7 @@ pub(super) fn servers(figures: &Comparison) -> Result<String> {
         "ready after",
         "memory",
     ];
-    Ok(table(&header, 1, rows))
+    Ok(table(&header, 1..7, rows))
 }
 
 fn cpu_time(microseconds: f64) -> String {
