@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod api_key;
+mod base_url;
 pub mod bench;
 mod check;
 mod classify;

@@ -1,10 +1,11 @@
-//! `classifyd healthcheck`: asks a running server whether it is ready, for containers that have no other HTTP client.
+//! `classifyd healthcheck`: asks a running server whether it is ready, for containers that have no
+//! other HTTP client.
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use ureq::Agent;
-use url::Url;
 
+use super::base_url::base_url;
 use crate::cli::{Cli, Command, HealthcheckArgs};
 use crate::config::{Config, Origins, Settings};
 use crate::listen::reachable;
@@ -15,7 +16,7 @@ pub fn run(args: &HealthcheckArgs) -> Result<()> {
         Some(url) => url.clone(),
         None => configured_url(args)?,
     };
-    let mut url = parse_url(&text)?;
+    let mut url = base_url(&text, &["http"])?;
     url.set_path(if args.live { "/livez" } else { "/readyz" });
     let agent = Agent::config_builder()
         .http_status_as_error(false)
@@ -28,7 +29,7 @@ pub fn run(args: &HealthcheckArgs) -> Result<()> {
     let mut response = agent
         .get(url.as_str())
         .call()
-        .with_context(|| format!("no answer from {url}"))?;
+        .with_context(|| format!("no response from {url}"))?;
     if response.status() == 200 {
         return Ok(());
     }
@@ -36,31 +37,9 @@ pub fn run(args: &HealthcheckArgs) -> Result<()> {
     bail!("{url}: status {}: {}", response.status().as_u16(), body.trim())
 }
 
-/// Parses `--url`, whose scheme may be left out.
-fn parse_url(text: &str) -> Result<Url> {
-    let with_scheme = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    let mut url =
-        Url::parse(&with_scheme).with_context(|| format!("--url: expected a URL, found {text:?}"))?;
-    ensure!(
-        url.scheme() == "http" && url.has_host(),
-        "--url: expected an http:// URL, found {text:?}"
-    );
-    ensure!(
-        url.username().is_empty() && url.password().is_none(),
-        "--url: expected a URL without a user and a password"
-    );
-    url.set_query(None);
-    url.set_fragment(None);
-    Ok(url)
-}
-
-/// Where a server with the same configuration answers probes, from beside it.
+/// The URL on this machine at which a server with the same configuration responds to probes.
 fn configured_url(args: &HealthcheckArgs) -> Result<String> {
-    // All that `serve` would find in this environment.
+    // The settings that `serve` would find in this environment.
     let Command::Serve(serve) = Cli::try_parse_from(["classifyd", "serve"])?.command else {
         bail!("the command line has no `serve`");
     };

@@ -48,10 +48,10 @@ fn a_server_that_is_absent_or_silent_is_not_healthy() {
     // The kernel accepts the connection, but no process responds.
     fails_with(
         &healthcheck(&["--listen", &address, "--timeout", "200ms"]),
-        "no answer from",
+        "no response from",
     );
     drop(listener);
-    fails_with(&healthcheck(&["--listen", &address]), "no answer from");
+    fails_with(&healthcheck(&["--listen", &address]), "no response from");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use classifier::{InputKind, image};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,7 @@ use url::Url;
 use super::inputs::{Input, Source};
 use super::{Answer, Model, Worker};
 use crate::cli::ClassifyArgs;
+use crate::commands::base_url::base_url;
 
 /// How often a request is sent to a server that is too busy.
 const ATTEMPTS: u32 = 5;
@@ -191,23 +192,7 @@ fn read<T: DeserializeOwned>(response: &mut Response<Body>) -> Result<T> {
 
 /// A server's address as people write it: the scheme may be left out, and the path of the endpoint may be there.
 fn base(text: &str) -> Result<Url> {
-    let with_scheme = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    let mut url =
-        Url::parse(&with_scheme).with_context(|| format!("--url: expected a URL, found {text:?}"))?;
-    ensure!(
-        matches!(url.scheme(), "http" | "https") && url.has_host(),
-        "--url: expected an http:// or https:// URL, found {text:?}"
-    );
-    ensure!(
-        url.username().is_empty() && url.password().is_none(),
-        "--url: expected a URL without a user and a password: a key goes into --api-key"
-    );
-    url.set_query(None);
-    url.set_fragment(None);
+    let mut url = base_url(text, &["http", "https"])?;
     let path = url.path().trim_end_matches('/');
     let path = path.strip_suffix("/v1/classify").unwrap_or(path).to_owned();
     url.set_path(&path);
