@@ -160,22 +160,22 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
 fn main_server(app: &Arc<App>, tls: Option<Arc<Tls>>) -> Server {
     let (config, metrics) = (&app.config, &app.metrics);
     let max_connections = config.max_connections.get();
-    metrics.connection_limit.set(max_connections as i64);
+    metrics.connections.limit.set(max_connections as i64);
     let connections = Connections::new(config.trusted_proxies.0.clone())
         .with_limit(config.max_connections_per_client.map(Count::get))
         .with_counters(Counters {
-            refused: metrics.connections_refused.clone(),
-            displaced: metrics.connections_displaced.clone(),
+            refused: metrics.connections.refused.clone(),
+            displaced: metrics.connections.displaced.clone(),
         });
     let router = http::router(Arc::clone(app));
     Server::new(
         router,
         connection_limits(config),
         tls,
-        metrics.connections.clone(),
+        metrics.connections.open.clone(),
     )
     .with_connections(connections)
-    .with_handshake_failures(metrics.handshake_failures.clone())
+    .with_handshake_failures(metrics.connections.handshake_failures.clone())
     .with_unreadable(http::unreadable(Arc::clone(app)))
 }
 
@@ -187,7 +187,7 @@ fn serve_admin(app: &Arc<App>, taken: Taken) -> Result<SocketAddr, StartupError>
         ..connection_limits(&app.config)
     };
     let router = http::admin_router(Arc::clone(app));
-    let admin = Server::new(router, limits, None, app.metrics.connections.clone())
+    let admin = Server::new(router, limits, None, app.metrics.connections.open.clone())
         .with_unreadable(http::unreadable(Arc::clone(app)));
     serve_apart(admin, listener).map_err(io("cannot serve admin_listen"))?;
     Ok(address)
@@ -230,7 +230,7 @@ fn load_tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Tls>>, Conf
     let Some(files) = TlsFiles::of(config) else {
         return Ok(None);
     };
-    match Tls::load(files, metrics.certificate_expiry.clone()) {
+    match Tls::load(files, metrics.connections.certificate_expiry.clone()) {
         Ok(tls) => Ok(Some(Arc::new(tls))),
         Err(TlsError { key, message }) => Err(config.mistake(key, &message)),
     }
