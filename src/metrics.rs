@@ -366,8 +366,8 @@ impl Metrics {
             .set(1);
     }
 
-    /// Removes the gauges of a model version that is no longer served. `name_stays`: another version of the
-    /// model is served. Counters stay.
+    /// Removes the gauges of a model version that is no longer served. `name_stays`: another
+    /// version of the model is served. Counters stay.
     pub fn remove_model(&self, name: &str, version: &str, provider: &str, name_stays: bool) {
         // Removing fails only if there is no such series.
         let _ = self.models.info.remove_label_values(&[name, version, provider]);

@@ -77,7 +77,7 @@ async fn the_input_type_chooses_the_model_if_only_one_fits() {
     let server = Server::start(models.path(), &[]);
     let nobody = problem(server.send_text("", "cherry").send().await.unwrap()).await;
     assert_eq!(nobody["code"], "unsupported_media_type");
-    let detail = "body: found a text, which none of the loaded models takes (linear, nan)";
+    let detail = "body: no loaded model takes a text (linear, nan)";
     assert_eq!(nobody["detail"], detail);
 }
 
