@@ -1,4 +1,4 @@
-//! Memory that all requests share, counted in bytes.
+//! Memory budgets that all requests share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,15 +6,18 @@ use foldhash::HashMap;
 
 use batching::Flow;
 
-/// The requests of one client may take so many times the memory that they leave free: three quarters where nobody else takes any.
-/// A larger factor leaves less to others, a smaller one lets much of the memory go unused. The rule is that of dynamic
-/// thresholds for shared buffers: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-/// switches", IEEE/ACM Transactions on Networking 6(2), 1998.
+/// The requests of one client may take this many times the memory that is then left free. A client
+/// that is alone can take three quarters of the budget.
+///
+/// A larger factor leaves less for others, a smaller one leaves more memory unused. This is the
+/// dynamic threshold of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
+/// packet switches", IEEE/ACM Transactions on Networking 6(2), 1998.
 const TIMES_FREE: u64 = 3;
 
-/// So many bytes, of which requests take some and give them back when they have ended.
+/// A number of bytes of which requests take shares.
 ///
-/// A client with many requests always leaves some to others. A client's only request may take all that is free.
+/// A client with many requests always leaves some for others. The only request of a client may take
+/// all that is free.
 #[derive(Debug)]
 pub struct Budget {
     state: Arc<Mutex<State>>,
@@ -24,22 +27,21 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct State {
     used: u64,
-    /// Of those that have some.
+    /// Bytes by client. Clients without any are removed.
     flows: HashMap<Flow, u64>,
 }
 
-/// Most of a budget of so many bytes that the requests of one client take together.
+/// The most that the requests of one client can take together of a budget of `limit` bytes.
 pub fn most_of_one_client(limit: u64) -> u64 {
     limit / (TIMES_FREE + 1) * TIMES_FREE
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // Every change under it is complete.
+    // The state is consistent even after a panic.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Budget {
-    /// A budget of so many bytes.
     pub fn new(limit: u64) -> Self {
         Self {
             state: Arc::default(),
@@ -47,17 +49,16 @@ impl Budget {
         }
     }
 
-    /// All of it, in bytes.
+    /// Size of the budget in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// How many bytes are taken.
     pub fn used(&self) -> u64 {
         lock(&self.state).used
     }
 
-    /// Nothing of it yet, for a request of this client.
+    /// An empty share for a request of this client.
     pub fn share(&self, flow: Flow) -> Share {
         Share {
             state: Arc::clone(&self.state),
@@ -68,7 +69,7 @@ impl Budget {
     }
 }
 
-/// What one request has taken. Dropping it gives it back.
+/// The bytes that one request has taken, returned on drop.
 #[derive(Debug)]
 pub struct Share {
     state: Arc<Mutex<State>>,
@@ -78,13 +79,13 @@ pub struct Share {
 }
 
 impl Share {
-    /// All of the budget, in bytes.
+    /// Size of the whole budget in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Takes as much more as is missing to `bytes` in all. False if there is not as much left for this client; then nothing
-    /// changes.
+    /// Grows the share to `bytes` in total. Returns false and changes nothing if that is not
+    /// available to this client.
     pub fn grow_to(&mut self, bytes: u64) -> bool {
         let missing = bytes.saturating_sub(self.taken);
         if missing == 0 {

@@ -1,4 +1,4 @@
-//! How many CPUs there really are, and who gets them.
+//! The number of usable CPUs, and the threads for decoding and tokenising.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// Least work whose time is measured, and the part that the newest measurement has in the average.
+/// Least work whose time is measured, and the weight of a new measurement in the moving average.
 const LEAST_MEASURED: u64 = 4096;
 const NEWEST_PART: f64 = 0.2;
 
-/// CPUs that this process may use: the affinity mask and the cgroup quota (v1 and v2) count, not the host.
+/// CPUs that this process may use, from the affinity mask and the cgroup quota (v1 and v2).
 pub fn available() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Threads for work that is too long for the threads that serve connections: decoding, tokenising, reading long JSON. There is
-/// one set of them in the process, and every [`Pool`] has its work done there. A clone is another handle to the same threads;
-/// they end with the last handle.
+/// Threads for work that would block the threads that serve connections: decoding, tokenising,
+/// parsing long JSON.
+///
+/// The process has one set of threads, which all [`Pool`]s share. A clone is another handle to the
+/// same threads; they end with the last handle.
 #[derive(Debug, Clone)]
 pub struct Workers(Arc<Owner>);
 
@@ -30,7 +32,7 @@ struct Owner {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told when there may be something to do.
+    /// Notified when work may be runnable.
     changed: Condvar,
     /// Most pieces of one pool that run at a time.
     most_of_a_pool: usize,
@@ -40,7 +42,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     pools: BTreeMap<u64, Line>,
-    /// Pools in the order in which they come to their turn.
+    /// The pools in round-robin order.
     turns: VecDeque<u64>,
     next_id: u64,
     running: usize,
@@ -48,16 +50,16 @@ struct State {
     closed: bool,
 }
 
-/// The work of one pool.
+/// The queue of one pool.
 #[derive(Debug, Default)]
 struct Line {
     waiting: VecDeque<Piece>,
     running: usize,
-    /// Work of the pieces that run or wait.
+    /// Work of the running and the waiting pieces.
     queued: u64,
-    /// Work of the requests that were admitted and have not ended.
+    /// Work of the admitted requests that have not ended.
     admitted: u64,
-    /// Seconds for each unit of work, as far as it was measured.
+    /// Seconds per unit of work, once measured.
     pace: Option<f64>,
 }
 
@@ -67,12 +69,12 @@ struct Piece {
     work: Box<dyn FnOnce() + Send>,
 }
 
-/// What a piece of work takes.
+/// The cost of a piece of work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// In units that are alike within a pool, such as pixels. 0: little.
+    /// In units that are comparable within a pool, such as pixels. 0: negligible.
     pub work: u64,
-    /// Most bytes of memory at a time.
+    /// Peak memory in bytes.
     pub memory: u64,
 }
 
@@ -84,22 +86,20 @@ impl std::fmt::Debug for Piece {
     }
 }
 
-/// What the workers have at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Pieces of work that run.
+    /// Running pieces of work.
     pub running: usize,
-    /// Pieces of work that wait.
+    /// Waiting pieces of work.
     pub waiting: usize,
-    /// Bytes that the running pieces may take.
+    /// Bytes reserved by the running pieces.
     pub memory: u64,
-    /// Most of these bytes.
     pub memory_limit: u64,
 }
 
 impl Workers {
-    /// Starts the threads: one more than `cpus`, so that a pool that uses all the CPUs does not keep the others waiting. The
-    /// pieces that run may take `memory_limit` bytes together.
+    /// Starts one thread more than `cpus`, so that a pool that uses all CPUs does not block the
+    /// others. Running pieces may take `memory_limit` bytes together.
     pub fn start(cpus: usize, memory_limit: u64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -107,7 +107,7 @@ impl Workers {
             most_of_a_pool: cpus,
             memory_limit,
         });
-        // Made first, so that the threads end if one of them cannot be started.
+        // Created first: if a thread cannot be started, dropping it ends the others.
         let workers = Self(Arc::new(Owner {
             shared: Arc::clone(&shared),
         }));
@@ -134,7 +134,6 @@ impl Workers {
         }
     }
 
-    /// What runs, what waits, and the memory it may take.
     pub fn usage(&self) -> Usage {
         let state = self.0.shared.lock();
         Usage {
@@ -155,11 +154,11 @@ impl Drop for Owner {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No work runs under the lock, and every change under it is complete.
+        // No work runs under the lock, so the state is consistent even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a thread does until the last handle is dropped.
+    /// Main function of a thread.
     fn work(&self) {
         let mut state = self.lock();
         while !state.closed {
@@ -168,7 +167,8 @@ impl Shared {
                 continue;
             };
             drop(state);
-            // Another thread looks whether there is more. It finds nothing if what waits may not run yet.
+            // Another thread checks for more work. It finds none if the waiting pieces may not run
+            // yet.
             self.changed.notify_one();
             let began = Instant::now();
             (piece.work)();
@@ -186,7 +186,7 @@ impl Shared {
 }
 
 impl Line {
-    /// Takes a time into the average. Short work says little of its pace.
+    /// Adds a measurement to the moving average. Short work is too imprecise.
     fn measure(&mut self, work: u64, took: Duration) {
         if work < LEAST_MEASURED {
             return;
@@ -202,10 +202,10 @@ impl State {
         self.next_id
     }
 
-    /// The first piece of the pool whose turn it is, if it may run.
+    /// Takes the next piece that may run, from the pools in turn.
     ///
-    /// A piece that takes memory waits until there is enough of it, and those that take memory wait behind it: otherwise small
-    /// ones would keep a large one waiting for ever.
+    /// A piece waits until there is enough memory, and later pieces that need memory wait behind
+    /// it: otherwise small pieces could delay a large one forever.
     fn take(&mut self, memory_limit: u64, most_of_a_pool: usize) -> Option<(u64, Piece)> {
         let mut left = memory_limit.saturating_sub(self.memory);
         for turn in 0..self.turns.len() {
@@ -235,7 +235,8 @@ impl State {
     }
 }
 
-/// Has work done by the [`Workers`]: at most so many pieces at a time as there are CPUs, taking turns with the other pools.
+/// A queue of work for the [`Workers`]. Runs at most one piece per CPU at a time, in turn with the
+/// other pools.
 #[derive(Debug)]
 pub struct Pool {
     id: u64,
@@ -243,30 +244,27 @@ pub struct Pool {
     workers: Workers,
 }
 
-/// Why the pool gave no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolError {
-    /// As much work waits as may.
+    /// Too many pieces are waiting.
     Full,
-    /// The work takes more memory than all work together may.
+    /// The piece needs more bytes than all work together may use.
     TooLarge {
-        /// Bytes.
         memory: u64,
-        /// Most of them.
         limit: u64,
     },
-    /// What waits takes longer than the work may.
+    /// The waiting work takes until after the deadline.
     Late {
-        /// How long it is expected to take.
         wait: Duration,
     },
-    /// The work panicked.
     Panicked,
 }
 
 impl Pool {
-    /// Runs `work`, which takes little memory. Dropping the future before the work has begun takes it back; work that has begun
-    /// keeps its place until it has ended, whether or not its result is awaited.
+    /// Runs `work`, which needs little memory.
+    ///
+    /// Dropping the future withdraws work that has not begun. Work that has begun occupies its
+    /// thread until it ends.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -274,7 +272,7 @@ impl Pool {
         self.run_at(Cost::default(), work).await
     }
 
-    /// The same for work of which it is known what it takes. It waits for its memory.
+    /// Runs `work` of a known cost, once its memory is available.
     pub async fn run_at<T: Send + 'static>(
         &self,
         cost: Cost,
@@ -293,24 +291,27 @@ impl Pool {
         )?;
         let result = result.await;
         drop(queued);
-        // Without a result the work was dropped, which only the end of the process does while somebody waits.
+        // The sender is dropped without a result only at the end of the process.
         result.map_err(|_| PoolError::Panicked)?
     }
 
-    /// Pieces of this pool that run at a time, and as many as one request should have in it.
+    /// Pieces of this pool that run at a time. A request should not queue more at once.
     pub fn most_at_a_time(&self) -> usize {
         self.workers.0.shared.most_of_a_pool
     }
 
-    /// Says of the pieces of a request whether they will be done by `deadline`, as far as is known, and has them counted for the
-    /// requests after it until the result is dropped. They are to be run at most [`Self::most_at_a_time`] together.
+    /// Refuses the pieces of a request if they would not be done by `deadline`. Else their work
+    /// counts for later requests until the result is dropped.
+    ///
+    /// The caller must queue at most [`Self::most_at_a_time`] pieces together.
     pub fn admit(&self, pieces: &[Cost], deadline: tokio::time::Instant) -> Result<Admitted<'_>, PoolError> {
         let shared = &self.workers.0.shared;
         let at_a_time = shared.most_of_a_pool;
         let work: u64 = pieces.iter().map(|cost| cost.work).sum();
         let mut state = shared.lock();
         let line = state.pools.entry(self.id).or_default();
-        // Each piece waits for what is in line before it, but all of them not longer than all that was admitted takes.
+        // Each round waits for the work queued before it, but all rounds together wait for no more
+        // than the admitted work.
         let rounds = pieces.len().div_ceil(at_a_time) as u64;
         let before = line.queued.saturating_mul(rounds).min(line.admitted);
         if let Some(pace) = line.pace.filter(|_| before > 0) {
@@ -346,14 +347,14 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // Nothing waits here: whoever waits borrows the pool.
+        // No piece is waiting, because a waiting future borrows the pool.
         let mut state = self.workers.0.shared.lock();
         state.pools.remove(&self.id);
         state.turns.retain(|pool| *pool != self.id);
     }
 }
 
-/// Counts the work of a request, until it is dropped.
+/// Counts the work of a request until dropped.
 #[derive(Debug)]
 pub struct Admitted<'a> {
     pool: &'a Pool,
@@ -369,7 +370,7 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// Takes a piece of work back, unless it has begun.
+/// Withdraws a piece of work when dropped, unless it has begun.
 struct Queued<'a> {
     pool: &'a Pool,
     id: u64,
@@ -391,7 +392,7 @@ impl Drop for Queued<'_> {
             })
         };
         if taken_back.is_some() {
-            // It may have been what the others waited behind.
+            // Other pieces may have been waiting behind it.
             shared.changed.notify_one();
         }
     }

@@ -1,4 +1,4 @@
-//! What a client sees.
+//! The HTTP side: routes, middleware and connections.
 
 pub mod classify;
 pub mod connections;
@@ -49,34 +49,29 @@ use crate::metrics::Metrics;
 use crate::shutdown::Draining;
 use crate::telemetry::Telemetry;
 
-/// What the handlers share.
+/// State that the handlers share.
 #[derive(Debug)]
 pub struct App {
-    /// The effective configuration.
     pub config: Config,
-    /// The models. Whoever has loaded them keeps them, whatever is stored meanwhile.
+    /// A reload stores a new catalog; requests in flight keep the one they loaded.
     pub catalog: ArcSwap<Catalog>,
-    /// Where long bodies are read.
+    /// Parses long JSON bodies.
     pub bodies: Pool,
-    /// The threads that decode.
     pub workers: Workers,
-    /// What all bodies may take.
+    /// Memory for request bodies and long response bodies.
     pub body_memory: Budget,
-    /// What the rows of all requests may take.
+    /// Memory for the rows of all requests.
     pub queue_memory: Budget,
-    /// The metrics.
     pub metrics: Metrics,
-    /// Whether the server is on its way out.
     pub draining: Draining,
-    /// Who may ask, and how often. None: everybody.
+    /// `None` if neither API keys nor rate limits are configured.
     pub guard: Option<Guard>,
-    /// The log.
     pub telemetry: Telemetry,
-    /// Whether requests are being served at all.
+    /// Detects threads that are stuck.
     pub pulse: Pulse,
 }
 
-/// What clients come for: needs an API key where any is configured.
+/// Routes for clients. They require an API key if any is configured.
 fn api() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(classify::classify))
@@ -86,7 +81,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(examples::show))
 }
 
-/// What anybody may see.
+/// Routes without authentication.
 fn open() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(document::json))
@@ -96,7 +91,7 @@ fn open() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(pages::asset))
 }
 
-/// What orchestrators and Prometheus come for.
+/// Probes and metrics.
 fn admin() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(probes::livez))
@@ -104,7 +99,8 @@ fn admin() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(probes::metrics))
 }
 
-/// The OpenAPI document of all routes. A route exists above or not at all: what is not documented is not served.
+/// The OpenAPI document of all routes. Routes are registered with their description, so an
+/// undocumented route cannot exist.
 pub fn document() -> utoipa::openapi::OpenApi {
     let mut document = OpenApiRouter::with_openapi(document::Document::openapi())
         .merge(api())
@@ -115,14 +111,14 @@ pub fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The whole HTTP side of the main listener: routes, and around them the layers that every request passes.
+/// The routes and layers of the main listener.
 pub fn router(app: Arc<App>) -> Router {
     let hosts = HostLayer::new(AllowedHosts::new(
         &app.config.allowed_hosts.0,
         app.config.listen.0,
     ));
     let mut api = Router::from(api());
-    // Not there at all where there is nothing to guard.
+    // Left out entirely if there is nothing to check.
     if app.guard.is_some() {
         api = api.route_layer(from_fn_with_state(Arc::clone(&app), guard::check));
     }
@@ -135,14 +131,14 @@ pub fn router(app: Arc<App>) -> Router {
     with_layers(router, cors, hosts, app)
 }
 
-/// The HTTP side of the listener for probes and metrics, where there is one.
+/// The routes and layers of the separate listener for probes and metrics (`admin_listen`).
 pub fn admin_router(app: Arc<App>) -> Router {
     let address = *app.config.admin_listen.unwrap_or(app.config.listen);
     let hosts = HostLayer::new(AllowedHosts::for_admin(&app.config.allowed_hosts.0, address));
     with_layers(Router::from(admin()), None, hosts, app)
 }
 
-/// What clients get whose requests hyper cannot read.
+/// Makes the responses to requests that hyper cannot parse.
 pub fn unreadable(app: Arc<App>) -> Replace {
     Arc::new(move |peer, status| {
         let error = unreadable::error(status, app.config.max_header_size.0.as_u64());
@@ -155,18 +151,20 @@ pub fn unreadable(app: Arc<App>) -> Replace {
 fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, hosts: HostLayer, app: Arc<App>) -> Router {
     let tls = app.config.tls_certificate.is_some();
     let layers = ServiceBuilder::new()
-        // Outermost: it must see every response, those to unknown routes and panics included, to give it a request id,
-        // to count it and to write the body of an error.
+        // Outermost, because it must see every response, including those for unknown routes and
+        // panics: it adds the request ID, counts the request, and writes the body of an error.
         .layer(observe::ObserveLayer::new(Arc::clone(&app)))
         .map_response(move |response| headers::protect(response, tls))
         .map_response(IntoResponse::into_response)
-        // Inside, so that a handler that panics is one failed request with an id, and not a broken connection.
+        // Further in, so that a panicking handler fails one request and does not break the
+        // connection.
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(hosts);
     let mut router = router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
-    // Around the fallbacks, for a browser asks with a method that no route has; inside the layers that count.
+    // Around the fallbacks, because no route has the method of a preflight request, and inside the
+    // layers that count.
     if let Some(cors) = cors {
         router = router.layer(cors);
     }
@@ -175,13 +173,13 @@ fn with_layers(router: Router<Arc<App>>, cors: Option<CorsLayer>, hosts: HostLay
 
 async fn not_found(request: Request) -> Error {
     let detail = format!(
-        "expected a path that the document at GET /openapi.json lists, found {}",
+        "path: expected one of the paths in GET /openapi.json, found {}",
         quoted(request.uri().path())
     );
     unread(Error::new(Code::NotFound, detail), &request)
 }
 
-/// These handlers read no body.
+/// For handlers that do not read the body.
 fn unread(error: Error, request: &Request) -> Error {
     if request.body().is_end_stream() {
         error
@@ -193,7 +191,7 @@ fn unread(error: Error, request: &Request) -> Error {
 async fn method_not_allowed(request: Request) -> Error {
     let (method, uri) = (request.method(), request.uri());
     let detail = format!(
-        "{} is not a method of {}; the Allow header lists them",
+        "method: {} is not allowed for {}; see the Allow header",
         quoted(method.as_str()),
         quoted(uri.path())
     );

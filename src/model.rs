@@ -274,8 +274,8 @@ impl Model {
         let truncated: Vec<bool> = prepared.iter().map(|prepared| prepared.truncated).collect();
         let rows = prepared.into_iter().map(|prepared| prepared.row).collect();
         let parts = self.parts(rows, terms);
-        // The queue is fair by itself. Only where callers run batches must the permit last until the
-        // batch has run.
+        // The queue is fair by itself. Only where callers run batches must the permit last until
+        // the batch has run.
         let permit = self.callers_run.then_some(permit);
         let mut ran = self.run(parts).await?;
         drop(permit);

@@ -1,8 +1,10 @@
-//! The open connections: whose they are, how many one client may have, and which one makes room when all are taken.
+//! The open connections by client: the limit for one client, and which connection is closed when
+//! all slots are taken.
 //!
-//! When `max_connections` are open and another arrives, the client with the most connections loses the one that has waited for
-//! its client longest: idle, with a head or a body that does not end, or with an answer that is not read. So a client that opens
-//! thousands of connections keeps nobody out but itself. A connection whose answer is being made is never closed.
+//! When `max_connections` are open and another arrives, the client with the most connections loses
+//! the one that has been waiting for its client the longest: idle, with an incomplete head or body,
+//! or with a response that is not read. So a client that opens thousands of connections locks out
+//! only itself. A connection whose request is being processed is never closed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,31 +21,31 @@ use crate::config::Network;
 /// The connections that are open, by client.
 #[derive(Debug, Default)]
 pub struct Connections {
-    /// Most connections of one client.
+    /// Limit of connections of one client.
     per_client: Option<usize>,
-    /// These stand for many clients. Their connections are neither limited nor closed for others.
+    /// Proxies stand for many clients, so their connections are neither limited nor closed for
+    /// others.
     trusted_proxies: Vec<Network>,
     counters: Option<Counters>,
     open: Mutex<Open>,
 }
 
-/// Connections that were closed because there were too many.
+/// Metrics of connections that were closed because there were too many.
 #[derive(Debug, Clone)]
 pub struct Counters {
-    /// At once: their client had as many as it may.
+    /// Closed at once, because their client had reached its limit.
     pub refused: IntCounter,
-    /// While they waited for their client, because another connection needed the place.
+    /// Closed while waiting for their client, because another connection needed the slot.
     pub displaced: IntCounter,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     next_id: u64,
-    /// Of those that have any, so that there are never more entries than connections.
+    /// Clients without connections are removed, so there are never more entries than connections.
     clients: HashMap<IpAddr, HashMap<u64, Arc<Handle>>>,
 }
 
-/// What others know of a connection.
 #[derive(Debug, Default)]
 struct Handle {
     exchange: Arc<Exchange>,
@@ -52,7 +54,6 @@ struct Handle {
 }
 
 impl Connections {
-    /// No limit for a client.
     pub fn new(trusted_proxies: Vec<Network>) -> Self {
         Self {
             trusted_proxies,
@@ -60,13 +61,12 @@ impl Connections {
         }
     }
 
-    /// At most so many for each client. None: as many as there are.
+    /// Limits the connections of each client. `None`: no limit.
     #[must_use]
     pub fn with_limit(self, per_client: Option<usize>) -> Self {
         Self { per_client, ..self }
     }
 
-    /// Counts those that are closed.
     #[must_use]
     pub fn with_counters(self, counters: Counters) -> Self {
         Self {
@@ -76,11 +76,12 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // Every change under it is complete.
+        // The state is consistent even after a panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a connection as long as the answer lives; none if the client has as many as it may.
+    /// Registers a connection of `peer` until the returned slot is dropped. `None` if the client is
+    /// at its limit.
     pub fn enter(self: &Arc<Self>, peer: IpAddr, exchange: &Arc<Exchange>) -> Option<Place> {
         let peer = peer.to_canonical();
         if self.trusted_proxies.iter().any(|proxy| proxy.contains(&peer)) {
@@ -113,7 +114,8 @@ impl Connections {
         })))
     }
 
-    /// Tells one connection to close, so that another finds a place. False if none waits for its client.
+    /// Tells one connection to close, to make room for another. Returns false if no connection is
+    /// waiting for its client.
     pub fn make_room(&self) -> bool {
         let open = self.lock();
         let mut clients: Vec<_> = open.clients.values().collect();
@@ -137,7 +139,7 @@ impl Connections {
     }
 }
 
-/// The entry of an open connection, which leaves the table when this is dropped.
+/// The registration of an open connection, removed on drop.
 #[derive(Debug)]
 pub struct Place(Option<Entered>);
 
@@ -150,7 +152,7 @@ struct Entered {
 }
 
 impl Place {
-    /// Resolves when the connection must make room for another.
+    /// Completes when the connection must make room for another.
     pub async fn displaced(&self) {
         match &self.0 {
             Some(entered) => entered.handle.close.notified().await,

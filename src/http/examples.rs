@@ -1,4 +1,4 @@
-//! `GET /v1/models/{name}/examples` and the examples themselves: inputs to try a model with.
+//! Example inputs of a model, to try it with.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use super::path::PathOf;
 use crate::http::error::{Code, Error, quoted};
 use crate::model::{Example, Model};
 
-/// Inputs to try a model with.
+/// Example inputs of a model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Examples<'a> {
-    /// Some of the golden samples of the model; none where its directory has none.
+    /// Golden samples of the model. Empty if its directory has none.
     examples: Vec<ExampleDescription<'a>>,
 }
 
-/// One input to try a model with.
+/// An example input.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ExampleDescription<'a> {
-    /// Names it in the path.
+    /// Name of the example, part of its URL.
     #[schema(example = "7_0.png")]
     name: &'a str,
     /// The true label.
     #[schema(example = "7")]
     label: &'a str,
-    /// The content type with which it can be posted.
+    /// The content type to send it with.
     #[schema(example = "image/png")]
     media_type: &'static str,
 }
 
-/// List inputs to try a model with.
+/// List the example inputs of a model.
 #[utoipa::path(get, path = "/v1/models/{name}/examples", tag = "models", operation_id = "list_examples",
     params(("name" = String, Path, description = "Name of the model.", example = "digits")),
     responses((status = 200, description = "The examples.", body = Examples<'_>), ModelProblems)
@@ -60,14 +60,14 @@ pub(super) async fn list(
     Ok(Json(Examples { examples }).into_response())
 }
 
-/// Get one input as it is.
+/// Get an example input.
 #[utoipa::path(get, path = "/v1/models/{name}/examples/{example}", tag = "models", operation_id = "show_example",
     params(
         ("name" = String, Path, description = "Name of the model.", example = "digits"),
         ("example" = String, Path, description = "Name of the example.", example = "7_0.png"),
     ),
     responses(
-        (status = 200, description = "The picture, or the text in UTF-8.", content(
+        (status = 200, description = "The encoded image, or the text in UTF-8.", content(
             (EncodedImage = "image/png"), (EncodedImage = "image/jpeg"), (EncodedImage = "image/webp"), (EncodedImage = "image/gif"),
             (EncodedImage = "image/bmp"), (String = "text/plain; charset=utf-8"),
         )),
@@ -89,7 +89,7 @@ pub(super) async fn show(
 fn media_type(model: &Model, example: &Example) -> &'static str {
     match model.kind() {
         InputKind::Text => "text/plain; charset=utf-8",
-        // Its golden samples have been decoded, so the type is known.
+        // The golden samples were decoded at start-up, so the type is known.
         InputKind::Image => image::media_type(&example.content).unwrap_or("application/octet-stream"),
     }
 }

@@ -1,4 +1,4 @@
-//! Whose request it is, for those who share out what there is: an API key's, or else a client address's.
+//! The client of a request, for fair sharing: its API key, or else its address.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
@@ -11,10 +11,9 @@ use super::server::Peer;
 use crate::config::Network;
 use batching::Flow;
 
-/// Differs from process to process, so that nobody can choose whose flow to share.
+/// Randomly seeded, so that nobody can choose whose flow to share.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// The flow of an API key.
 pub fn of_key(name: &str) -> Flow {
     flow("key", name)
 }
@@ -24,13 +23,14 @@ pub fn of_address(address: IpAddr) -> Flow {
     flow("address", client::network(address))
 }
 
-/// The flow of a request: that of its key, which the guard has put in its extensions, or else of the address it comes from.
+/// The flow of a request: the one that the guard has set for its API key, or else that of its
+/// address.
 pub fn of(request: &Parts, trusted_proxies: &[Network]) -> Flow {
     if let Some(flow) = request.extensions.get::<Flow>() {
         return *flow;
     }
     let peer = request.extensions.get::<Peer>();
-    // A request without a connection does not come from outside.
+    // Only tests make requests without a connection.
     peer.map_or_else(Flow::default, |peer| {
         of_address(client::address(peer.0.ip(), &request.headers, trusted_proxies))
     })

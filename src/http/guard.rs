@@ -1,8 +1,7 @@
-//! Who may ask, and how often: in front of the routes under `/v1`, and only there if something of
-//! it is configured.
+//! Authentication and rate limits of the routes under `/v1`.
 //!
-//! First the rate of the client's address, so that guessing keys is limited as well; then the key;
-//! then the key's own rate.
+//! The limit of the client's address is checked first, so that it also limits guessing of API keys;
+//! then the API key; then the limit of that key.
 
 pub mod client;
 pub(super) mod keys;
@@ -29,21 +28,20 @@ use super::server::Peer;
 use crate::config::{ApiKey, Config, Network};
 use crate::http::error::{Code, Error};
 
-/// How often addresses that have not asked for a while are forgotten.
+/// How often idle addresses are removed.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
-/// See the module.
 #[derive(Debug)]
 pub struct Guard {
     trusted_proxies: Vec<Network>,
     clients: Option<ClientRates>,
-    /// None: no key is needed.
+    /// `None`: no API key is required.
     keys: Option<RwLock<Arc<Keyring>>>,
     requests_by_key: IntCounterVec,
 }
 
 impl Guard {
-    /// None if everybody may ask as often as they like.
+    /// `None` if neither API keys nor rate limits are configured.
     pub fn new(config: &Config, requests_by_key: IntCounterVec) -> Option<Self> {
         if config.api_keys.is_empty() && config.rate_limit.is_none() {
             return None;
@@ -57,28 +55,30 @@ impl Guard {
         })
     }
 
-    /// Whether [`Self::set_keys`] could take these keys. Whether keys are needed at all is decided
-    /// at the start: a file that was emptied by mistake must not open the server.
+    /// Checks that [`Self::set_keys`] can take these keys. Whether keys are required at all is
+    /// decided at start-up, so that a file that was emptied by mistake does not open the server.
     pub fn check_keys(guard: Option<&Self>, api_keys: &[ApiKey]) -> Result<(), &'static str> {
         let needed = guard.is_some_and(|guard| guard.keys.is_some());
         match (needed, api_keys.is_empty()) {
-            (true, true) => {
-                Err("api_keys: expected at least one key, found none; to serve without keys, restart")
+            (true, true) => Err(
+                "api_keys: expected at least one key, found none; to serve without API keys, restart the server",
+            ),
+            // Without keys at start-up, requests do not pass through the guard.
+            (false, false) => {
+                Err("api_keys: adding the first key requires a restart; until then no API key is required")
             }
-            // Requests do not come by here.
-            (false, false) => Err("api_keys: the first key takes a restart; until then everybody may ask"),
             _ => Ok(()),
         }
     }
 
-    /// Takes these keys from now on; their rates begin anew.
+    /// Replaces the keys. Their rate limits start afresh.
     pub fn set_keys(&self, api_keys: &[ApiKey]) {
         if let Some(keys) = &self.keys {
             *keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Keyring::new(api_keys));
         }
     }
 
-    /// Counts a request that was let through as so many more, for what it costs.
+    /// Charges an admitted request as `more` further requests, for what it costs.
     pub fn charge(&self, request: &Parts, more: u64) -> Result<(), Error> {
         let Some(more) = NonZeroU32::new(u32::try_from(more).unwrap_or(u32::MAX)) else {
             return Ok(());
@@ -97,7 +97,7 @@ impl Guard {
         }
     }
 
-    /// Forgets addresses that have not asked for a while, again and again.
+    /// Removes idle addresses periodically. Never returns.
     pub async fn keep_small(&self) {
         let Some(clients) = &self.clients else { return };
         loop {
@@ -106,12 +106,12 @@ impl Guard {
         }
     }
 
-    /// The key of the request, where keys are needed.
+    /// The API key of the request. `None` if no keys are configured.
     fn identify(&self, request: &Request) -> Result<Option<Arc<Key>>, Error> {
         if let Some(clients) = &self.clients {
             let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
             let client = peer.map(|peer| client::address(peer, request.headers(), &self.trusted_proxies));
-            // A request without a connection does not come from outside.
+            // Only tests make requests without a connection.
             if let Some(client) = client {
                 clients
                     .check(client)
@@ -121,22 +121,16 @@ impl Guard {
         let Some(keys) = &self.keys else { return Ok(None) };
         let keyring = Arc::clone(&keys.read().unwrap_or_else(PoisonError::into_inner));
         let sent = keys::sent(request.headers())?;
-        let unknown = || {
-            Error::new(
-                Code::Unauthorized,
-                "the API key that came is none of those that are known",
-            )
-        };
+        let unknown = || Error::new(Code::Unauthorized, "the API key is not known to this server");
         keyring.find(sent).map(Some).ok_or_else(unknown)
     }
 }
 
-/// The highest priority that a request may ask for. Without an API key it is normal.
+/// The highest priority that a request may set. Normal without an API key.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HighestPriority(RequestPriority);
 
 impl HighestPriority {
-    /// Refuses a request that asks for more.
     pub fn check(self, asked: RequestPriority) -> Result<(), Error> {
         if asked <= self.0 {
             return Ok(());
@@ -152,7 +146,7 @@ pub(super) fn priority_refused() -> Error {
     )
 }
 
-/// The key of a request, in its extensions.
+/// The API key of a request, in its extensions.
 #[derive(Debug, Clone)]
 struct Charged(Arc<Key>);
 
@@ -164,7 +158,7 @@ pub(super) fn rate_limited(who: &str, wait: Duration) -> Error {
     }
 }
 
-/// Lets a request through or refuses it.
+/// The middleware.
 pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(guard) = &app.guard else {
         return next.run(request).await;
@@ -195,7 +189,7 @@ pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next
 
 async fn refuse(app: &App, error: Error, request: Request) -> Error {
     if request.headers().contains_key(EXPECT) {
-        // The client waits to be told whether to send the body.
+        // The client has not sent the body: it waits for `100 Continue`.
         return error.with_body_unread();
     }
     let deadline = Instant::now() + app.config.request_timeout.0;

@@ -1,4 +1,4 @@
-//! Headers that protect those who read an answer in a browser, and which pages may.
+//! Security headers of every response, and CORS.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::observe::X_REQUEST_ID;
 use crate::config::CorsOrigin;
 
-/// Adds what every answer has. Routes may say otherwise for themselves.
+/// Adds the headers of every response, unless a route has set them.
 pub fn protect(mut response: Response, tls: bool) -> Response {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -27,10 +27,11 @@ pub fn protect(mut response: Response, tls: bool) -> Response {
     response
 }
 
-/// How long a browser may remember what it is allowed.
+/// How long a browser may cache the result of a preflight request.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// Lets pages of these origins ask from a browser. No cookies: who asks is known by an API key or not at all.
+/// Allows requests from pages of these origins. Credentials are not allowed: clients use API keys,
+/// not cookies.
 pub fn cors(origins: &[CorsOrigin]) -> CorsLayer {
     let name = HeaderName::from_static;
     let allowed = if origins.iter().any(CorsOrigin::is_any) {

@@ -1,7 +1,8 @@
-//! Which names a request may ask for, as its `Host` says.
+//! Checks the `Host` header, against DNS rebinding.
 //!
-//! A web page can have its own name resolve to 127.0.0.1 and then ask a server there as if it were the page's own (DNS
-//! rebinding). The browser sends the page's name as `Host`, so that a server which knows its names can refuse.
+//! A web page can make its own name resolve to 127.0.0.1 and then send requests to a server there
+//! as if the server belonged to the page. The browser sends the page's name as `Host`, so a server
+//! that knows its names can refuse them.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -19,22 +20,21 @@ use tower::{Layer, Service};
 use super::unread;
 use crate::http::error::{Code, Error, quoted};
 
-/// The names that a listener answers to.
+/// The host names that a listener accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedHosts {
-    /// Every name.
     Any,
     /// Names of the loopback interface: `localhost`, those below it, 127.0.0.0/8 and `::1`.
     Loopback,
-    /// These, in lower case; `*.example.org` is every name below `example.org`.
+    /// In lower case. `*.example.org` is every name below `example.org`.
     Names(Vec<String>),
-    /// The same, `localhost`, and every address. Whoever scrapes metrics asks by address, and a page whose name is rebound
+    /// Also `localhost` and every address. Scrapers use addresses, and a page whose name is rebound
     /// sends that name.
     NamesAndAddresses(Vec<String>),
 }
 
 impl AllowedHosts {
-    /// Of the listener at `address`, where the configuration has `names`.
+    /// For the listener at `address`, with `allowed_hosts` set to `names`.
     pub fn new(names: &[String], address: SocketAddr) -> Self {
         if names.iter().any(|name| name == "*") {
             Self::Any
@@ -47,7 +47,7 @@ impl AllowedHosts {
         }
     }
 
-    /// Of the listener at `address` that is for probes and metrics alone.
+    /// For the listener of probes and metrics.
     pub fn for_admin(names: &[String], address: SocketAddr) -> Self {
         match Self::new(names, address) {
             Self::Names(names) => Self::NamesAndAddresses(names),
@@ -80,14 +80,12 @@ impl AllowedHosts {
         let mut sent = headers.get_all(HOST).iter();
         let authority = match (sent.next(), sent.next()) {
             (_, Some(_)) => {
-                return Err(Error::invalid_request(
-                    "Host: expected it once, found it several times",
-                ));
+                return Err(Error::invalid_request("Host: expected one header, found several"));
             }
             (None, None) if version < Version::HTTP_11 => None,
             (None, None) => {
                 return Err(Error::invalid_request(
-                    "Host: expected the header, which HTTP/1.1 requires, found none",
+                    "Host: expected the header (required by HTTP/1.1), found none",
                 ));
             }
             (Some(sent), None) => {
@@ -97,7 +95,7 @@ impl AllowedHosts {
                 let invalid = || {
                     let found = quoted(&text);
                     Error::invalid_request(format!(
-                        "Host: expected a name or an address, with or without a port, found {found}"
+                        "Host: expected a name or address with an optional port, found {found}"
                     ))
                 };
                 Some(plain.ok_or_else(invalid)?)
@@ -106,18 +104,18 @@ impl AllowedHosts {
         if *self == Self::Any || is_probe(uri.path()) {
             return Ok(());
         }
-        // What the request line names is stronger than the header (RFC 9112, 3.2.2).
+        // The request line overrides the header (RFC 9112, section 3.2.2).
         let host = uri.host().or(authority.as_ref().map(Authority::host));
-        // HTTP/1.0 has no need of a name, and no browser speaks it.
+        // HTTP/1.0 does not require a host, and browsers do not use it.
         let Some(host) = host else { return Ok(()) };
         if self.allows(host) {
             return Ok(());
         }
         let expected = match self {
-            Self::Names(_) => "one of the names in allowed_hosts",
-            Self::NamesAndAddresses(_) => "an address, localhost, or one of the names in allowed_hosts",
+            Self::Names(_) => "one of allowed_hosts",
+            Self::NamesAndAddresses(_) => "an address, localhost or one of allowed_hosts",
             _ => {
-                "localhost or an address of the loopback interface, on which the server listens, unless allowed_hosts names others"
+                "localhost or a loopback address (the server listens on loopback and allowed_hosts is not set)"
             }
         };
         Err(Error::new(
@@ -127,17 +125,16 @@ impl AllowedHosts {
     }
 }
 
-/// Orchestrators ask by address, and the answers tell nothing.
+/// Orchestrators use addresses, and the responses reveal nothing.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
 }
 
-/// Refuses requests whose `Host` is none, or is not allowed.
+/// Refuses requests whose `Host` is missing, invalid or not allowed.
 #[derive(Debug, Clone)]
 pub struct HostLayer(Arc<AllowedHosts>);
 
 impl HostLayer {
-    /// Lets those through that `allowed` lets through.
     pub fn new(allowed: AllowedHosts) -> Self {
         Self(Arc::new(allowed))
     }
@@ -154,7 +151,6 @@ impl<S> Layer<S> for HostLayer {
     }
 }
 
-/// See [`HostLayer`].
 #[derive(Debug, Clone)]
 pub struct CheckHost<S> {
     inner: S,

@@ -22,91 +22,89 @@ use crate::model::Model;
 /// All loaded models.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Models {
-    /// Sorted by name.
+    /// In the order of their names.
     models: Vec<ModelDescription>,
 }
 
-/// One loaded model: what it takes, what it gives, how it runs.
+/// A loaded model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelDescription {
-    /// Name of its folder.
+    /// Name of the model, which is the name of its directory.
     #[schema(example = "digits")]
     name: String,
-    /// Version that is served.
+    /// The version that is served.
     #[schema(example = "1")]
     version: String,
-    /// What it does.
+    /// The kind of input and output.
     task: Task,
     /// `single_label_classification` or `multi_label_classification`.
     #[schema(value_type = String, example = "single_label_classification")]
     problem_type: ProblemType,
-    /// In the order of the outputs.
+    /// The labels in the order of the outputs.
     labels: Vec<String>,
-    /// Axes of a picture without the batch axis; of an image classifier.
+    /// Image classifiers only: shape of an image as channels, height and width.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = json!([1, 28, 28]))]
     input_shape: Option<[usize; 3]>,
-    /// How texts are cut and padded; of a text classifier.
+    /// Text classifiers only: how texts are truncated and padded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     text: Option<TextDescription>,
-    /// Most inputs in one request.
+    /// Maximum number of inputs in a request.
     #[schema(example = 32)]
     max_inputs: u32,
-    /// Where it runs: `cpu`, `cuda` or `tensorrt`.
+    /// Execution provider: `cpu`, `cuda` or `tensorrt`.
     #[schema(example = "cpu")]
     provider: &'static str,
-    /// Which GPU, of a model that runs on one.
+    /// On a GPU only: index of the GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     device_id: Option<u32>,
-    /// How many nodes of its graph run where, of a model on a GPU.
+    /// On a GPU only: number of graph nodes by execution provider.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     nodes: BTreeMap<String, usize>,
-    /// Why it does not run on something better, where `device = "auto"` fell back.
+    /// Why `device = "auto"` fell back to this provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     fallback: Option<String>,
-    /// Sessions that run side by side.
+    /// Number of sessions that run batches in parallel.
     lanes: usize,
-    /// Threads that a run uses when nothing else runs.
+    /// Threads of a run while no other run is active.
     threads: usize,
-    /// Why so many.
+    /// Why this number of lanes and threads was chosen.
     lanes_reason: String,
-    /// Whether a lane is there to run a request.
+    /// Whether a lane can run requests.
     available: bool,
-    /// Whether its latest runs failed, one after the other. The next one that succeeds ends that.
+    /// Whether the latest runs failed in a row. Reset by the next successful run.
     degraded: bool,
-    /// What it was measured on, if its directory says so.
+    /// Measured accuracy, if the model directory states it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     measured: Option<Accuracy>,
 }
 
-/// What a model does.
+/// Kind of input and output.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
-    /// Pictures in, labels out.
     ImageClassification,
-    /// Texts in, labels out.
     TextClassification,
 }
 
-/// What a model was measured on.
+/// Measured accuracy of a model.
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the field's name is what clients see")]
 pub struct Accuracy {
     /// Name of the data set.
     #[schema(example = "MNIST")]
     dataset: String,
-    /// Part of the data set.
+    /// Part of the data set, such as `test`.
     #[schema(example = "test")]
     split: String,
-    /// How many samples were measured.
+    /// Number of samples.
     #[schema(example = 10000)]
     samples: u64,
-    /// Part of them that was labelled right, between 0 and 1.
+    /// Fraction of the samples that was labelled correctly, between 0 and 1.
     #[schema(example = 0.9962)]
     accuracy: f64,
 }
@@ -122,16 +120,16 @@ impl From<&Measured> for Accuracy {
     }
 }
 
-/// What a text classifier does to a text.
+/// How a text classifier truncates and pads texts.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TextDescription {
-    /// Most tokens that are looked at.
+    /// Maximum number of tokens that are used.
     #[schema(example = 768)]
     max_length: usize,
-    /// What is kept of a longer text: `head`, `tail` or `head_tail`.
+    /// The part of a longer text that is used: `head`, `tail` or `head_tail`.
     #[schema(value_type = String, example = "head_tail")]
     truncation: Truncation,
-    /// Numbers of tokens that texts are padded to.
+    /// Lengths in tokens to which texts are padded.
     #[schema(example = json!([64, 128, 192, 256, 384, 512, 768]))]
     buckets: Vec<usize>,
 }
@@ -188,7 +186,6 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<Models> {
     Json(Models { models })
 }
 
-/// Why a model cannot be described.
 pub(super) struct ModelProblems;
 
 impl IntoResponses for ModelProblems {

@@ -1,4 +1,5 @@
-//! Around every request: its id, its trace, its metrics, its access line, and the body of its error.
+//! The outermost middleware. For every request it sets the request ID, keeps the trace span and the
+//! metrics, writes the access line, and writes the body of an error response.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -32,17 +33,15 @@ use crate::telemetry::spans::RequestSpan;
 use crate::telemetry::trace_context::{TRACERESPONSE, TraceParent};
 use classifier::error::panic_message;
 
-/// Names a request in the answer and in the log.
+/// Identifies a request in the response and in the log.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub struct ObserveLayer {
     app: Arc<App>,
 }
 
 impl ObserveLayer {
-    /// Counts in the metrics of this app.
     pub fn new(app: Arc<App>) -> Self {
         Self { app }
     }
@@ -59,7 +58,6 @@ impl<S> Layer<S> for ObserveLayer {
     }
 }
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub struct Observe<S> {
     inner: S,
@@ -92,16 +90,16 @@ where
     }
 }
 
-/// What is kept of a request until its response is there.
+/// The facts about a request that are kept until its response.
 struct Seen {
     started: Instant,
     request_id: HeaderValue,
     route: Option<MatchedPath>,
     method: &'static str,
     client: Option<SocketAddr>,
-    /// The request in its trace, if it is part of one.
+    /// The trace context, if the request belongs to a trace.
     context: Option<TraceParent>,
-    /// Nobody wants to see those of probes.
+    /// `None` for probes and scrapes.
     span: Option<RequestSpan>,
 }
 
@@ -126,7 +124,8 @@ impl Seen {
         }
     }
 
-    /// Ends the metrics and the span of the request, and writes its line. `status` and what follows come from the response.
+    /// Updates the metrics, ends the span and writes the access line. The arguments from `status`
+    /// on describe the response.
     fn finish(
         self,
         app: &App,
@@ -157,7 +156,7 @@ impl Seen {
     }
 }
 
-/// Whether the route is asked for every few seconds by programs, and says nothing about what clients do.
+/// Routes that programs poll every few seconds.
 fn is_quiet(route: &str) -> bool {
     matches!(route, "/livez" | "/readyz" | "/metrics")
 }
@@ -167,8 +166,7 @@ fn pattern(route: Option<&MatchedPath>) -> &str {
 }
 
 pin_project! {
-    /// See the module.
-    pub struct ObserveFuture<F> {
+        pub struct ObserveFuture<F> {
         #[pin]
         inner: F,
         app: Arc<App>,
@@ -178,7 +176,7 @@ pin_project! {
     impl<F> PinnedDrop for ObserveFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            // Without an answer: the connection was closed under it.
+            // The connection was closed before the response.
             if let Some(seen) = this.seen.take() {
                 let route = pattern(seen.route.as_ref());
                 this.app.metrics.http_abandoned.with_label_values(&[route]).inc();
@@ -238,12 +236,13 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
     }
     seen.finish(app, status.as_u16(), code, stats.as_ref(), length);
     if app.draining.has_started() || body_unread {
-        // Clients must know that the connection takes no other request before it is closed under them.
+        // Announce the close, so that the client does not send another request.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
-/// Counts and logs a request that no service has seen, and gives headers and body of its answer.
+/// Counts and logs a request that hyper could not parse. Returns the headers and body of its
+/// response.
 pub fn unreadable(app: &App, peer: SocketAddr, mut response: Response) -> (HeaderMap, Bytes) {
     let seen = Seen {
         started: Instant::now(),
@@ -257,18 +256,18 @@ pub fn unreadable(app: &App, peer: SocketAddr, mut response: Response) -> (Heade
     app.metrics.http_in_flight.inc();
     finish(app, seen, &mut response);
     let (parts, body) = response.into_parts();
-    // A problem document is there in full.
+    // The body of a problem document is available at once.
     let body = body.collect().now_or_never().and_then(Result::ok);
     (parts.headers, body.map(Collected::to_bytes).unwrap_or_default())
 }
 
 fn write_problem(error: &Error, request_id: &HeaderValue, response: &mut Response) {
     let problem = error.problem(request_id.to_str().unwrap_or_default());
-    // A struct of strings and numbers always serialises.
+    // Serialising strings and numbers cannot fail.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     *response.body_mut() = Body::from(body);
     let headers = response.headers_mut();
-    // What was computed for the empty body.
+    // The length of the former, empty body.
     headers.remove(axum::http::header::CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = error.retry_after() {
@@ -282,7 +281,8 @@ pub fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Error::internal(format!("a handler panicked: {message}")).into_response()
 }
 
-/// The client's id if it is short and plain, so that it cannot break a log line; else one that no other request has.
+/// The client's request ID if it is short and plain, so that it cannot break a log line, or else a
+/// new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
     match headers.get(X_REQUEST_ID) {
@@ -292,15 +292,15 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 fn new_request_id() -> HeaderValue {
-    /// Differs from process to process.
+    /// Random for each process.
     static PROCESS: LazyLock<u32> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()) as u32);
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let id = (u64::from(*PROCESS) << 32) | u64::from(COUNT.fetch_add(1, Ordering::Relaxed));
-    // Hexadecimal digits are always a valid header.
+    // Hexadecimal digits are a valid header value.
     HeaderValue::try_from(format!("{id:016x}")).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-/// Methods as a label: a client must not be able to make new series.
+/// The method as a metric label. Unknown ones share a label, so that clients cannot create series.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -1,5 +1,6 @@
-//! Pages for people: the playground at `/`, the API document at `/docs`, and the files that they load. All of it is in the
-//! binary, and the content security policy keeps the pages from loading anything else.
+//! The playground at `/`, the API documentation at `/docs`, and the files that they load. All of
+//! them are embedded in the binary, and the content security policy forbids loading anything from
+//! elsewhere.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use super::document::problems;
 use super::path::PathOf;
 use crate::http::error::{Code, Error, quoted};
 
-/// For pages whose scripts and styles all lie in files of their own.
+/// The pages have no inline scripts or styles.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -38,7 +39,7 @@ struct Asset {
 impl Asset {
     fn new(content: impl Into<Bytes>, content_type: &'static str, gzip: bool) -> Self {
         let content = content.into();
-        // Always seeded alike, so that all servers of a fleet agree on the tag.
+        // A fixed seed, so that all servers of a fleet have the same tags.
         let mut hasher = DefaultHasher::new();
         hasher.write(&content);
         let etag = format!("\"{:016x}\"", hasher.finish());
@@ -46,7 +47,7 @@ impl Asset {
             content,
             content_type,
             gzip,
-            // Hexadecimal digits in quotes are always a valid header.
+            // Hexadecimal digits in quotes are a valid header value.
             etag: HeaderValue::try_from(etag).unwrap_or_else(|_| HeaderValue::from_static("\"0\"")),
         }
     }
@@ -105,16 +106,16 @@ static ASSETS: LazyLock<BTreeMap<&str, Asset>> = LazyLock::new(|| {
 /// The playground.
 #[utoipa::path(get, path = "/", tag = "pages", responses(
     (status = 200, description = "The page.", content_type = "text/html; charset=utf-8", body = String),
-    (status = 304, description = "It has not changed."),
+    (status = 304, description = "Not modified."),
 ))]
 pub(super) async fn playground(State(_): State<Arc<App>>, headers: HeaderMap) -> Response {
     respond(&PLAYGROUND, &headers)
 }
 
-/// The API document as a page.
+/// The API documentation.
 #[utoipa::path(get, path = "/docs", tag = "pages", responses(
     (status = 200, description = "The page.", content_type = "text/html; charset=utf-8", body = String),
-    (status = 304, description = "It has not changed."),
+    (status = 304, description = "Not modified."),
 ))]
 pub(super) async fn docs(State(_): State<Arc<App>>, headers: HeaderMap) -> Response {
     respond(&DOCS, &headers)
@@ -127,7 +128,7 @@ pub(super) async fn docs(State(_): State<Arc<App>>, headers: HeaderMap) -> Respo
         (status = 200, description = "The file.", content(
             (String = "text/javascript; charset=utf-8"), (String = "text/css; charset=utf-8"), (String = "image/svg+xml"),
         )),
-        (status = 304, description = "It has not changed."),
+        (status = 304, description = "Not modified."),
         AssetProblems,
     )
 )]
@@ -170,11 +171,12 @@ fn respond(asset: &Asset, request: &HeaderMap) -> Response {
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, asset.etag.clone());
-    // Kept, but asked about each time: a new server means new files under the same names.
+    // The browser may keep files but must revalidate: a new version has new files with the same
+    // names.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
     if asset.gzip && !known {
-        // Every browser takes it, and it spares 3 MB of the binary.
+        // Every browser accepts gzip, and the binary is 3 MB smaller.
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response

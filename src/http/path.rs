@@ -1,4 +1,4 @@
-//! The parts of a path that stand for something.
+//! Path parameters.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::error::Error;
 
-/// As axum's [`Path`], but a part that cannot be read is refused with a problem document.
+/// Like axum's [`Path`], but errors are problem documents.
 pub struct PathOf<T>(pub T);
 
 impl<T, S> FromRequestParts<S> for PathOf<T>
@@ -20,7 +20,7 @@ where
         match Path::from_request_parts(parts, state).await {
             Ok(Path(parts)) => Ok(Self(parts)),
             Err(rejection) => Err(Error::invalid_request(format!(
-                "path: expected UTF-8: {}",
+                "path: invalid parameter: {}",
                 rejection.body_text()
             ))),
         }

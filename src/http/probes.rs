@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics`: they touch no queue, no lane and no lock that a run can hold.
+//! `/livez`, `/readyz` and `/metrics`. They take no lock that a run can hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,22 +16,20 @@ use super::App;
 use super::document::problems;
 use crate::http::error::{Code, Error};
 
-/// Beats as long as the threads that serve requests come to their tasks.
+/// A heartbeat task on the threads that serve requests, to detect when they are stuck.
 #[derive(Debug)]
 pub struct Pulse {
     started: Instant,
-    /// Milliseconds after the start.
+    /// Latest beat, in milliseconds since the start.
     last: AtomicU64,
 }
 
-/// From beat to beat.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Without a beat for so long the threads are stuck.
+/// The threads count as stuck after this time without a beat.
 const STUCK: Duration = Duration::from_secs(10);
 
 impl Pulse {
-    /// One that has just beaten.
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
@@ -39,7 +37,7 @@ impl Pulse {
         }
     }
 
-    /// Beats. To be spawned among the tasks that serve requests.
+    /// Beats forever. Must run on the threads that serve requests.
     pub async fn keep(&self) {
         let mut beats = interval(BEAT);
         loop {
@@ -64,7 +62,6 @@ impl Default for Pulse {
     }
 }
 
-/// Why the process should be started again.
 struct LiveProblems;
 
 impl IntoResponses for LiveProblems {
@@ -73,20 +70,20 @@ impl IntoResponses for LiveProblems {
     }
 }
 
-/// Whether the process is alive.
+/// Check that the process is alive.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
-    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "alive\n"),
+    (status = 200, description = "OK.", body = String, content_type = "text/plain", example = "alive\n"),
     LiveProblems
 ))]
 pub async fn livez(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
-    // On admin_listen this runs on a thread of its own, which says nothing of the others.
+    // With admin_listen this runs on a separate thread, so answering proves nothing about the
+    // others.
     if app.pulse.has_stopped() {
         return Err(Error::internal("the threads that serve requests are stuck"));
     }
     Ok("alive\n")
 }
 
-/// Why new traffic is not welcome.
 struct ReadyProblems;
 
 impl IntoResponses for ReadyProblems {
@@ -95,9 +92,9 @@ impl IntoResponses for ReadyProblems {
     }
 }
 
-/// Whether new traffic is welcome.
+/// Check that the server is ready for traffic.
 #[utoipa::path(get, path = "/readyz", tag = "probes", responses(
-    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = "ready\n"),
+    (status = 200, description = "OK.", body = String, content_type = "text/plain", example = "ready\n"),
     ReadyProblems
 ))]
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Error> {
@@ -123,7 +120,7 @@ pub(super) fn not_running(model: &str) -> Error {
     Error::new(Code::ModelUnavailable, detail)
 }
 
-/// The metrics in Prometheus' text format.
+/// The metrics in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "probes", responses(
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain; version=0.0.4")
 ))]

@@ -1,4 +1,4 @@
-//! What the OpenAPI document says about API keys and rates, once for all routes that are guarded.
+//! API keys and rate limits in the OpenAPI document.
 
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder};
@@ -12,15 +12,16 @@ use super::guard::{self, keys};
 const BEARER: &str = "bearer";
 const API_KEY: &str = "api_key";
 
-/// Adds the security schemes, and to each operation of these paths that it may need a key and what it answers then.
+/// Adds the security schemes, and to each guarded operation its security requirement and error
+/// responses.
 pub(super) fn describe(document: &mut OpenApi, guarded: &OpenApi) {
     let components = document.components.get_or_insert_default();
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key. Needed where the server has any."))
+        .description(Some("An API key. Required if the server has any."))
         .build();
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
-    let header = ApiKeyValue::with_description("X-Api-Key", "The same key in a header of its own.");
+    let header = ApiKeyValue::with_description("X-Api-Key", "The same API key in a separate header.");
     components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(header)));
 
     let refusals = problems([

@@ -1,4 +1,4 @@
-//! Connections: accepting them, their limits, and closing them politely.
+//! Accepts connections, applies their limits, and closes them gracefully.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,55 +28,48 @@ use super::tls::Tls;
 use super::unreadable::{Answering, Readable, Replace};
 use crate::repoll::Repoll;
 
-/// Where a request comes from: the other end of its connection. In the request's extensions.
+/// The peer of the request's connection, in the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// Limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Most open connections.
     pub max_connections: usize,
-    /// Longest time for a TLS handshake.
     pub handshake: Duration,
-    /// How long a connection may wait for its client.
     pub stream: StreamLimits,
-    /// Longest head of a request.
     pub max_header_size: usize,
 }
 
-/// Pause after an accept that failed for want of file descriptors, which a retry at once would not mend.
+/// Pause after a failed accept. Usually file descriptors have run out, and an immediate retry would
+/// fail too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a connection is looked for that can make room, while all have an answer being made.
+/// Interval of looking for a connection that can be closed, while all are processing requests.
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection stays open for a request that may be on its way when the server closes. Closing at once would lose
-/// the request of a connection that has just been accepted, or one that crosses the closing.
+/// How long an idle connection stays open at shutdown, for a request that may be in transit.
+/// Closing at once could lose it.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Least buffer of a connection that hyper takes.
+/// Smallest buffer size that hyper accepts.
 const LEAST_BUFFER: usize = 8 * 1024;
 
-/// Connections that are served.
 pub struct Server {
     router: Router,
     limits: ConnectionLimits,
-    /// None: plain HTTP.
+    /// `None`: plain HTTP.
     tls: Option<Arc<Tls>>,
     slots: Arc<Semaphore>,
     connections: Arc<Connections>,
-    /// How many there are.
     open: IntGauge,
-    /// TLS handshakes that failed, by reason.
     handshake_failures: Option<IntCounterVec>,
     unreadable: Option<Replace>,
-    /// Tells the connections to close; each holds a receiver as long as it is open.
+    /// Tells the connections to close. Each holds a receiver until it is closed.
     closing: watch::Sender<bool>,
 }
 
 impl Server {
-    /// A server without connections, which will be counted in `open`.
+    /// `open` is the metric of open connections.
     pub fn new(router: Router, limits: ConnectionLimits, tls: Option<Arc<Tls>>, open: IntGauge) -> Self {
         Self {
             router,
@@ -91,7 +84,7 @@ impl Server {
         }
     }
 
-    /// With its own rules of whose connections there may be.
+    /// Sets the limits of connections by client.
     #[must_use]
     pub fn with_connections(self, connections: Connections) -> Self {
         Self {
@@ -100,7 +93,7 @@ impl Server {
         }
     }
 
-    /// Counting the TLS handshakes that fail.
+    /// Sets the metric of failed TLS handshakes.
     #[must_use]
     pub fn with_handshake_failures(self, counter: IntCounterVec) -> Self {
         Self {
@@ -109,7 +102,7 @@ impl Server {
         }
     }
 
-    /// With an answer for clients whose requests hyper cannot read.
+    /// Sets the response to requests that hyper cannot parse.
     #[must_use]
     pub fn with_unreadable(self, unreadable: Replace) -> Self {
         Self {
@@ -135,14 +128,14 @@ impl Server {
             }
         }
         if let Err(error) = self.serve_backlog(listener) {
-            tracing::warn!(%error, "connections that waited to be accepted were lost");
+            tracing::warn!(%error, "pending connections were lost");
         }
     }
 
-    /// Serves the connections that the kernel has accepted already, which closing the listener would reset, beyond the limit
-    /// if it must be.
+    /// Serves the connections that the kernel has already accepted and that closing the listener
+    /// would reset, even beyond the limit.
     fn serve_backlog(&self, listener: TcpListener) -> io::Result<()> {
-        // The runtime hears of new connections with a delay; only the system call knows whether there are any.
+        // The runtime learns of new connections with a delay, so ask the kernel directly.
         let listener = listener.into_std()?;
         loop {
             match listener.accept() {
@@ -161,8 +154,8 @@ impl Server {
         }
     }
 
-    /// Waits for the connections to finish what they have. Responses must ask for the connection to be closed from before
-    /// this is called; then only connections that stay idle are closed from this side.
+    /// Waits until all connections are closed. Before this is called, responses must already carry
+    /// `Connection: close`, so that only idle connections are closed from this side.
     pub async fn finish(self) {
         self.closing.send_replace(true);
         self.closing.closed().await;
@@ -178,7 +171,7 @@ impl Server {
         Ok((stream, peer, slot))
     }
 
-    /// A slot for a connection, which another one makes free if it must be.
+    /// Acquires a slot, closing another connection if necessary.
     async fn slot(&self) -> io::Result<OwnedSemaphorePermit> {
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
             return Ok(slot);
@@ -195,7 +188,7 @@ impl Server {
     fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
         let exchange = Arc::default();
         let Some(place) = self.connections.enter(peer.ip(), &exchange) else {
-            // Closed without a word: whoever opens so many would not read it.
+            // Closed without a response, which a client with that many connections would not read.
             return;
         };
         let connection = Connection {
@@ -232,7 +225,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Shakes hands, for which there is as much time as for the head of a request, and then serves.
+    /// Performs the TLS handshake and then serves.
     async fn serve_tls(self, acceptor: TlsAcceptor, stream: TcpStream) {
         let mut closing = self.closing.clone();
         let handshake = tokio::select! {
@@ -240,11 +233,10 @@ impl Connection {
             () = lingered(&mut closing) => return,
             () = self.place.displaced() => return,
         };
-        // Nobody waits for this one any more.
         drop(closing);
         match handshake {
             Ok(Ok(stream)) => self.serve(stream).await,
-            // Anybody can cause these, so that they are no fault of the server either.
+            // Any client can cause these, so they are logged at debug only.
             Ok(Err(error)) => {
                 self.handshake_failed(reason(&error));
                 tracing::debug!(%error, peer = %self.peer, "a TLS handshake failed");
@@ -284,7 +276,7 @@ impl Connection {
         let stream = Readable::new(stream, peer, answering, self.unreadable);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // The stream has a limit of its own, which leaves out idle time.
+            // `Stream` has its own limit, which excludes idle time.
             .header_read_timeout(None)
             .max_header_size(self.limits.max_header_size)
             .max_buf_size(self.limits.max_header_size.max(LEAST_BUFFER))
@@ -299,13 +291,13 @@ impl Connection {
             }
         };
         if let Err(error) = result {
-            // Clients that go away in the middle are no fault of the server.
+            // Usually a client that disconnected.
             tracing::debug!(%error, "a connection ended");
         }
     }
 }
 
-/// Why a handshake failed, as a label of a metric.
+/// The reason of a failed handshake, as a metric label.
 fn reason(error: &io::Error) -> &'static str {
     let tls = error
         .get_ref()
@@ -313,7 +305,7 @@ fn reason(error: &io::Error) -> &'static str {
     match tls {
         None => "closed",
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => "certificate",
-        // What the client thinks of the server's certificate it says with an alert.
+        // The client rejects the server's certificate with an alert.
         Some(rustls::Error::AlertReceived(alert)) => match alert {
             AlertDescription::BadCertificate
             | AlertDescription::CertificateExpired
@@ -327,7 +319,7 @@ fn reason(error: &io::Error) -> &'static str {
     }
 }
 
-/// Counts a connection as long as it lives.
+/// Counts an open connection until dropped.
 struct Open(IntGauge);
 
 impl Open {
@@ -343,9 +335,9 @@ impl Drop for Open {
     }
 }
 
-/// Resolves when an idle connection should be closed.
+/// Completes when an idle connection should be closed.
 async fn lingered(closing: &mut watch::Receiver<bool>) {
-    // An error means that the server is gone, which closes as well.
+    // An error means that the server was dropped, which also closes the connection.
     let _ = closing.wait_for(|closing| *closing).await;
     sleep(LINGER).await;
 }

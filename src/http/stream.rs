@@ -1,12 +1,14 @@
-//! The time limits of a connection, and what becomes of one whose client has closed its side.
+//! The time limits of a connection, and the handling of half-closed connections.
 //!
-//! hyper has one limit for reading a head, idle time included, and none for writing. This wrapper around the stream keeps the
-//! three apart: how long a connection may be idle, how long a head may take from its first byte, and how long a client may take
-//! to read an answer. The limits cost a look at the clock for each read and write; the timer is set again only when it fires.
+//! hyper has one limit for reading a head, which includes idle time, and none for writing. This
+//! wrapper around the stream has three: how long a connection may be idle, how long a head may take
+//! from its first byte, and how long a client may take to read a response. They cost one reading of
+//! the clock for each read and write; the timer is reset only when it fires.
 //!
-//! A client that closes its writing side after a request still reads, as `nc -N` does. A client that is gone looks the same
-//! until something is sent to it. While such a request is being answered, the wrapper therefore sends `100 Continue` from time
-//! to time, which HTTP/1.1 allows before any answer: a client that is gone replies with a reset, and its work is dropped.
+//! A client that closes its writing side after a request may still read, as `nc -N` does. A client
+//! that has disconnected looks the same until something is sent to it. While such a request is
+//! being processed, the wrapper therefore sends `100 Continue` from time to time, which HTTP/1.1
+//! allows before any response. A disconnected client replies with a reset, and its work is dropped.
 
 #[cfg(test)]
 mod tests;
@@ -25,47 +27,49 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The least rate at which an answer must be read while it does not fit into the socket, in bytes per second. Below it, a client
-/// that reads a byte now and then would hold its connection for as long as it likes.
+/// Lowest rate in bytes per second at which a client must read a response that does not fit into
+/// the socket's buffer. Without it, a client could hold its connection by reading a byte now and
+/// then.
 const LEAST_RATE: u64 = 1024;
 
-/// What a client that may be gone is sent.
+/// Sent to a client that may have disconnected.
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// When the second probe is sent; the pauses double from there.
+/// Pause before the second probe. It doubles with each probe.
 const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// How long the service may take to find that a request is complete when the client has closed its side.
+/// How long a request of a half-closed connection may take to be seen as complete by the service.
 const REQUEST_END: Duration = Duration::from_millis(50);
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_secs(5);
 
-/// See the module.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamLimits {
     /// How long a connection may be idle.
     pub keep_alive: Duration,
     /// How long the head of a request may take from its first byte.
     pub header: Duration,
-    /// How long an answer may make too little progress.
+    /// How long a response may make too little progress.
     pub write: Duration,
 }
 
-/// No request: the connection is idle, or a head is arriving, or the last answer is being written.
+/// No request: the connection is idle, a head is arriving, or the last response is being written.
 const WAITING: u8 = 0;
 /// A request's body is arriving.
 const RECEIVING: u8 = 1;
-/// The request is there in full, and its answer is not.
+/// The request is complete, its response is not.
 const ANSWERING: u8 = 2;
-/// The same for a request of HTTP/1.0, which must not be sent `100 Continue`.
+/// Like [`ANSWERING`], for HTTP/1.0, where `100 Continue` must not be sent.
 const ANSWERING_OLD: u8 = 3;
 
-/// Where the exchange of request and answer stands: the service knows of requests, the stream of bytes.
+/// State of a connection that the service, which sees requests, and the stream, which sees bytes,
+/// share.
 #[derive(Debug)]
 pub struct Exchange {
     state: AtomicU8,
-    /// Begin of the idle time, of the head, or of the latest pause in writing: milliseconds since [`BEGIN`].
+    /// Start of the idle time, of the head, or of the latest pause in writing, in milliseconds
+    /// since [`BEGIN`].
     since: AtomicU64,
 }
 
-/// Instants are counted from here, so that one fits into an atomic number.
+/// Origin of the times that are stored in an atomic number.
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Default for Exchange {
@@ -86,19 +90,20 @@ impl Exchange {
             .store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Since when the connection waits for its client, in milliseconds; none while an answer is being made.
+    /// Since when the connection has been waiting for its client, in milliseconds. `None` while a
+    /// request is being processed.
     pub fn waits_since(&self) -> Option<u64> {
         let waits = self.is(WAITING) || self.is(RECEIVING);
         waits.then(|| self.since.load(Ordering::Relaxed))
     }
 
-    /// As if a request were there in full.
+    /// Sets the state of a complete request.
     #[cfg(test)]
     pub fn answers(&self) {
         self.state.store(ANSWERING, Ordering::Relaxed);
     }
 
-    /// The head of a request is there.
+    /// Called with the head of a request.
     pub fn begin(self: &Arc<Self>, request: Request<Incoming>) -> Request<Watched> {
         let answering = match request.version() {
             Version::HTTP_09 | Version::HTTP_10 => ANSWERING_OLD,
@@ -114,9 +119,9 @@ impl Exchange {
         })
     }
 
-    /// The answer is there.
+    /// Called when the response is ready to be written.
     pub fn end(&self) {
-        // The stream says since when, once it writes or cannot.
+        // The stream sets the time when it writes or blocks.
         self.since.store(u64::MAX, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
     }
@@ -126,7 +131,7 @@ impl Exchange {
     }
 }
 
-/// A request's body, which tells the exchange when it has arrived.
+/// A request's body that tells the exchange when it is complete.
 #[derive(Debug)]
 pub struct Watched {
     inner: Incoming,
@@ -145,7 +150,7 @@ impl Body for Watched {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {
             let state = &self.exchange.state;
-            // Unless the answer came before the end of the body.
+            // Fails if the response came before the end of the body.
             let _ = state.compare_exchange(RECEIVING, self.answering, Ordering::Relaxed, Ordering::Relaxed);
         }
         polled
@@ -160,38 +165,37 @@ impl Body for Watched {
     }
 }
 
-/// An answer that the client does not take as fast as it comes.
+/// A response that the client reads more slowly than it is written.
 #[derive(Debug, Clone, Copy)]
 struct Blocked {
     since: Instant,
-    /// What was taken since.
+    /// Bytes written since.
     bytes: u64,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct Stream<S> {
     inner: S,
     limits: StreamLimits,
     exchange: Arc<Exchange>,
-    /// Begin of the idle time, or of the head.
+    /// Start of the idle time or of the head.
     since: Instant,
-    /// Whether a part of a head has arrived.
+    /// Part of a head has arrived.
     in_head: bool,
     blocked: Option<Blocked>,
-    /// Whether something was written that may not have left.
+    /// Bytes were written and not flushed.
     unflushed: bool,
-    /// The client has closed its side while its request is being answered: when to send the next probe, and the pause behind it.
+    /// Half-closed while the request is being processed: time of the next probe, and the pause
+    /// after it.
     half_closed: Option<(Instant, Duration)>,
-    /// The same before the request is known to be complete: when it counts as cut off.
+    /// Half-closed before the request is known to be complete: when it counts as cut off.
     cut_off: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// Whether the timer will fire.
+    /// The timer will fire.
     armed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    /// Wraps a connection that has just been accepted.
     pub fn new(inner: S, limits: StreamLimits, exchange: Arc<Exchange>) -> Self {
         let now = Instant::now();
         Self {
@@ -209,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// When the stream must have gone on.
+    /// When the stream must have made progress.
     fn deadline(&self) -> Option<Instant> {
         let writing = self.blocked.map(|blocked| blocked.since + self.limits.write);
         let reading = self.exchange.is(WAITING).then(|| {
@@ -226,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// Whether the deadline has passed. If not, the task is woken when it does.
+    /// Whether the deadline has passed. If not, the task is woken at the deadline.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             let Some(deadline) = self.deadline() else {
@@ -246,11 +250,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// Has the task woken at the deadline. hyper does not ask again to read when it has written an answer, if it has asked before.
+    /// Wakes the task at the deadline. After writing a response, hyper does not poll for reading
+    /// again if it has done so before.
     fn arm(&mut self, cx: &mut Context<'_>) {
         let Some(deadline) = self.deadline() else { return };
         if self.half_closed.is_some() || self.cut_off.is_some() {
-            // The client has closed its side, which hyper has not heard yet.
+            // hyper does not know yet that the client has closed its side.
             cx.waker().wake_by_ref();
             return;
         }
@@ -290,18 +295,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if self.is_late(cx) {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client does not read its answer",
+                "the client does not read the response",
             )));
         }
         Poll::Pending
     }
 
-    /// The client has closed its side. Pending until the answer is there; an error once the client proves to be gone.
+    /// The client has closed its side. Pending until the response is ready; an error if the client
+    /// turns out to have disconnected.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let now = Instant::now();
             if self.exchange.is(RECEIVING) || self.exchange.is(WAITING) {
-                // hyper may have the request in full, before the service has begun with it or has seen its body's end.
+                // hyper may have the complete request before the service has started or has seen
+                // the end of the body.
                 let until = *self.cut_off.get_or_insert(now + REQUEST_END);
                 if now >= until {
                     return Poll::Ready(Ok(()));
@@ -319,7 +326,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             let (next, pause) = *self.half_closed.get_or_insert((now, FIRST_PROBE_PAUSE));
             if now < next {
                 self.timer.as_mut().reset(next);
-                // The other deadlines set it again.
+                // The other deadlines reset the timer.
                 self.armed = false;
                 if self.timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
@@ -327,7 +334,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
                 continue;
             }
             self.half_closed = Some((now + pause, (pause * 2).min(LONGEST_PROBE_PAUSE)));
-            // Never within an answer to an earlier request.
+            // A probe must not land inside the response to an earlier request.
             if self.unflushed || self.blocked.is_some() {
                 continue;
             }
@@ -338,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
                     }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                // A part of a probe cannot be taken back. Its client reads nothing.
+                // A partial probe cannot be taken back, and its client reads nothing.
                 Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
                 Poll::Pending => {}
             }
@@ -367,11 +374,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             }
             Poll::Pending if this.is_late(cx) => {
                 if this.in_head || this.blocked.is_some() {
-                    let error =
-                        io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long");
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "the request's head took too long");
                     return Poll::Ready(Err(error));
                 }
-                // As if an idle client had closed the connection, so that it is closed in order.
+                // Treated as closed by the client, so that hyper closes the connection cleanly.
                 Poll::Ready(Ok(()))
             }
             polled => polled,

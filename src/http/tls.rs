@@ -1,4 +1,4 @@
-//! TLS: certificates, read again while the server runs, and whose client certificates are accepted.
+//! TLS: certificates, which can be reloaded, and the check of client certificates.
 
 use std::fmt;
 use std::fs;
@@ -18,7 +18,7 @@ use x509_parser::parse_x509_certificate;
 
 use crate::config::Config;
 
-/// The files.
+/// The paths of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     certificate: PathBuf,
@@ -27,7 +27,7 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// None if the configuration names none.
+    /// `None` if TLS is not configured.
     pub fn of(config: &Config) -> Option<Self> {
         Some(Self {
             certificate: config.tls_certificate.clone()?,
@@ -37,23 +37,19 @@ impl TlsFiles {
     }
 }
 
-/// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}")]
 pub struct TlsError {
-    /// The key of the configuration that names the file.
+    /// The configuration key of the file.
     pub key: &'static str,
-    /// The file, what was expected, what came.
     pub message: String,
 }
 
-/// What the handshakes use.
 pub struct Tls {
     files: TlsFiles,
     config: RwLock<Arc<ServerConfig>>,
-    /// Hash of what was read last, usable or not, so that a mistake is told once.
+    /// Hash of the files as last read, valid or not, so that an error is logged only once.
     seen: Mutex<[u8; 32]>,
-    /// When what is in use runs out.
     expiry: IntGaugeVec,
 }
 
@@ -64,7 +60,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files. Keeps in `expiry` when the certificates run out, from now on.
+    /// Reads the files. `expiry` is the metric of the certificates' expiry.
     pub fn load(files: TlsFiles, expiry: IntGaugeVec) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
         let usable = contents.usable(&files)?;
@@ -77,13 +73,13 @@ impl Tls {
         })
     }
 
-    /// For the next connection.
+    /// The acceptor for a new connection.
     pub fn acceptor(&self) -> TlsAcceptor {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         TlsAcceptor::from(Arc::clone(&config))
     }
 
-    /// Reads the files again. If they cannot be used, all stays as it was.
+    /// Reads the files again. On an error the old certificates stay in use.
     pub fn reload(&self) -> Result<(), TlsError> {
         let contents = Contents::read(&self.files)?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = contents.hash();
@@ -93,14 +89,14 @@ impl Tls {
         Ok(())
     }
 
-    /// Reads the files again if they are not those that were read last. Says whether they were.
+    /// Reloads the files if they have changed since they were last read. Returns whether they had.
     pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let contents = Contents::read(&self.files);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = match contents {
             Ok(contents) => contents.hash(),
             Err(error) => {
-                // When a file that was gone is back, that is a change, even if it is the same.
+                // A file that reappears counts as changed, even if it is the same.
                 *seen = [0; 32];
                 return Err(error);
             }
@@ -112,9 +108,9 @@ impl Tls {
         self.reload().map(|()| true)
     }
 
-    /// Looks for changes again and again, and keeps in `successful` how the last one went.
+    /// Checks for changes periodically. `successful` is the metric of the last reload.
     pub async fn watch(self: Arc<Self>, every: Duration, successful: IntGauge) {
-        // A file that is missing is told once, and not every time.
+        // The last logged error, so that a missing file is logged only once.
         let mut told = None;
         loop {
             tokio::time::sleep(every).await;
@@ -123,11 +119,11 @@ impl Tls {
             match result {
                 Ok(Ok(true)) => {
                     successful.set(1);
-                    tracing::info!("the certificates have changed: read again");
+                    tracing::info!("certificates reloaded");
                 }
                 Ok(Err(error)) if told.as_ref() != Some(&error) => {
                     successful.set(0);
-                    tracing::error!(%error, "the certificates could not be read again: all stays as it was");
+                    tracing::error!(%error, "the certificates cannot be reloaded: all stays as it was");
                     told = Some(error);
                     continue;
                 }
@@ -221,12 +217,11 @@ impl Contents {
     }
 }
 
-/// What the files are good for.
 struct Usable {
     config: Arc<ServerConfig>,
-    /// When the first certificate of the chain runs out, in seconds of Unix time.
+    /// Unix time at which the first certificate of the chain expires.
     expiry: i64,
-    /// The same of the authorities of clients.
+    /// Unix time at which the first client CA certificate expires.
     client_ca_expiry: Option<i64>,
 }
 
@@ -258,7 +253,7 @@ fn certificates(
     Ok(certificates)
 }
 
-/// When the first of them runs out, in seconds of Unix time.
+/// Unix time at which the first of the certificates expires.
 fn earliest_end(
     key: &'static str,
     path: &Path,
@@ -275,7 +270,7 @@ fn earliest_end(
     Ok(earliest)
 }
 
-/// Without what stands in the file.
+/// Describes an error without repeating the file's content.
 fn found(error: &pem::Error) -> String {
     match error {
         pem::Error::NoItemsFound => "none".to_owned(),

@@ -1,8 +1,8 @@
-//! Requests that hyper cannot read.
+//! Problem documents for requests that hyper cannot parse.
 //!
-//! hyper answers them itself, with a status and no body, and closes the connection: the service never hears of them. This
-//! wrapper around the stream puts a problem document in the place of that answer. What hyper writes while no answer of the
-//! service is on its way is its own.
+//! hyper responds to them itself, with a status and no body, and closes the connection; the service
+//! never sees them. This wrapper around the stream replaces such a response. Bytes that hyper
+//! writes while no response of the service is being written are hyper's own.
 
 use std::fmt;
 use std::io;
@@ -18,10 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::error::{Code, Error};
 
-/// Headers and body of the answer to this client, in place of those of hyper's answer with this status.
+/// Makes the headers and body that replace those of hyper's own response, for this client and
+/// status.
 pub type Replace = Arc<dyn Fn(SocketAddr, StatusCode) -> (HeaderMap, Bytes) + Send + Sync>;
 
-/// The error of a request that hyper has refused with this status.
+/// The error of a request that hyper refused with this status.
 pub fn error(status: StatusCode, max_header_size: u64) -> Error {
     match status {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Error::new(
@@ -32,22 +33,22 @@ pub fn error(status: StatusCode, max_header_size: u64) -> Error {
             Error::new(Code::UriTooLong, "path: expected at most 65534 bytes, found more")
         }
         _ => Error::invalid_request(
-            "head: expected the head of an HTTP/1.1 request, found one whose method, path, version, headers or Content-Length cannot be read",
+            "head: invalid HTTP/1.1 request head: malformed method, path, version, header or Content-Length",
         ),
     }
 }
 
-/// Whether an answer of the service is on its way.
+/// Whether a response of the service is being written.
 #[derive(Debug, Default)]
 pub struct Answering(AtomicBool);
 
 impl Answering {
-    /// hyper gets an answer.
+    /// The service has returned a response to hyper.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// All that hyper had is written.
+    /// hyper has written everything.
     fn end(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -57,13 +58,12 @@ impl Answering {
     }
 }
 
-/// See the module.
 pub struct Readable<S> {
     inner: S,
     peer: SocketAddr,
     answering: Arc<Answering>,
     replace: Option<Replace>,
-    /// What is being written in place of hyper's answer.
+    /// The rest of the replacement that is being written.
     replacement: Option<Bytes>,
 }
 
@@ -74,7 +74,7 @@ impl<S> fmt::Debug for Readable<S> {
 }
 
 impl<S> Readable<S> {
-    /// `answering` must be told of each answer before hyper gets it.
+    /// `answering.begin()` must be called for each response before hyper gets it.
     pub fn new(inner: S, peer: SocketAddr, answering: Arc<Answering>, replace: Option<Replace>) -> Self {
         Self {
             inner,
@@ -85,7 +85,7 @@ impl<S> Readable<S> {
         }
     }
 
-    /// Whether something else is to be written in place of these bytes.
+    /// Whether these bytes are replaced.
     fn replaces(&mut self, bytes: &[u8]) -> bool {
         if self.replacement.is_some() {
             return true;
@@ -101,14 +101,14 @@ impl<S> Readable<S> {
     }
 }
 
-/// The status of an answer that hyper has made itself.
+/// The status of a response that hyper made itself.
 fn refusal(bytes: &[u8]) -> Option<StatusCode> {
     let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     let status = StatusCode::from_bytes(status).ok()?;
     (status.is_client_error() && bytes.ends_with(b"\r\n\r\n")).then_some(status)
 }
 
-/// hyper's answer with other headers and a body. Its status line and its date stay.
+/// Replaces the headers and the body of hyper's response. Keeps its status line and date.
 fn with(answer: &[u8], headers: &HeaderMap, body: &[u8]) -> Bytes {
     let mut text = Vec::with_capacity(1024);
     let lines = answer.split_inclusive(|&byte| byte == b'\n');
@@ -127,7 +127,7 @@ fn with(answer: &[u8], headers: &HeaderMap, body: &[u8]) -> Bytes {
 }
 
 impl<S: AsyncWrite + Unpin> Readable<S> {
-    /// Writes all of the replacement, and then says that all of hyper's answer is written.
+    /// Writes the replacement, and then reports hyper's bytes as written.
     fn poll_replacement(&mut self, cx: &mut Context<'_>, instead_of: usize) -> Poll<io::Result<usize>> {
         while let Some(rest) = self.replacement.as_mut().filter(|rest| !rest.is_empty()) {
             let count = ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?;
@@ -165,7 +165,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Readable<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match slices {
-            // hyper's own answers have no body.
+            // hyper's own responses have no body, so they are a single slice.
             [only] if self.replaces(only) => self.poll_replacement(cx, only.len()),
             _ => Pin::new(&mut self.inner).poll_write_vectored(cx, slices),
         }

@@ -46,8 +46,7 @@ pub struct Labelled<'a> {
     score: f32,
     /// The `top_k` labels with the highest scores, best first.
     top: Vec<Scored<'a>>,
-    /// Present and true if the text is longer than the model takes, so that only part of it was
-    /// used.
+    /// Present and true if only part of the text was used, because it is too long for the model.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }

@@ -1,4 +1,4 @@
-//! Which address a request comes from, where proxies stand in between.
+//! The address of a client, also behind proxies.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,8 +8,9 @@ use crate::config::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address of the client: the other end of the connection, or, if that is a trusted proxy, the one nearest to us in
-/// `X-Forwarded-For` that is none. What stands further left was written by the client, who can write anything.
+/// The address of the client: the peer of the connection, or, if the peer is a trusted proxy, the
+/// rightmost address in `X-Forwarded-For` that is not a trusted proxy. Addresses further left come
+/// from the client, which can write anything.
 pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut address = peer.to_canonical();
@@ -20,7 +21,7 @@ pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr
     let hops = headers.get_all(X_FORWARDED_FOR).into_iter().rev();
     let hops = hops.flat_map(|value| value.as_bytes().rsplit(|&byte| byte == b','));
     for hop in hops {
-        // What is no address says nothing of who is behind it: the proxy that wrote it answers for it.
+        // An entry that is not an address hides the client; the proxy that wrote it counts instead.
         let Some(hop) = parse(hop) else { break };
         address = hop;
         if !is_trusted(address) {
@@ -30,7 +31,7 @@ pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr
     address
 }
 
-/// The same with the port, which is 0 where a proxy tells the address.
+/// The address with its port, which is 0 if the address comes from a proxy.
 pub fn socket(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketAddr {
     let address = address(peer.ip(), headers, trusted);
     if address == peer.ip().to_canonical() {
@@ -40,7 +41,7 @@ pub fn socket(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> Soc
     }
 }
 
-/// An address, which some proxies write with a port.
+/// Some proxies write addresses with a port.
 fn parse(hop: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(hop).ok()?.trim();
     let plain = || {
@@ -53,7 +54,8 @@ fn parse(hop: &[u8]) -> Option<IpAddr> {
     plain().or_else(with_port).map(|address| address.to_canonical())
 }
 
-/// What one client is taken to have: an IPv4 address, or a /64 of IPv6, which any home has in full.
+/// The addresses that count as one client: an IPv4 address, or a /64 of IPv6, which is what a
+/// household gets.
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

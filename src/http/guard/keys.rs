@@ -1,4 +1,4 @@
-//! API keys: known by their hashes, compared in constant time.
+//! API keys, stored as hashes and compared in constant time.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,29 +15,27 @@ use crate::http::payload::RequestPriority;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A key that may ask.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) name: String,
     hash: KeyHash,
     rate: Option<Rate>,
-    /// The highest priority that it may ask for.
+    /// The highest priority that it permits.
     pub(super) priority: RequestPriority,
 }
 
 impl Key {
-    /// How long to wait, if so much more is too much.
+    /// `Err` with the time to wait if the rate limit does not allow `count` more requests.
     pub(super) fn charge(&self, count: NonZeroU32) -> Result<(), Duration> {
         self.rate.as_ref().map_or(Ok(()), |rate| rate.charge(count))
     }
 
-    /// How long to wait, if it has asked too often.
+    /// `Err` with the time to wait if the rate limit is exceeded.
     pub(super) fn check_rate(&self) -> Result<(), Duration> {
         self.rate.as_ref().map_or(Ok(()), Rate::check)
     }
 }
 
-/// The keys that may ask.
 #[derive(Debug)]
 pub(super) struct Keyring(Vec<Arc<Key>>);
 
@@ -54,9 +52,9 @@ impl Keyring {
         Self(api_keys.iter().map(key).collect())
     }
 
-    /// The key that was sent. Looks at every one, and at every byte of its hash, so that the time tells nothing.
+    /// Compares with every key and every byte, so that the duration reveals nothing.
     pub(super) fn find(&self, sent: &[u8]) -> Option<Arc<Key>> {
-        // Keys are random, not passwords: there is nothing to guess that a slow hash would protect.
+        // A fast hash is enough: keys are random, not passwords that could be guessed.
         let hash = KeyHash::of(sent);
         let mut found = None;
         for key in &self.0 {
@@ -68,7 +66,7 @@ impl Keyring {
     }
 }
 
-/// The key in a request: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
+/// Reads the API key from `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 pub(super) fn sent(headers: &HeaderMap) -> Result<&[u8], Error> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;

@@ -1,4 +1,4 @@
-//! Rates, of a key and of client addresses.
+//! Rate limits of an API key and of client addresses.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -18,7 +18,6 @@ fn quota(limit: RateLimit) -> Quota {
         .allow_burst(limit.burst)
 }
 
-/// One rate.
 #[derive(Debug)]
 pub(super) struct Rate {
     rate: DefaultDirectRateLimiter,
@@ -33,13 +32,13 @@ impl Rate {
         }
     }
 
-    /// How long to wait, if it is exceeded.
+    /// `Err` with the time to wait if the limit is exceeded.
     pub(super) fn check(&self) -> Result<(), Duration> {
         self.rate.check().map_err(wait)
     }
 
-    /// The same for so many more, right after [`Self::check`]. Together they count as the burst at most, or they would never be
-    /// allowed.
+    /// Charges `more` requests right after [`Self::check`]. Both together count as at most the
+    /// burst, since the request could otherwise never be allowed.
     pub(super) fn charge(&self, more: NonZeroU32) -> Result<(), Duration> {
         match beside_one(more, self.burst) {
             Some(more) => self.rate.check_n(more).unwrap_or(Ok(())).map_err(wait),
@@ -52,20 +51,20 @@ fn wait(until: NotUntil<<DefaultClock as Clock>::Instant>) -> Duration {
     until.wait_time_from(DefaultClock::default().now())
 }
 
-/// What is left of `more` where one was counted already and at most the burst counts.
+/// `more`, limited to the burst minus the one request that was already counted.
 fn beside_one(more: NonZeroU32, burst: NonZeroU32) -> Option<NonZeroU32> {
     NonZeroU32::new(more.get().min(burst.get() - 1))
 }
 
-/// How many rates are kept at most, in some 10 MB. An attacker with more addresses than that shares them, and so may a few others.
+/// Most rates that are kept, in about 10 MB. Beyond that, clients share rates.
 const SLOTS: u64 = 1 << 18;
 
-/// The same rate for each of many clients, in bounded memory.
+/// A rate limit for each client, in bounded memory.
 #[derive(Debug)]
 pub(super) struct ClientRates {
     rates: DefaultKeyedRateLimiter<u32>,
     burst: NonZeroU32,
-    /// Which clients share a slot differs from process to process, so that nobody can choose whom to hinder.
+    /// Randomly seeded, so that nobody can choose whose slot to share.
     hasher: RandomState,
 }
 
@@ -78,12 +77,12 @@ impl ClientRates {
         }
     }
 
-    /// How long this client must wait, if it has asked too often.
+    /// `Err` with the time to wait if the limit is exceeded.
     pub(super) fn check(&self, address: IpAddr) -> Result<(), Duration> {
         self.rates.check_key(&self.slot(address)).map_err(wait)
     }
 
-    /// The same for so many more, as [`Rate::charge`].
+    /// Like [`Rate::charge`].
     pub(super) fn charge(&self, address: IpAddr, more: NonZeroU32) -> Result<(), Duration> {
         match beside_one(more, self.burst) {
             Some(more) => {
@@ -102,7 +101,7 @@ impl ClientRates {
         slot as u32
     }
 
-    /// Forgets those who have not asked for so long that they may ask as often as they could at first.
+    /// Removes clients whose limit has fully recovered.
     pub(super) fn forget(&self) {
         self.rates.retain_recent();
         self.rates.shrink_to_fit();

@@ -107,7 +107,7 @@ async fn adding_the_first_api_key_needs_a_restart_and_the_log_says_so() {
     file.write(&make_key("first").entry);
     server.signal("HUP");
     server
-        .wait_for_log(&["api_keys", "the first key takes a restart"])
+        .wait_for_log(&["api_keys", "adding the first key requires a restart"])
         .await;
     assert_eq!(status(server.get("/v1/models")).await, 200);
 }
