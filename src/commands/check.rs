@@ -1,4 +1,4 @@
-//! `classifyd check`: proves model directories without serving them.
+//! `classifyd check`: verifies model directories without serving them.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::catalog;
 use crate::cli::CheckArgs;
 use crate::cure;
 
-/// Checks every model directory, and fails if one of them is not as it should be.
+/// Loads every model and runs its golden samples. Fails if one of them fails, after checking all.
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     library::load(args.onnxruntime.as_deref()).map_err(|error| anyhow!(cure::library(&error)))?;
     let mut checked = 0;
@@ -26,7 +26,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
         };
         ensure!(
             !directories.is_empty(),
-            "{}: expected a model directory, or <name>/<version> folders of them, found none",
+            "{}: expected a model directory, or model directories as <name>/<version>, found none",
             directory.display()
         );
         for directory in directories {

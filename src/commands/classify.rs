@@ -1,7 +1,7 @@
-//! `classifyd classify`: answers on the command line.
+//! `classifyd classify`: labels for files and texts, from a local model or a running server.
 //!
-//! [`inputs`] makes a list of the arguments, [`local`] or [`remote`] answers each of them on a few threads, [`output`] prints the
-//! answers in the order of the list.
+//! [`inputs`] turns the arguments into a list of inputs. [`local`] or [`remote`] classifies them on a
+//! few threads. [`output`] prints the results in the order of the list.
 
 mod certificate;
 pub mod inputs;
@@ -20,72 +20,69 @@ use classifier::InputKind;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use self::inputs::Input;
-use self::local::Local;
+use self::inputs::NamedInput;
+use self::local::LocalModel;
 use self::output::{Format, Printer};
-use self::remote::Remote;
+use self::remote::RemoteServer;
 use crate::cli::ClassifyArgs;
 use crate::cpu;
 
-/// Requests under way at once, where the command line does not say.
+/// Concurrent requests to a server, unless `--concurrency` says otherwise.
 const REMOTE_CONCURRENCY: usize = 8;
 
-/// What is said about one input; a server sends the same members.
+/// The result of one input, with the members that a server sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct InputResult {
     /// The label with the highest score.
     pub label: String,
-    /// Its score.
     pub score: f32,
-    /// The best labels, best first.
-    pub top: Vec<Scored>,
-    /// Whether only a part of the input, a text that is too long, was looked at.
+    /// The labels with the highest scores, best first.
+    pub top: Vec<LabelScore>,
+    /// Whether a text was too long and only its beginning was classified.
     #[serde(default)]
     pub truncated: bool,
 }
 
-/// A label with its score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scored {
-    /// The label.
+pub struct LabelScore {
     pub label: String,
     /// Between 0 and 1.
     pub score: f32,
 }
 
-/// What is known about the model before it is asked.
+/// What is known about the model before the first result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Model {
-    /// What it takes. None: the server chooses a model for each input.
+pub struct ModelFacts {
+    /// `None`: the server chooses a model for each input.
     pub takes: Option<InputKind>,
-    /// Its labels; empty if they are not known.
+    /// Empty if they are not known.
     pub labels: Vec<String>,
 }
 
-/// Answers one input after the other, on a thread of its own.
-type Worker<'a> = Box<dyn FnMut(&Input) -> Result<Answer> + Send + 'a>;
+/// Classifies one input. Each thread has its own.
+type ClassifyFn<'a> = Box<dyn FnMut(&NamedInput) -> Result<InputResult> + Send + 'a>;
 
 enum Backend {
-    Local(Box<Local>),
-    Remote(Remote),
+    Local(Box<LocalModel>),
+    Remote(RemoteServer),
 }
 
 impl Backend {
     fn open(args: &ClassifyArgs) -> Result<Self> {
         Ok(match &args.url {
-            Some(url) => Self::Remote(Remote::connect(url, args)?),
-            None => Self::Local(Box::new(Local::open(args)?)),
+            Some(url) => Self::Remote(RemoteServer::connect(url, args)?),
+            None => Self::Local(Box::new(LocalModel::open(args)?)),
         })
     }
 
-    fn model(&self) -> &Model {
+    fn model(&self) -> &ModelFacts {
         match self {
             Self::Local(local) => local.model(),
             Self::Remote(remote) => remote.model(),
         }
     }
 
-    fn workers(&self, inputs: usize, wanted: Option<usize>) -> Result<Vec<Worker<'_>>> {
+    fn workers(&self, inputs: usize, wanted: Option<usize>) -> Result<Vec<ClassifyFn<'_>>> {
         let most = match self {
             Self::Local(_) => cpu::available(),
             Self::Remote(_) => REMOTE_CONCURRENCY,
@@ -103,28 +100,28 @@ pub fn run(args: &ClassifyArgs) -> Result<()> {
     let backend = Backend::open(args)?;
     let model = backend.model();
     let expanded = inputs::expand(&args.inputs, model.takes);
-    if let Some(left_out) = expanded.tell_left_out(model.takes) {
-        eprintln!("classifyd: {left_out}");
+    if let Some(skipped) = expanded.describe_skipped(model.takes) {
+        eprintln!("classifyd: {skipped}");
     }
     let mut inputs = expanded.inputs;
-    inputs.extend(args.text.iter().map(Input::text));
+    inputs.extend(args.text.iter().map(NamedInput::text));
     let workers = backend.workers(inputs.len(), args.concurrency)?;
     let format = Format::choose(args.json, std::io::stdout().is_terminal(), &inputs, &model.labels);
     let mut printer = Printer::new(std::io::stdout(), format);
     let bar = progress_bar(inputs.len());
 
     let (mut failed, mut right) = (0, 0);
-    in_order(&inputs, workers, |input, answer| {
+    in_order(&inputs, workers, |input, result| {
         bar.inc(1);
         let expected = if args.labels_from_folders {
             inputs::expected_label(input, &model.labels).map(Some)
         } else {
             Ok(None)
         };
-        match answer.and_then(|answer| Ok((answer, expected?))) {
-            Ok((answer, expected)) => {
-                right += usize::from(expected.as_ref() == Some(&answer.label));
-                bar.suspend(|| printer.print(&input.name, &answer, expected.as_deref()))?;
+        match result.and_then(|result| Ok((result, expected?))) {
+            Ok((result, expected)) => {
+                right += usize::from(expected.as_ref() == Some(&result.label));
+                bar.suspend(|| printer.print(&input.name, &result, expected.as_deref()))?;
             }
             Err(error) => {
                 failed += 1;
@@ -137,20 +134,21 @@ pub fn run(args: &ClassifyArgs) -> Result<()> {
     })?;
     bar.finish_and_clear();
 
-    let answered = inputs.len() - failed;
-    if args.labels_from_folders && answered > 0 {
-        let accuracy = 100.0 * right as f64 / answered as f64;
-        eprintln!("accuracy {accuracy:.2} %: {right} of {answered} have the label of their folder");
+    let classified = inputs.len() - failed;
+    if args.labels_from_folders && classified > 0 {
+        let accuracy = 100.0 * right as f64 / classified as f64;
+        eprintln!("accuracy {accuracy:.2} %: {right} of {classified} have the label of their directory");
     }
     ensure!(failed == 0, "{failed} of {} inputs failed", inputs.len());
     Ok(())
 }
 
-/// Gives each input to one of the workers, and each result to `done`, in the order of the inputs.
+/// Classifies the inputs, with a thread for each of `workers`, and passes each result to `done`, in the
+/// order of the inputs.
 fn in_order(
-    inputs: &[Input],
-    workers: Vec<Worker<'_>>,
-    mut done: impl FnMut(&Input, Result<Answer>) -> Result<()>,
+    inputs: &[NamedInput],
+    workers: Vec<ClassifyFn<'_>>,
+    mut done: impl FnMut(&NamedInput, Result<InputResult>) -> Result<()>,
 ) -> Result<()> {
     let next = &AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -163,13 +161,13 @@ fn in_order(
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(input) = inputs.get(at) else { break };
-                        // Nobody listens any more when printing has failed.
+                        // The receiver is gone if printing has failed.
                         if sender.send((at, worker(input))).is_err() {
                             break;
                         }
                     }
                 })
-                .context("no thread could be started")?;
+                .context("cannot start a thread")?;
         }
         drop(sender);
         let mut waiting = BTreeMap::new();
@@ -185,7 +183,7 @@ fn in_order(
     })
 }
 
-/// On standard error, if that is a terminal and there is something to wait for.
+/// Shown on standard error if that is a terminal and there is more than one input.
 fn progress_bar(inputs: usize) -> ProgressBar {
     if inputs < 2 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -203,8 +201,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(label: &str) -> Answer {
-        Answer {
+    fn result_of(label: &str) -> InputResult {
+        InputResult {
             label: label.to_owned(),
             score: 1.0,
             top: Vec::new(),
@@ -213,20 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_in_the_order_of_the_inputs_however_long_each_takes() {
+    fn results_come_in_the_order_of_the_inputs_however_long_each_takes() {
         let arguments: Vec<_> = (0..40).map(|at| format!("text {at}").into()).collect();
         let inputs = inputs::expand(&arguments, Some(InputKind::Text)).inputs;
         let workers = (0..4)
             .map(|worker| {
-                Box::new(move |input: &Input| {
+                Box::new(move |input: &NamedInput| {
                     thread::sleep(Duration::from_millis(worker));
-                    Ok(answer(&input.name))
-                }) as Worker<'_>
+                    Ok(result_of(&input.name))
+                }) as ClassifyFn<'_>
             })
             .collect();
         let mut printed = Vec::new();
-        in_order(&inputs, workers, |input, answer| {
-            assert_eq!(input.name, answer.unwrap().label);
+        in_order(&inputs, workers, |input, result| {
+            assert_eq!(input.name, result.unwrap().label);
             printed.push(input.name.clone());
             Ok(())
         })
@@ -241,17 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn printing_that_fails_ends_the_work() {
+    fn if_printing_fails_no_more_inputs_are_classified() {
         let arguments: Vec<_> = (0..1000).map(|at| format!("text {at}").into()).collect();
         let inputs = inputs::expand(&arguments, Some(InputKind::Text)).inputs;
         let asked = &AtomicUsize::new(0);
-        let worker = Box::new(move |input: &Input| {
+        let worker = Box::new(move |input: &NamedInput| {
             asked.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(1));
-            Ok(answer(&input.name))
+            Ok(result_of(&input.name))
         });
-        let result = in_order(&inputs, vec![worker], |_, _| anyhow::bail!("no more paper"));
-        assert_eq!(result.unwrap_err().to_string(), "no more paper");
+        let ended = in_order(&inputs, vec![worker], |_, _| anyhow::bail!("no more paper"));
+        assert_eq!(ended.unwrap_err().to_string(), "no more paper");
         assert!(asked.load(Ordering::Relaxed) < 1000);
     }
 }

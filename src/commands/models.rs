@@ -1,4 +1,4 @@
-//! `classifyd models`: what is in a folder of models.
+//! `classifyd models`: lists the models of a directory.
 
 use std::io::Write;
 
@@ -13,32 +13,30 @@ use crate::cli::ModelsArgs;
 use crate::config::{self, Config, Origins, Settings};
 use crate::table;
 
-/// One model directory.
 #[derive(Debug, Clone, Serialize)]
-struct Model {
+struct ModelRow {
     name: String,
     version: u64,
     task: &'static str,
     problem_type: ProblemType,
     labels: Vec<String>,
-    /// Axes of a picture; of an image classifier.
+    /// Of an image classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     input_shape: Option<[usize; 3]>,
-    /// Most tokens that are looked at; of a text classifier.
+    /// Maximum number of tokens, of a text classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_length: Option<usize>,
-    /// Size of the graph's file.
     graph_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<Measured>,
-    /// Whether a request that names no model is answered by this one.
+    /// Whether requests that name no model go to this one.
     default: bool,
     #[serde(skip)]
     kind: Option<InputKind>,
 }
 
-/// Prints a line for each model that a server with this configuration would serve. A directory that cannot be read is reported,
-/// and the others are still listed.
+/// Prints a line for each model that a server with this configuration would serve. A directory that
+/// cannot be read is reported, and the others are still listed.
 pub fn run(args: &ModelsArgs) -> Result<()> {
     let settings = Settings {
         models: args.models.clone(),
@@ -61,7 +59,7 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
     for found in &found {
         match Bundle::open(&found.directory)
             .map_err(anyhow::Error::from)
-            .and_then(|bundle| Model::new(found, bundle))
+            .and_then(|bundle| ModelRow::new(found, bundle))
         {
             Ok(model) => models.push(model),
             Err(error) => {
@@ -84,7 +82,7 @@ pub fn run(args: &ModelsArgs) -> Result<()> {
     Ok(())
 }
 
-impl Model {
+impl ModelRow {
     fn new(found: &Found, bundle: Bundle) -> Result<Self> {
         let (task, input_shape, max_length) = match &bundle.preprocessor {
             Preprocessor::Image(image) => ("image-classification", Some(image.shape()), None),
@@ -115,7 +113,7 @@ impl Model {
 
     fn accuracy(&self) -> String {
         self.measured.as_ref().map_or("-".to_owned(), |measured| {
-            // Of a test set, unless it says otherwise.
+            // The split is `test` unless the column says otherwise.
             let split = if measured.split == "test" {
                 String::new()
             } else {
@@ -127,8 +125,8 @@ impl Model {
     }
 }
 
-/// The configured model of each kind, else the only one of it.
-fn mark_defaults(models: &mut [Model], config: &Config) {
+/// The default of a kind is the configured model, else the only model of the kind.
+fn mark_defaults(models: &mut [ModelRow], config: &Config) {
     for (kind, configured) in [
         (InputKind::Image, &config.default_image_model),
         (InputKind::Text, &config.default_text_model),
@@ -140,7 +138,7 @@ fn mark_defaults(models: &mut [Model], config: &Config) {
     }
 }
 
-fn table(models: &[Model]) -> String {
+fn table(models: &[ModelRow]) -> String {
     let header = ["model", "task", "input", "labels", "size", "accuracy", "default"];
     let rows = models.iter().map(|model| {
         [

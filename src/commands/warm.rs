@@ -1,4 +1,4 @@
-//! `classifyd warm`: does ahead what a start on a GPU would have to do.
+//! `classifyd warm`: loads every model once, so that the next start finds its TensorRT engines.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

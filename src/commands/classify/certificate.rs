@@ -1,10 +1,10 @@
-//! What is wrong with a server's certificate, in words, and what mends it.
+//! Explains why the certificate of a server was rejected, and what to do about it.
 
 use std::error::Error;
 
 use tokio_rustls::rustls::{self, CertificateError};
 
-/// What is wrong with the certificate of a server, if that is why a request got no answer.
+/// The explanation, if the certificate is the reason of this error.
 pub(super) fn fault(error: &ureq::Error) -> Option<String> {
     let error = match error {
         ureq::Error::Rustls(error) => error,
@@ -17,7 +17,7 @@ pub(super) fn fault(error: &ureq::Error) -> Option<String> {
     }
 }
 
-/// The error of TLS in one of input and output.
+/// rustls wraps its errors in those of `std::io`.
 fn tls_error<'a>(error: &'a (dyn Error + Send + Sync + 'static)) -> Option<&'a rustls::Error> {
     let mut error: &'a (dyn Error + 'static) = error;
     loop {
@@ -30,9 +30,9 @@ fn tls_error<'a>(error: &'a (dyn Error + Send + Sync + 'static)) -> Option<&'a r
 
 fn explain(reason: &CertificateError) -> String {
     match reason {
-        // The latter where another authority has the same name.
+        // BadSignature: another authority has the same name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "no authority that this machine trusts has signed it: name the file of its authority with SSL_CERT_FILE".to_owned()
+            "it is not signed by an authority that this machine trusts: set SSL_CERT_FILE to the file of its authority".to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("it has expired, or the clock of this machine is wrong ({reason})")
@@ -41,12 +41,12 @@ fn explain(reason: &CertificateError) -> String {
             format!("it is not valid yet, or the clock of this machine is wrong ({reason})")
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("expected one for the name in --url, found one for others ({reason})")
+            format!("expected one for the name in --url, found one for other names ({reason})")
         }
-        // The library has no name for this one.
+        // rustls has no variant for this error.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "expected the certificate of a server, found that of an authority (CA:TRUE), which `openssl req -x509` makes unless \
-             it is told otherwise: make it anew with -addext basicConstraints=critical,CA:FALSE -addext \
+            "expected the certificate of a server, found that of an authority (CA:TRUE), the default of \
+             `openssl req -x509`: create it again with -addext basicConstraints=critical,CA:FALSE -addext \
              subjectAltName=DNS:localhost (the name in --url)"
                 .to_owned()
         }

@@ -1,4 +1,4 @@
-//! Arguments -> a list of inputs: files, patterns, folders, standard input, texts.
+//! The arguments as a list of inputs: files, patterns, directories, standard input, texts.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -10,31 +10,26 @@ use classifier::image::EXTENSIONS as IMAGES;
 use walkdir::WalkDir;
 
 const TEXTS: [&str; 1] = ["txt"];
-/// Files that are named of those that are left out.
+/// A message about skipped files names this many of them.
 const MOST_NAMES: usize = 5;
 
-/// One input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
-    /// How it is called in what is printed.
+pub struct NamedInput {
+    /// Printed beside the result.
     pub name: String,
-    /// Where it is, or why it cannot be had.
+    /// Where to read the input, or why that is impossible.
     pub source: Result<Source, String>,
 }
 
-/// Where an input is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// In a file.
     File(PathBuf),
-    /// `-`.
     StandardInput,
-    /// The argument itself is the text.
+    /// The name is the text.
     Text,
 }
 
-impl Input {
-    /// Its bytes.
+impl NamedInput {
     pub fn read(&self) -> Result<Vec<u8>> {
         match &self.source {
             Ok(Source::File(path)) => Ok(std::fs::read(path)?),
@@ -57,7 +52,6 @@ impl Input {
         }
     }
 
-    /// The text itself.
     pub fn text(text: impl Into<String>) -> Self {
         Self::new(text, Source::Text)
     }
@@ -74,61 +68,64 @@ impl Input {
     }
 }
 
-/// The inputs that the arguments stand for, and the files that are none.
+/// What the arguments stand for.
 #[derive(Debug, Default)]
 pub struct Expanded {
-    /// In the order of the arguments; those of a folder or a pattern sorted by name.
-    pub inputs: Vec<Input>,
-    /// Files in folders whose names say that the model cannot take them.
-    pub left_out: Vec<PathBuf>,
+    /// In the order of the arguments. Those of a directory or pattern are sorted by name.
+    pub inputs: Vec<NamedInput>,
+    /// Files in directories whose extension says that the model does not take them.
+    pub skipped: Vec<PathBuf>,
 }
 
 impl Expanded {
-    /// How many files were left out, and which; nothing if there are none.
-    pub fn tell_left_out(&self, takes: Option<InputKind>) -> Option<String> {
-        if self.left_out.is_empty() {
+    /// How many files were skipped, and the names of the first ones.
+    pub fn describe_skipped(&self, takes: Option<InputKind>) -> Option<String> {
+        if self.skipped.is_empty() {
             return None;
         }
-        let first = self.left_out.iter().take(MOST_NAMES);
+        let first = self.skipped.iter().take(MOST_NAMES);
         let names: Vec<String> = first.map(|path| path.display().to_string()).collect();
-        let more = match self.left_out.len() - names.len() {
+        let more = match self.skipped.len() - names.len() {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Some(format!(
-            "left out, as their names do not end in {}: {} of the files, {}{more}",
-            extensions(takes),
-            self.left_out.len(),
-            names.join(", ")
-        ))
+        let files = match self.skipped.len() {
+            1 => "1 file whose name does not end in".to_owned(),
+            count => format!("{count} files whose names do not end in"),
+        };
+        let (extensions, names) = (extensions(takes), names.join(", "));
+        Some(format!("skipped {files} {extensions}: {names}{more}"))
     }
 }
 
-/// Finds the files and texts that the arguments mean.
+/// Finds the files and texts that the arguments stand for.
 ///
-/// `takes` is what the model takes, if it is known: folders are searched for files of that kind, and for a text classifier an
-/// argument that names no file is a text, unless it looks like the name of one: a mistyped name must not be taken for a text.
+/// `takes` is the kind of input of the model, if it is known. Directories are searched for files of that
+/// kind. For a text classifier, an argument that is not the name of a file is a text, unless it looks
+/// like a file name: a mistyped name must not be classified.
 pub fn expand(arguments: &[OsString], takes: Option<InputKind>) -> Expanded {
     let mut expanded = Expanded::default();
     for argument in arguments {
         let path = Path::new(argument);
         let name = path.display().to_string();
         if name == "-" {
-            expanded.inputs.push(Input::new(name, Source::StandardInput));
+            expanded.inputs.push(NamedInput::new(name, Source::StandardInput));
         } else if path.exists() {
             add_path(path, takes, &mut expanded);
         } else if add_matches(&name, takes, &mut expanded) {
         } else if takes == Some(InputKind::Text) && !looks_like_a_path(&name) {
-            expanded.inputs.push(Input::text(name));
+            expanded.inputs.push(NamedInput::text(name));
         } else {
-            expanded.inputs.push(Input::missing(name, no_such_file(takes)));
+            expanded
+                .inputs
+                .push(NamedInput::missing(name, no_such_file(takes)));
         }
     }
     expanded
 }
 
-/// Whether an argument is more likely the name of a file than a text: it ends as the names of pictures and texts do, begins as
-/// only a path does, or is a single word with a `/`.
+/// Whether an argument is more likely a file name than a text: it has the extension of an image or text
+/// file, begins as only a path does, or is a single word with a `/`.
 fn looks_like_a_path(argument: &str) -> bool {
     kind_of(Path::new(argument)).is_some()
         || ["/", "./", "../", "~/"]
@@ -150,13 +147,13 @@ fn no_such_file(takes: Option<InputKind>) -> String {
 
 fn add_path(path: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
     if path.is_dir() {
-        add_folder(path, takes, expanded);
+        add_directory(path, takes, expanded);
     } else {
-        expanded.inputs.push(Input::file(path.to_owned()));
+        expanded.inputs.push(NamedInput::file(path.to_owned()));
     }
 }
 
-/// What a pattern matches, as the shell would read it. False if it is no pattern, or matches nothing.
+/// Adds what a pattern matches, as in the shell. Returns false if it is not a pattern or matches nothing.
 fn add_matches(pattern: &str, takes: Option<InputKind>, expanded: &mut Expanded) -> bool {
     if !pattern.contains(['*', '?', '[']) {
         return false;
@@ -174,7 +171,7 @@ fn add_matches(pattern: &str, takes: Option<InputKind>, expanded: &mut Expanded)
         found = true;
         match path {
             Ok(path) => add_path(&path, takes, expanded),
-            Err(error) => expanded.inputs.push(Input::missing(
+            Err(error) => expanded.inputs.push(NamedInput::missing(
                 error.path().display().to_string(),
                 error.error().to_string(),
             )),
@@ -183,11 +180,12 @@ fn add_matches(pattern: &str, takes: Option<InputKind>, expanded: &mut Expanded)
     found
 }
 
-/// The files of a folder and of those below that a model of this kind can take, by their names. Hidden ones are passed over.
-fn add_folder(folder: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
+/// Adds the files of a directory and its subdirectories whose extension fits the model. Hidden ones are
+/// skipped.
+fn add_directory(directory: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
     let wanted = |path: &Path| kind_of(path).is_some_and(|kind| takes.is_none_or(|takes| takes == kind));
     let before = expanded.inputs.len();
-    let entries = WalkDir::new(folder)
+    let entries = WalkDir::new(directory)
         .follow_links(true)
         .sort_by_file_name()
         .into_iter()
@@ -195,17 +193,17 @@ fn add_folder(folder: &Path, takes: Option<InputKind>, expanded: &mut Expanded) 
     for entry in entries {
         match entry {
             Ok(entry) if !entry.file_type().is_file() => {}
-            Ok(entry) if wanted(entry.path()) => expanded.inputs.push(Input::file(entry.into_path())),
-            Ok(entry) => expanded.left_out.push(entry.into_path()),
+            Ok(entry) if wanted(entry.path()) => expanded.inputs.push(NamedInput::file(entry.into_path())),
+            Ok(entry) => expanded.skipped.push(entry.into_path()),
             Err(error) => {
-                let path = error.path().unwrap_or(folder).display().to_string();
-                expanded.inputs.push(Input::missing(path, error.to_string()));
+                let path = error.path().unwrap_or(directory).display().to_string();
+                expanded.inputs.push(NamedInput::missing(path, error.to_string()));
             }
         }
     }
     if expanded.inputs.len() == before {
-        expanded.inputs.push(Input::missing(
-            folder.display().to_string(),
+        expanded.inputs.push(NamedInput::missing(
+            directory.display().to_string(),
             format!(
                 "expected files whose names end in {}, found none",
                 extensions(takes)
@@ -214,7 +212,7 @@ fn add_folder(folder: &Path, takes: Option<InputKind>, expanded: &mut Expanded) 
     }
 }
 
-/// How the names of files end that a model of this kind takes.
+/// The extensions of the files that such a model takes.
 fn extensions(takes: Option<InputKind>) -> String {
     let extensions = match takes {
         Some(InputKind::Image) => IMAGES.to_vec(),
@@ -224,7 +222,7 @@ fn extensions(takes: Option<InputKind>) -> String {
     format!(".{}", extensions.join(", ."))
 }
 
-/// What a file holds, by its name.
+/// The kind of a file, by its extension.
 pub fn kind_of(path: &Path) -> Option<InputKind> {
     if has_extension(path, &IMAGES) {
         Some(InputKind::Image)
@@ -242,9 +240,9 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     })
 }
 
-/// The name of the folder that holds the input, which must be one of the labels, if they are known.
-pub fn expected_label(input: &Input, labels: &[String]) -> Result<String> {
-    let folder = match &input.source {
+/// The name of the directory that holds the input. It must be one of the labels, if they are known.
+pub fn expected_label(input: &NamedInput, labels: &[String]) -> Result<String> {
+    let directory = match &input.source {
         Ok(Source::File(path)) => std::path::absolute(path)?
             .parent()
             .and_then(Path::file_name)
@@ -252,13 +250,13 @@ pub fn expected_label(input: &Input, labels: &[String]) -> Result<String> {
         _ => None,
     };
     let known = || labels.join(", ");
-    match folder {
-        Some(folder) if labels.is_empty() || labels.contains(&folder) => Ok(folder),
-        Some(folder) => bail!(
-            "--labels-from-folders: expected it in a folder that has the name of a label ({}), found {folder:?}",
+    match directory {
+        Some(directory) if labels.is_empty() || labels.contains(&directory) => Ok(directory),
+        Some(directory) => bail!(
+            "--labels-from-folders: expected the file in a directory with the name of a label ({}), found {directory:?}",
             known()
         ),
-        None => bail!("--labels-from-folders: expected a file in a folder, found none"),
+        None => bail!("--labels-from-folders: expected a file in a directory, found none"),
     }
 }
 
@@ -268,8 +266,8 @@ mod tests {
 
     use super::*;
 
-    fn folder() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+    fn directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
         for file in [
             "cat/b.png",
             "cat/a.JPG",
@@ -281,20 +279,20 @@ mod tests {
             "dog/review.txt",
             "empty/readme",
         ] {
-            let path = folder.path().join(file);
+            let path = directory.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file).unwrap();
         }
-        folder
+        directory
     }
 
-    /// Names relative to the folder; `!` before those that cannot be had.
-    fn names(folder: &Path, arguments: &[&str], takes: Option<InputKind>) -> Vec<String> {
+    /// Names relative to the directory, with `!` before those that cannot be read.
+    fn names(directory: &Path, arguments: &[&str], takes: Option<InputKind>) -> Vec<String> {
         let arguments: Vec<OsString> = arguments
             .iter()
-            .map(|argument| folder.join(argument).into_os_string())
+            .map(|argument| directory.join(argument).into_os_string())
             .collect();
-        let prefix = format!("{}/", folder.display());
+        let prefix = format!("{}/", directory.display());
         expand(&arguments, takes)
             .inputs
             .into_iter()
@@ -306,52 +304,53 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gives_what_the_model_takes_sorted_and_not_what_is_hidden() {
-        let folder = folder();
+    fn a_directory_gives_the_files_that_the_model_takes_sorted_and_without_hidden_ones() {
+        let directory = directory();
         assert_eq!(
-            names(folder.path(), &[""], Some(InputKind::Image)),
+            names(directory.path(), &[""], Some(InputKind::Image)),
             ["cat/a.JPG", "cat/b.png", "cat/deep/c.webp", "dog/e[1].bmp"]
         );
         assert_eq!(
-            names(folder.path(), &[""], Some(InputKind::Text)),
+            names(directory.path(), &[""], Some(InputKind::Text)),
             ["dog/review.txt"]
         );
         assert_eq!(
-            names(folder.path(), &["dog"], None),
+            names(directory.path(), &["dog"], None),
             ["dog/e[1].bmp", "dog/review.txt"]
         );
-        let inputs = expand(&[folder.path().join("empty").into()], Some(InputKind::Image)).inputs;
+        let inputs = expand(&[directory.path().join("empty").into()], Some(InputKind::Image)).inputs;
         let reason = inputs[0].source.clone().unwrap_err();
         assert!(reason.contains(".png, .jpg"), "{reason}");
     }
 
     #[test]
-    fn what_a_folder_holds_besides_is_counted_and_named() {
-        let folder = folder();
-        let told = |folder: &str, takes| {
-            expand(&[folder.into()], takes)
-                .tell_left_out(takes)
-                .map(|told| told.replace(folder, ""))
+    fn other_files_of_a_directory_are_counted_and_named() {
+        let directory = directory();
+        let told = |directory: &str, takes| {
+            expand(&[directory.into()], takes)
+                .describe_skipped(takes)
+                .map(|told| told.replace(directory, ""))
         };
-        let cats = folder.path().join("cat");
+        let cats = directory.path().join("cat");
         let cats = cats.to_str().unwrap();
         assert_eq!(
             told(cats, Some(InputKind::Image)).unwrap(),
-            "left out, as their names do not end in .png, .jpg, .jpeg, .webp, .gif, .bmp: 1 of the files, /notes.md"
+            "skipped 1 file whose name does not end in .png, .jpg, .jpeg, .webp, .gif, .bmp: /notes.md"
         );
-        let told_all = told(folder.path().to_str().unwrap(), Some(InputKind::Text)).unwrap();
+        let told_all = told(directory.path().to_str().unwrap(), Some(InputKind::Text)).unwrap();
         assert!(
-            told_all.contains(".txt: 6 of the files, /cat/a.JPG") && told_all.ends_with(" and 1 more"),
+            told_all.contains("6 files whose names do not end in .txt: /cat/a.JPG")
+                && told_all.ends_with(" and 1 more"),
             "{told_all}"
         );
-        fs::remove_file(folder.path().join("cat/notes.md")).unwrap();
+        fs::remove_file(directory.path().join("cat/notes.md")).unwrap();
         assert_eq!(told(cats, Some(InputKind::Image)), None);
     }
 
     #[test]
     fn patterns_are_those_of_the_shell() {
-        let folder = folder();
-        let found = |pattern| names(folder.path(), &[pattern], Some(InputKind::Image));
+        let directory = directory();
+        let found = |pattern| names(directory.path(), &[pattern], Some(InputKind::Image));
         assert_eq!(found("cat/*.png"), ["cat/b.png"]);
         assert_eq!(
             found("**/[ab].*"),
@@ -364,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_text_classifier_takes_an_argument_as_text() {
+    fn only_for_a_text_classifier_is_an_argument_a_text() {
         let texts = |takes| expand(&["Was it *good*?".into(), "-".into()], takes).inputs;
         assert_eq!(texts(Some(InputKind::Text))[0].source, Ok(Source::Text));
         assert_eq!(texts(Some(InputKind::Text))[1].source, Ok(Source::StandardInput));
@@ -375,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_the_name_of_a_file_is_no_text() {
+    fn an_argument_that_looks_like_a_file_name_is_not_a_text() {
         let source = |argument: &str| {
             expand(&[argument.into()], Some(InputKind::Text))
                 .inputs
@@ -410,12 +409,12 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_is_the_expected_label() {
+    fn the_directory_is_the_expected_label() {
         let labels = ["cat".to_owned(), "dog".to_owned()];
-        let of = |path: &str| expected_label(&Input::file(path.into()), &labels);
+        let of = |path: &str| expected_label(&NamedInput::file(path.into()), &labels);
         assert_eq!(of("/x/cat/1.png").unwrap(), "cat");
         let error = of("/x/bird/1.png").unwrap_err().to_string();
         assert!(error.contains("(cat, dog), found \"bird\""), "{error}");
-        assert!(expected_label(&Input::new("-", Source::StandardInput), &labels).is_err());
+        assert!(expected_label(&NamedInput::new("-", Source::StandardInput), &labels).is_err());
     }
 }

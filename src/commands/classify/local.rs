@@ -1,4 +1,4 @@
-//! A model directory, opened here.
+//! Classifies with a local model directory.
 
 use std::path::Path;
 
@@ -6,25 +6,23 @@ use anyhow::{Result, anyhow, bail};
 use classifier::runtime::library;
 use classifier::{Bundle, Classifier, Prediction, SessionOptions};
 
-use super::inputs::Input;
-use super::{Answer, Model, Scored, Worker};
+use super::inputs::NamedInput;
+use super::{ClassifyFn, InputResult, LabelScore, ModelFacts};
 use crate::catalog::{self, Pinned};
 use crate::cli::ClassifyArgs;
 use crate::cure;
 
-/// A model directory.
-pub struct Local {
+pub struct LocalModel {
     bundle: Bundle,
-    model: Model,
+    model: ModelFacts,
     top_k: usize,
 }
 
-impl Local {
-    /// Loads ONNX Runtime, and finds the model.
+impl LocalModel {
     pub fn open(args: &ClassifyArgs) -> Result<Self> {
         library::load(args.onnxruntime.as_deref()).map_err(|error| anyhow!(cure::library(&error)))?;
         let bundle = find_bundle(&args.models, args.model.as_deref())?;
-        let model = Model {
+        let model = ModelFacts {
             takes: Some(bundle.preprocessor.kind()),
             labels: bundle.labels.clone(),
         };
@@ -35,28 +33,27 @@ impl Local {
         })
     }
 
-    /// What is known about the model.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &ModelFacts {
         &self.model
     }
 
-    /// A session for a thread.
-    pub fn worker(&self) -> Result<Worker<'_>> {
+    /// Opens a session for one thread.
+    pub fn worker(&self) -> Result<ClassifyFn<'_>> {
         let mut classifier = Classifier::new(self.bundle.clone(), &SessionOptions::default())?;
-        Ok(Box::new(move |input: &Input| {
+        Ok(Box::new(move |input: &NamedInput| {
             let prediction = classifier.classify(&input.read()?)?;
             Ok(answer(prediction, self.top_k))
         }))
     }
 }
 
-fn answer(prediction: Prediction, top_k: usize) -> Answer {
+fn answer(prediction: Prediction, top_k: usize) -> InputResult {
     let best = prediction.best().clone();
-    let scored = |score: classifier::LabelScore| Scored {
+    let scored = |score: classifier::LabelScore| LabelScore {
         label: score.label,
         score: score.score,
     };
-    Answer {
+    InputResult {
         label: best.label,
         score: best.score,
         top: prediction.top.into_iter().take(top_k).map(scored).collect(),

@@ -1,35 +1,34 @@
-//! Answers as a person or a program reads them.
+//! Prints results for people and programs.
 
 use std::io::Write;
 
 use console::{Alignment, Style, measure_text_width, pad_str, truncate_str};
 use serde::Serialize;
 
-use super::inputs::Input;
-use super::{Answer, Scored};
+use super::inputs::NamedInput;
+use super::{InputResult, LabelScore};
 
 /// Widest column of inputs on a terminal.
 const WIDEST_NAME: usize = 44;
 
-/// How answers are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// Columns with a tab between them, for other programs.
     Tabs,
     /// Columns of equal width, for people.
     Columns {
-        /// Of the inputs' names.
+        /// Width of the names of inputs.
         name: usize,
-        /// Of a label.
+        /// Width of a label.
         label: usize,
     },
 }
 
 impl Format {
-    /// Columns on a terminal, tabs elsewhere, unless JSON is asked for.
-    pub fn choose(json: bool, terminal: bool, inputs: &[Input], labels: &[String]) -> Self {
+    /// Columns on a terminal, tabs elsewhere, unless `json` is set.
+    pub fn choose(json: bool, terminal: bool, inputs: &[NamedInput], labels: &[String]) -> Self {
         if json {
             return Self::Json;
         }
@@ -46,7 +45,7 @@ impl Format {
     }
 }
 
-/// Writes one line for each answer.
+/// Writes one line for each input.
 pub struct Printer<W> {
     output: W,
     format: Format,
@@ -55,19 +54,17 @@ pub struct Printer<W> {
     wrong: Style,
 }
 
-/// A line of JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     input: &'a str,
     label: &'a str,
     score: f32,
-    top: &'a [Scored],
+    top: &'a [LabelScore],
     truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<&'a str>,
 }
 
-/// The line of JSON of an input that failed.
 #[derive(Serialize)]
 struct Failure<'a> {
     input: &'a str,
@@ -75,7 +72,7 @@ struct Failure<'a> {
 }
 
 impl<W: Write> Printer<W> {
-    /// Colours are for terminals; `console` looks whether standard output is one, and for `NO_COLOR`.
+    /// `console` leaves colours out unless standard output is a terminal, and if `NO_COLOR` is set.
     pub fn new(output: W, format: Format) -> Self {
         Self {
             output,
@@ -86,24 +83,25 @@ impl<W: Write> Printer<W> {
         }
     }
 
-    /// Writes the line of an input. `expected` is the label that it should have, if that is known.
-    pub fn print(&mut self, name: &str, answer: &Answer, expected: Option<&str>) -> anyhow::Result<()> {
+    /// `expected` is the label that the input should have, if that is known.
+    pub fn print(&mut self, name: &str, result: &InputResult, expected: Option<&str>) -> anyhow::Result<()> {
         let line = match self.format {
             Format::Json => serde_json::to_string(&Line {
                 input: name,
-                label: &answer.label,
-                score: answer.score,
-                top: &answer.top,
-                truncated: answer.truncated,
+                label: &result.label,
+                score: result.score,
+                top: &result.top,
+                truncated: result.truncated,
                 expected,
             })?,
-            Format::Tabs => tabs(name, answer, expected),
-            Format::Columns { name: width, label } => self.columns(name, width, label, answer, expected),
+            Format::Tabs => tabs(name, result, expected),
+            Format::Columns { name: width, label } => self.columns(name, width, label, result, expected),
         };
         self.write(&line)
     }
 
-    /// Writes the line of an input that failed, so that a program finds a line for each input. People are told elsewhere.
+    /// Writes a line for an input that failed, if the format is JSON: a program finds a line for each
+    /// input. For people, the error is on standard error.
     pub fn print_failure(&mut self, name: &str, reason: &str) -> anyhow::Result<()> {
         if self.format != Format::Json {
             return Ok(());
@@ -118,7 +116,6 @@ impl<W: Write> Printer<W> {
 
     fn write(&mut self, line: &str) -> anyhow::Result<()> {
         writeln!(self.output, "{line}")?;
-        // Now, for a person who waits, and a program that reads.
         self.output.flush()?;
         Ok(())
     }
@@ -128,12 +125,12 @@ impl<W: Write> Printer<W> {
         name: &str,
         width: usize,
         label: usize,
-        answer: &Answer,
+        result: &InputResult,
         expected: Option<&str>,
     ) -> String {
         let name = shortened(&one_line(name), width);
         let mut line = pad_str(&name, width, Alignment::Left, None).into_owned();
-        for (at, scored) in answer.top.iter().enumerate() {
+        for (at, scored) in result.top.iter().enumerate() {
             let style = if at == 0 { &self.best } else { &self.rest };
             let text = format!(
                 "{} {:.4}",
@@ -143,10 +140,10 @@ impl<W: Write> Printer<W> {
             line.push_str("  ");
             line.push_str(&style.apply_to(text).to_string());
         }
-        if answer.truncated {
+        if result.truncated {
             line.push_str("  truncated");
         }
-        if let Some(expected) = expected.filter(|expected| *expected != answer.label) {
+        if let Some(expected) = expected.filter(|expected| *expected != result.label) {
             line.push_str("  ");
             line.push_str(&self.wrong.apply_to(format!("expected {expected}")).to_string());
         }
@@ -154,29 +151,29 @@ impl<W: Write> Printer<W> {
     }
 }
 
-fn tabs(name: &str, answer: &Answer, expected: Option<&str>) -> String {
+fn tabs(name: &str, result: &InputResult, expected: Option<&str>) -> String {
     let mut columns = vec![one_line(name)];
     columns.extend(
-        answer
+        result
             .top
             .iter()
             .map(|scored| format!("{} {:.4}", scored.label, scored.score)),
     );
-    if answer.truncated {
+    if result.truncated {
         columns.push("truncated".to_owned());
     }
-    if let Some(expected) = expected.filter(|expected| *expected != answer.label) {
+    if let Some(expected) = expected.filter(|expected| *expected != result.label) {
         columns.push(format!("expected {expected}"));
     }
     columns.join("\t")
 }
 
-/// A text is shown on one line, whatever is in it.
+/// Line breaks of a text must not break the table.
 fn one_line(name: &str) -> String {
     name.replace(char::is_control, " ")
 }
 
-/// Of a long path its end, which tells files apart; of a long text its beginning.
+/// Keeps the end of a long path, which tells files apart, and the beginning of a long text.
 fn shortened(name: &str, width: usize) -> String {
     let surplus = measure_text_width(name).saturating_sub(width);
     if surplus == 0 {
@@ -200,15 +197,15 @@ mod tests {
     use super::super::inputs::Source;
     use super::*;
 
-    fn answer(labels: &[(&str, f32)]) -> Answer {
-        let top: Vec<Scored> = labels
+    fn result(labels: &[(&str, f32)]) -> InputResult {
+        let top: Vec<LabelScore> = labels
             .iter()
-            .map(|(label, score)| Scored {
+            .map(|(label, score)| LabelScore {
                 label: (*label).to_owned(),
                 score: *score,
             })
             .collect();
-        Answer {
+        InputResult {
             label: top[0].label.clone(),
             score: top[0].score,
             top,
@@ -216,29 +213,29 @@ mod tests {
         }
     }
 
-    fn printed(format: Format, lines: &[(&str, Answer, Option<&str>)]) -> String {
+    fn printed(format: Format, lines: &[(&str, InputResult, Option<&str>)]) -> String {
         let mut bytes = Vec::new();
         let mut printer = Printer::new(&mut bytes, format);
-        for (name, answer, expected) in lines {
-            printer.print(name, answer, *expected).unwrap();
+        for (name, result, expected) in lines {
+            printer.print(name, result, *expected).unwrap();
         }
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
-    fn a_terminal_gets_columns_and_a_pipe_tabs() {
-        let inputs: Vec<Input> = ["a.png", "folder/b.png"]
-            .map(|name| Input {
+    fn a_terminal_gets_columns_and_a_pipe_gets_tabs() {
+        let inputs: Vec<NamedInput> = ["a.png", "photos/b.png"]
+            .map(|name| NamedInput {
                 name: name.to_owned(),
                 source: Ok(Source::File(name.into())),
             })
             .to_vec();
         let labels = ["cat".to_owned(), "horse".to_owned()];
         let lines = [
-            ("a.png", answer(&[("cat", 0.9), ("horse", 0.1)]), Some("cat")),
+            ("a.png", result(&[("cat", 0.9), ("horse", 0.1)]), Some("cat")),
             (
-                "folder/b.png",
-                answer(&[("horse", 0.75), ("cat", 0.25)]),
+                "photos/b.png",
+                result(&[("horse", 0.75), ("cat", 0.25)]),
                 Some("cat"),
             ),
         ];
@@ -246,29 +243,29 @@ mod tests {
         assert_eq!(
             console::strip_ansi_codes(&printed(format, &lines)),
             "a.png         cat   0.9000  horse 0.1000\n\
-             folder/b.png  horse 0.7500  cat   0.2500  expected cat\n"
+             photos/b.png  horse 0.7500  cat   0.2500  expected cat\n"
         );
         let format = Format::choose(false, false, &inputs, &labels);
         assert_eq!(
             printed(format, &lines),
-            "a.png\tcat 0.9000\thorse 0.1000\nfolder/b.png\thorse 0.7500\tcat 0.2500\texpected cat\n"
+            "a.png\tcat 0.9000\thorse 0.1000\nphotos/b.png\thorse 0.7500\tcat 0.2500\texpected cat\n"
         );
     }
 
     #[test]
-    fn json_has_scores_as_they_are() {
-        let line = printed(Format::Json, &[("line\nbreak", answer(&[("a", 0.1)]), None)]);
+    fn json_has_unrounded_scores() {
+        let line = printed(Format::Json, &[("line\nbreak", result(&[("a", 0.1)]), None)]);
         assert_eq!(
             line,
             "{\"input\":\"line\\nbreak\",\"label\":\"a\",\"score\":0.1,\"top\":[{\"label\":\"a\",\"score\":0.1}],\"truncated\":false}\n"
         );
         assert!(
-            printed(Format::Json, &[("x", answer(&[("a", 0.1)]), Some("b"))]).contains("\"expected\":\"b\"")
+            printed(Format::Json, &[("x", result(&[("a", 0.1)]), Some("b"))]).contains("\"expected\":\"b\"")
         );
     }
 
     #[test]
-    fn long_names_keep_what_tells_them_apart() {
+    fn long_names_keep_the_part_that_tells_them_apart() {
         assert_eq!(shortened("models/digits/7_0.png", 12), "…its/7_0.png");
         assert_eq!(shortened("a wonderful film, I was moved", 12), "a wonderful…");
         assert_eq!(shortened("short.png", 12), "short.png");

@@ -1,4 +1,4 @@
-//! A running server.
+//! Classifies with a running server.
 
 use std::time::Duration;
 
@@ -11,27 +11,26 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 use url::Url;
 
-use super::inputs::{Input, Source};
-use super::{Answer, Model, Worker};
+use super::inputs::{NamedInput, Source};
+use super::{ClassifyFn, InputResult, ModelFacts};
 use crate::cli::ClassifyArgs;
 use crate::commands::base_url::base_url;
 
-/// How often a request is sent to a server that is too busy.
+/// A request is sent this often before a busy server counts as a failure.
 const ATTEMPTS: u32 = 5;
-/// Longest pause between two of them, whatever the server asks for.
+/// Longest pause between two attempts, whatever `Retry-After` says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Most bytes of an answer that are read.
-const LONGEST_ANSWER: u64 = 16 * 1024 * 1024;
+/// Largest response that is read.
+const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
 
-/// A server that was asked for its models.
-pub struct Remote {
+pub struct RemoteServer {
     agent: Agent,
     classify: Url,
     authorization: Option<String>,
-    model: Model,
+    model: ModelFacts,
 }
 
-/// One of `GET /v1/models`, as far as it matters here.
+/// The members of `GET /v1/models/NAME` that matter here.
 #[derive(Debug, Deserialize)]
 struct Description {
     task: String,
@@ -40,18 +39,18 @@ struct Description {
 
 #[derive(Debug, Deserialize)]
 struct Classification {
-    results: Vec<Answer>,
+    results: Vec<InputResult>,
 }
 
-/// A problem document.
+/// The members of a problem document that matter here.
 #[derive(Debug, Deserialize)]
 struct Problem {
     detail: String,
     code: String,
 }
 
-impl Remote {
-    /// Asks the server for the model, if one is named: what it takes, and its labels.
+impl RemoteServer {
+    /// Asks the server for the model's kind of input and labels, if a model is named.
     pub fn connect(url: &str, args: &ClassifyArgs) -> Result<Self> {
         let base = base(url)?;
         let mut classify = endpoint(&base, &["v1", "classify"]);
@@ -67,7 +66,7 @@ impl Remote {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(args.timeout))
-            // A key is for the server that was named, not for another one that it points to.
+            // An API key must not reach another server that this one redirects to.
             .max_redirects(0)
             .tls_config(tls)
             .build()
@@ -76,11 +75,11 @@ impl Remote {
             agent,
             classify,
             authorization: args.api_key.as_ref().map(|key| format!("Bearer {key}")),
-            model: Model::default(),
+            model: ModelFacts::default(),
         };
         if let Some(name) = &args.model {
             let described: Description = read(&mut remote.get(&endpoint(&base, &["v1", "models", name]))?)?;
-            remote.model = Model {
+            remote.model = ModelFacts {
                 takes: match described.task.as_str() {
                     "image-classification" => Some(InputKind::Image),
                     "text-classification" => Some(InputKind::Text),
@@ -92,17 +91,16 @@ impl Remote {
         Ok(remote)
     }
 
-    /// What is known about the model.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &ModelFacts {
         &self.model
     }
 
-    /// Sends one request after the other. All share the connections of one agent.
-    pub fn worker(&self) -> Worker<'_> {
-        Box::new(move |input: &Input| self.classify(input))
+    /// Sends one request after the other. All threads share the agent's connections.
+    pub fn worker(&self) -> ClassifyFn<'_> {
+        Box::new(move |input: &NamedInput| self.classify(input))
     }
 
-    fn classify(&self, input: &Input) -> Result<Answer> {
+    fn classify(&self, input: &NamedInput) -> Result<InputResult> {
         let bytes = input.read()?;
         let content_type = content_type(input, &bytes, self.model.takes);
         let mut response = self.retrying(|| {
@@ -114,8 +112,8 @@ impl Remote {
             request.send(&bytes[..])
         })?;
         let classification: Classification = read(&mut response)?;
-        match <[Answer; 1]>::try_from(classification.results) {
-            Ok([answer]) => Ok(answer),
+        match <[InputResult; 1]>::try_from(classification.results) {
+            Ok([result]) => Ok(result),
             Err(results) => bail!("expected 1 result from the server, found {}", results.len()),
         }
     }
@@ -131,19 +129,19 @@ impl Remote {
         })
     }
 
-    fn no_answer(&self, error: ureq::Error) -> anyhow::Error {
+    fn no_response(&self, error: ureq::Error) -> anyhow::Error {
         let server = server(&self.classify);
         match super::certificate::fault(&error) {
-            Some(fault) => anyhow!("no answer from {server}: its certificate is refused: {fault}"),
-            None => anyhow::Error::from(error).context(format!("no answer from {server}")),
+            Some(fault) => anyhow!("no response from {server}: its certificate is rejected: {fault}"),
+            None => anyhow::Error::from(error).context(format!("no response from {server}")),
         }
     }
 
-    /// Sends again, after the pause that the server asks for, while it says that it is too busy.
+    /// Retries while the server is busy, after the pause that it asks for.
     fn retrying(&self, send: impl Fn() -> Result<Response<Body>, ureq::Error>) -> Result<Response<Body>> {
         let mut attempt = 1;
         loop {
-            let response = send().map_err(|error| self.no_answer(error))?;
+            let response = send().map_err(|error| self.no_response(error))?;
             let busy = matches!(
                 response.status(),
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
@@ -157,7 +155,7 @@ impl Remote {
     }
 }
 
-/// `Retry-After` in seconds; a second where it is missing, or a date.
+/// `Retry-After`, or a second if it is missing or a date.
 fn pause(response: &Response<Body>) -> Duration {
     response
         .headers()
@@ -167,30 +165,30 @@ fn pause(response: &Response<Body>) -> Duration {
         .min(LONGEST_PAUSE)
 }
 
-/// The body of a success; the error says in the server's words what was wrong.
+/// Reads the body of a success, or returns the problem document as an error.
 fn read<T: DeserializeOwned>(response: &mut Response<Body>) -> Result<T> {
     let status = response.status();
     let body = response
         .body_mut()
         .with_config()
-        .limit(LONGEST_ANSWER)
+        .limit(MAX_RESPONSE)
         .read_to_vec()
-        .context("the answer broke off")?;
+        .context("the response was cut off")?;
     if !status.is_success() {
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => bail!(
-                "the server answered {} {}: {}",
+                "the server responded {} {}: {}",
                 status.as_u16(),
                 problem.code,
                 problem.detail
             ),
-            Err(_) => bail!("the server answered {status}, and it is no answer of classifyd"),
+            Err(_) => bail!("the server responded {status}, without a problem document of classifyd"),
         }
     }
-    serde_json::from_slice(&body).context("expected an answer of classifyd, found another one")
+    serde_json::from_slice(&body).context("expected a response of classifyd")
 }
 
-/// A server's address as people write it: the scheme may be left out, and the path of the endpoint may be there.
+/// The URL below which the server's endpoints are. `text` may be the URL of `/v1/classify` itself.
 fn base(text: &str) -> Result<Url> {
     let mut url = base_url(text, &["http", "https"])?;
     let path = url.path().trim_end_matches('/');
@@ -212,8 +210,8 @@ fn server(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// By the content; what is no picture is a text, unless its name or the model says that it should be one.
-fn content_type(input: &Input, bytes: &[u8], takes: Option<InputKind>) -> &'static str {
+/// By the content: an image or else a text, unless the model or the file name says that it is an image.
+fn content_type(input: &NamedInput, bytes: &[u8], takes: Option<InputKind>) -> &'static str {
     if takes == Some(InputKind::Text) {
         return "text/plain; charset=utf-8";
     }
@@ -223,7 +221,7 @@ fn content_type(input: &Input, bytes: &[u8], takes: Option<InputKind>) -> &'stat
     };
     match (image::media_type(bytes), takes.or(named)) {
         (Some(media_type), _) => media_type,
-        // The server says what is wrong with it.
+        // The server reports what is wrong with it.
         (None, Some(InputKind::Image)) => "image/png",
         (None, _) => "text/plain; charset=utf-8",
     }
@@ -234,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_named_in_many_ways() {
+    fn the_url_of_a_server_may_have_no_scheme_and_a_path() {
         for (text, expected) in [
             ("localhost:8080", "http://localhost:8080/v1/models/a%20b%2Fc"),
             ("https://h/", "https://h/v1/models/a%20b%2Fc"),
@@ -250,7 +248,7 @@ mod tests {
         for (text, reason) in [
             ("ftp://h", "http:// or https://"),
             ("http://", "expected a URL"),
-            ("http://me:secret@h", "--api-key"),
+            ("http://me:secret@h", "without a user and a password"),
         ] {
             let error = base(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
@@ -258,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_named_by_its_content() {
-        let file = |name: &str| Input {
+    fn the_content_type_follows_from_the_content() {
+        let file = |name: &str| NamedInput {
             name: name.to_owned(),
             source: Ok(Source::File(name.into())),
         };

@@ -144,7 +144,8 @@ fn classify_names_the_files_in_a_directory_that_it_skips() {
     assert_eq!(text(&output.stdout).lines().count(), 2, "{output:?}");
     let errors = text(&output.stderr);
     assert!(
-        errors.contains("2 of the files, c/phone.HEIC, c/scan.tiff"),
+        errors.contains("skipped 2 files whose names do not end in")
+            && errors.contains(": c/phone.HEIC, c/scan.tiff"),
         "{errors}"
     );
 }
@@ -339,7 +340,7 @@ fn classify_explains_why_a_server_cannot_be_used() {
             "nope",
             "404 model_not_found: model: expected one of linear",
         ),
-        (nobody, "linear", "no answer from http://127.0.0.1:"),
+        (nobody, "linear", "no response from http://127.0.0.1:"),
         (
             "ftp://localhost".to_owned(),
             "linear",

@@ -33,7 +33,7 @@ fn the_command_line_explains_why_it_refuses_a_certificate() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{errors}");
         assert!(
-            errors.contains("its certificate is refused: ") && errors.contains(reason),
+            errors.contains("its certificate is rejected: ") && errors.contains(reason),
             "{errors}"
         );
         assert!(!errors.contains("OtherError"), "{errors}");
@@ -53,11 +53,7 @@ fn the_command_line_explains_why_it_refuses_a_certificate() {
     )
     .unwrap();
     let signed = Authority::new().sign("localhost");
-    refused(
-        &signed,
-        &other,
-        "name the file of its authority with SSL_CERT_FILE",
-    );
+    refused(&signed, &other, "set SSL_CERT_FILE to the file of its authority");
     // A certificate made as the error message advises.
     write(directory.path(), &self_signed(IsCa::ExplicitNoCa, "localhost"));
     let output = classify(directory.path(), &start(directory.path(), &[]), &trusted);
