@@ -1,4 +1,5 @@
-//! Memory of the GPUs, as NVIDIA's management library tells it. It comes with the driver, and is looked for at run time.
+//! Metrics of GPU memory from NVIDIA's management library (NVML), which comes with the driver and is
+//! loaded at run time.
 
 use std::ffi::OsStr;
 use std::sync::Once;
@@ -9,12 +10,12 @@ use nvml_wrapper::error::NvmlError;
 
 use crate::metrics::Metrics;
 
-/// The name without a version comes with development packages only.
+/// The name without a version exists only in development packages.
 const LIBRARY: &str = "libnvidia-ml.so.1";
-/// How often it is asked: a scrape must not wait for the driver.
+/// The metrics are updated this often, because a scrape must not wait for the driver.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Keeps the metrics of the GPUs' memory up to date, from the first call on. Without the library there are none.
+/// Starts to update the metrics, once per process. Without the library there are none.
 pub fn watch(metrics: &Metrics) {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
@@ -30,8 +31,8 @@ pub fn watch(metrics: &Metrics) {
         });
         match started {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "no metrics of the GPUs' memory"),
-            Err(error) => tracing::warn!(%error, "no metrics of the GPUs' memory"),
+            Ok(Err(error)) => tracing::warn!(%error, "no metrics of GPU memory"),
+            Err(error) => tracing::warn!(%error, "no metrics of GPU memory"),
         }
     });
 }
@@ -40,7 +41,7 @@ fn open() -> Result<Nvml, NvmlError> {
     Nvml::builder().lib_path(OsStr::new(LIBRARY)).init()
 }
 
-/// A GPU that cannot be asked, as one that is divided into instances, is left out.
+/// A GPU that NVML cannot query, such as one that is split into instances, is left out.
 fn sample(library: &Nvml, metrics: &Metrics) {
     for index in 0..library.device_count().unwrap_or(0) {
         let memory = library.device_by_index(index).and_then(|gpu| gpu.memory_info());
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_driver_nothing_is_told() {
+    fn without_a_driver_there_are_no_metrics() {
         let metrics = Metrics::new().unwrap();
         watch(&metrics);
         watch(&metrics);

@@ -1,4 +1,4 @@
-//! The addresses that the server listens on: taken before the models load, opened after that.
+//! The addresses that the server listens on. They are bound before the models load and opened afterwards.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,11 +7,12 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::{Config, ConfigError};
 
-/// Connections that may wait to be accepted; the system has a limit of its own (`net.core.somaxconn`). The 128 of the standard
-/// library are fewer than a load balancer opens at once when another server has left, and whoever finds no place waits a second.
+/// Connections that may wait to be accepted; the system has a limit of its own
+/// (`net.core.somaxconn`). A load balancer opens more than the 128 of the standard library at once
+/// when another server stops, and a connection that does not fit is retried after a second.
 const BACKLOG: u32 = 4096;
 
-/// An address that nobody else can listen on. Connections are refused until it is opened.
+/// A bound address. No other program can listen on it, and connections are refused until it is opened.
 #[derive(Debug)]
 pub struct Taken {
     key: &'static str,
@@ -20,14 +21,14 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Takes the address that `key` of the configuration says.
+    /// Binds the address that the configuration has for `key`.
     pub fn new(config: &Config, key: &'static str, address: SocketAddr) -> Result<Self, ConfigError> {
         let bound = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }
         .and_then(|socket| {
-            // Else the connections of a server that has just ended keep its address for a minute.
+            // Otherwise connections of a server that has just ended block its address for a minute.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             Ok(socket)
@@ -38,7 +39,7 @@ impl Taken {
         }
     }
 
-    /// Begins to listen. Also gives the address, with the port that the system has chosen where the configuration says 0.
+    /// Starts to listen. Returns the address too, because the system chooses the port if it is 0.
     pub fn open(self, config: &Config) -> Result<(TcpListener, SocketAddr), ConfigError> {
         let Self { key, address, socket } = self;
         let opened = socket.listen(BACKLOG).and_then(|listener| {
@@ -53,7 +54,7 @@ fn refused(config: &Config, key: &str, address: SocketAddr, error: &io::Error) -
     let advice = if error.kind() == io::ErrorKind::AddrInUse {
         let (flag, variable) = (key.replace('_', "-"), key.to_uppercase());
         format!(
-            "; another program listens there: choose another address with --{flag}, CLASSIFYD_{variable} or {key} in the file"
+            "; another program uses this address: choose another one with --{flag}, CLASSIFYD_{variable} or {key} in the file"
         )
     } else {
         String::new()
@@ -61,7 +62,8 @@ fn refused(config: &Config, key: &str, address: SocketAddr, error: &io::Error) -
     config.mistake(key, &format!("cannot listen on {address}: {error}{advice}"))
 }
 
-/// Where a server is asked from beside it: one that listens on every address, on the loopback one.
+/// The address at which programs on this machine reach the server: the loopback address if it listens
+/// on all addresses.
 pub fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -76,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_stands_for_all_is_asked_on_loopback() {
-        for (listen, asked) in [
+    fn a_server_that_listens_on_all_addresses_is_reached_on_loopback() {
+        for (listen, expected) in [
             ("0.0.0.0:8080", "127.0.0.1:8080"),
             ("[::]:81", "[::1]:81"),
             ("10.1.2.3:8080", "10.1.2.3:8080"),
         ] {
-            assert_eq!(reachable(listen.parse().unwrap()).to_string(), asked);
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is done again on SIGHUP.
+//! Reloading on SIGHUP.
 
 use std::fmt::Display;
 use std::io;
@@ -9,7 +9,8 @@ use nix::sys::signal::{SigSet, Signal};
 use prometheus::IntGaugeVec;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Keeps SIGHUP waiting until [`Hangups::listen`], also over a new start of the program: its default is to end the process.
+/// Blocks SIGHUP until [`Hangups::listen`], even across a restart of the program by `exec`. Otherwise the
+/// signal would end the process.
 pub fn hold_hangups() -> io::Result<()> {
     Ok(hangup().thread_block()?)
 }
@@ -20,14 +21,15 @@ fn hangup() -> SigSet {
     signals
 }
 
-/// SIGHUP, heard from the first moment: one that comes while the models load is answered when they are loaded.
+/// Listens for SIGHUP from the start of the process: a signal that arrives while the models load takes
+/// effect when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Hangups {
     heard: Arc<AtomicBool>,
 }
 
 impl Hangups {
-    /// From now on SIGHUP no longer ends the process. Call it before any other thread is started.
+    /// From now on SIGHUP does not end the process. Call it before any other thread starts.
     pub fn listen() -> io::Result<Self> {
         let heard = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&heard))?;
@@ -35,15 +37,16 @@ impl Hangups {
         Ok(Self { heard })
     }
 
-    /// Calls `reload` on every SIGHUP, also on one that came before this call. Logs how it went and sets `successful` for `what`.
-    /// Several parts may ask for it; each hears of every signal. It may read files, so it has a thread on which it may block.
+    /// Calls `reload` on every SIGHUP, including one that arrived before this call, on a thread where it
+    /// may block. Logs the outcome and sets `successful` for `what`. Every part of the program that calls
+    /// this function gets every signal.
     pub fn on_each<F, E>(&self, what: &'static str, successful: &IntGaugeVec, reload: F) -> io::Result<()>
     where
         F: Fn() -> Result<(), E> + Clone + Send + 'static,
         E: Display + Send + 'static,
     {
         let mut hangups = signal(SignalKind::hangup())?;
-        // Read after the line above, so that no signal falls between the two.
+        // After the line above, so that no signal is missed in between.
         let mut due = self.heard.load(Ordering::Acquire);
         let successful = successful.with_label_values(&[what]);
         successful.set(1);
@@ -56,11 +59,11 @@ impl Hangups {
                 let reloaded = tokio::task::spawn_blocking(reload.clone()).await;
                 successful.set(i64::from(matches!(reloaded, Ok(Ok(())))));
                 match reloaded {
-                    Ok(Ok(())) => tracing::info!(what, "read again"),
+                    Ok(Ok(())) => tracing::info!(what, "reloaded"),
                     Ok(Err(error)) => {
-                        tracing::error!(what, %error, "could not be read again: all stays as it was");
+                        tracing::error!(what, %error, "reload failed: nothing changes");
                     }
-                    Err(error) => tracing::error!(what, %error, "could not be read again"),
+                    Err(error) => tracing::error!(what, %error, "reload failed"),
                 }
             }
         });

@@ -1,11 +1,11 @@
-//! Signals, and the state of draining.
+//! The signals that end the server, and the state of its drain.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// Whether the server is on its way out.
+/// How far the server is in shutting down.
 #[derive(Debug, Default)]
 pub struct Draining {
     started: AtomicBool,
@@ -18,33 +18,30 @@ impl Draining {
         self.started.store(true, Ordering::Release);
     }
 
-    /// Whether [`Self::start`] was called.
     pub fn has_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
 
-    /// Requests that are still in flight have had their time.
+    /// The time for requests in flight is over.
     pub fn end(&self) {
         self.is_over.send_replace(true);
     }
 
-    /// Resolves when [`Self::end`] is called.
+    /// Resolves once [`Self::end`] has been called.
     pub async fn over(&self) {
-        // The sender lives as long as this.
+        // Cannot fail: the sender lives as long as `self`.
         let _ = self.is_over.subscribe().wait_for(|is_over| *is_over).await;
     }
 }
 
-/// Who asked the server to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGTERM: an orchestrator, which needs time to take the server out of its load balancer.
+    /// SIGTERM, from an orchestrator that needs time to take the server out of its load balancer.
     Terminate,
-    /// SIGINT: a person at the terminal, who should not wait.
+    /// SIGINT, from a person at the terminal who should not have to wait.
     Interrupt,
 }
 
-/// The signals that end the server.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -52,7 +49,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on the signals no longer end the process by themselves.
+    /// From now on the signals do not end the process by themselves.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -60,7 +57,6 @@ impl Signals {
         })
     }
 
-    /// The next one.
     pub async fn next(&mut self) -> Cause {
         tokio::select! {
             _ = self.terminate.recv() => Cause::Terminate,

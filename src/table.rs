@@ -1,15 +1,16 @@
-//! Tables on standard output.
+//! Tables for standard output.
 
 use comfy_table::{CellAlignment, Table, presets};
 use console::Style;
 
-/// Columns under a header, in bold on a terminal; those of the places `numbers` stand at the right.
+/// Aligns rows in columns below a header, which is bold on a terminal. The columns with the indices
+/// `numbers` are right-aligned.
 pub(crate) fn render<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
     numbers: &[usize],
 ) -> String {
-    // `console` looks whether standard output is a terminal, and for NO_COLOR.
+    // `console` checks whether standard output is a terminal, and NO_COLOR.
     let bold = Style::new().bold();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

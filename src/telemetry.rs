@@ -1,4 +1,4 @@
-//! Log lines, the access line of each request, and traces.
+//! Log lines, the access log and traces.
 
 pub mod access;
 pub mod spans;
@@ -15,17 +15,16 @@ use self::access::AccessLog;
 use self::writer::LogWriter;
 use crate::config::{Config, ConfigError, LogFormat};
 
-/// What was set up, and what of it can be changed while the server runs.
+/// Handles to what was set up, some of which can change while the server runs.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
-    /// Writes the access line of each request.
     pub access: AccessLog,
-    /// Where all lines go.
+    /// All log lines go through it.
     pub writer: LogWriter,
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// Ends telemetry when it is dropped: what is still to be written or exported gets a moment to be.
+/// When dropped, writes and exports what is left, with a time limit.
 #[derive(Debug)]
 pub struct Guard {
     writer: LogWriter,
@@ -34,13 +33,14 @@ pub struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // First, for it may have something to say.
+        // The exporter first: it may log something.
         self.exporter.shutdown();
         self.writer.close();
     }
 }
 
-/// Sends log lines to standard error, and spans to the collector if there is one. Must not be called within a tokio runtime.
+/// Sends log lines to standard error and spans to the collector, if there is one. Must not be called
+/// within a tokio runtime.
 pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
     let mistake = |key: &str, message: &str| config.mistake(key, message);
     let (filter, handle) = reload::Layer::new(config.log.to_env_filter());
@@ -68,7 +68,7 @@ pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
 }
 
 impl Telemetry {
-    /// Takes over what may change while the server runs: `log` and `access_log`.
+    /// Applies the keys that may change while the server runs: `log` and `access_log`.
     pub fn reload(&self, config: &Config) -> Result<(), reload::Error> {
         self.filter.reload(config.log.to_env_filter())?;
         self.access.set_mode(config.access_log);

@@ -27,10 +27,7 @@ const OVERVIEW: [(&str, &str); 4] = [
         "print labels for an image",
     ),
     ("classifyd models", "list ./models"),
-    (
-        "classifyd check models",
-        "check that each model gives its trainer's results",
-    ),
+    ("classifyd check models", "verify them by their golden samples"),
 ];
 
 const EXIT_CODES: [(&str, &str); 3] = [

@@ -25,7 +25,7 @@ pub fn run(args: &ApiKeyArgs) -> anyhow::Result<()> {
         hex::encode(KeyHash::of(key.as_bytes()).0)
     );
     eprintln!(
-        "Append the entry to the file that --config names. A key below it, such as rate_limit, would \
+        "Append the entry to the end of the file that --config names. A key below it, such as rate_limit, would \
          belong to the entry."
     );
     eprintln!("The key of {} (it is not stored anywhere):\n{key}", args.name);

@@ -1,7 +1,8 @@
-//! One line for each request.
+//! The access log: one line for each request.
 //!
-//! It looks as if tracing had written it, and tracing's filter decides on it (target `classifyd::access`), but it is written
-//! here: for one event with twenty fields tracing needs several times as long, see docs/telemetry.md.
+//! The lines look like tracing's, and tracing's filter applies to them (target `classifyd::access`).
+//! They are formatted here because tracing takes several times as long for an event with twenty
+//! fields, see docs/performance.md.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -17,67 +18,56 @@ use super::writer::LogWriter;
 use crate::config::{AccessLogMode, LogFormat};
 use crate::fmt;
 
-/// The target of the lines, for filters.
 pub const TARGET: &str = "classifyd::access";
 
-/// What the handler knows of a request; it travels in the response's extensions.
+/// What the handler knows about a request. Handlers pass it in the extensions of the response.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RequestStats {
-    /// Name of the model.
     pub model: String,
-    /// Its version.
     pub version: String,
-    /// Pictures or texts in the request.
     pub inputs: usize,
-    /// What happened, if there are scores.
+    /// `None` if the request failed.
     pub stages: Option<StageTimes>,
 }
 
 /// Where the time of a classification went.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageTimes {
-    /// When the first of them began.
+    /// When decoding began.
     pub started: std::time::Instant,
-    /// Input to row.
     pub decode: Duration,
-    /// In the queue.
     pub queue: Duration,
-    /// In the batch that ran.
     pub inference: Duration,
-    /// Inputs in that batch.
     pub batch_size: u32,
-    /// The span of that batch.
     pub batch: super::spans::SpanRef,
 }
 
-/// A request that was answered, or whose client did not wait for the answer.
+/// A request that got a response, or whose client disconnected before that.
 #[derive(Debug, Clone)]
 pub struct Access<'a> {
-    /// Probes and scrapes, which say nothing unless asked to.
+    /// For probes and scrapes: log at level debug.
     pub quiet: bool,
-    /// A fixed list.
+    /// From a fixed list.
     pub method: &'static str,
-    /// The pattern, not the path: that may hold what belongs in no log.
+    /// The pattern. The path could contain secrets.
     pub route: &'a str,
-    /// The HTTP status; 499 where the client has gone.
+    /// The HTTP status, or [`CLIENT_GONE`].
     pub status: u16,
-    /// The code of the problem.
+    /// The code of the problem document.
     pub error: Option<&'static str>,
-    /// What the handler knows.
     pub stats: Option<&'a RequestStats>,
     /// From the request's head to the response's head.
     pub total: Duration,
-    /// Length of the response's body, where it is known.
+    /// Size of the response's body, if it is known.
     pub response_bytes: Option<u64>,
     /// As in the `X-Request-Id` header: plain characters.
     pub request_id: &'a str,
-    /// The request in its trace.
     pub span: Option<TraceParent>,
-    /// Where the request came from; port 0 if a proxy said so, which tells none.
+    /// Port 0 if a proxy forwarded the address, without a port.
     pub client: Option<SocketAddr>,
 }
 
-/// Status of a request whose client has gone, as nginx writes it.
+/// Status of a request whose client has disconnected, as in nginx.
 pub const CLIENT_GONE: u16 = 499;
 
 /// Writes access lines.
@@ -89,7 +79,6 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Lines in this format.
     pub fn new(writer: LogWriter, format: LogFormat, mode: AccessLogMode) -> Self {
         Self {
             writer,
@@ -98,12 +87,11 @@ impl AccessLog {
         }
     }
 
-    /// From now on these requests get a line.
     pub fn set_mode(&self, mode: AccessLogMode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
-    /// Writes the line, if it is wanted.
+    /// Writes the line, unless the mode or the filter excludes it.
     pub fn write(&self, access: &Access<'_>) {
         let mode = self.mode.load(Ordering::Relaxed);
         let wanted =
@@ -168,7 +156,7 @@ impl Access<'_> {
     }
 }
 
-/// A line as tracing-subscriber would format it: an object, or ` key=value` for people.
+/// A line in the format of tracing-subscriber: a JSON object, or ` key=value` for people.
 struct Line<'a> {
     bytes: &'a mut Vec<u8>,
     json: bool,
@@ -207,7 +195,7 @@ impl Line<'_> {
         }
     }
 
-    /// What is known to need no escaping.
+    /// `value` must not need escaping.
     fn plain(&mut self, key: &str, value: &str) {
         self.key(key);
         self.bytes.push(b'"');
@@ -307,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_fields_are_left_out() {
         let access = Access {
             quiet: false,
             method: "GET",

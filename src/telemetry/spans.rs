@@ -1,7 +1,8 @@
 //! Spans of requests and batches, for an OpenTelemetry collector.
 //!
-//! They are made out of times that are measured anyway, with OpenTelemetry's own interface and not out of tracing's spans:
-//! those would cost every request, exported or not. Without the feature `otlp` nothing is left of them.
+//! They are built with OpenTelemetry's own interface, from times that are measured anyway. tracing's
+//! spans would cost every request, exported or not. Without the feature `otlp`, the functions do
+//! nothing.
 
 #[cfg(not(feature = "otlp"))]
 mod none;

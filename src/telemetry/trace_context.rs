@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Trace id, parent span id and flags.
+/// Trace ID, parent span ID and flags.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// What tracing systems carry along.
+/// Data that tracing systems pass along.
 #[cfg(feature = "otlp")]
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// The same for the way back, as the W3C drafts it.
+/// The same for responses, from a draft of the W3C.
 pub const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// The sampled bit: whoever has this span records it.
+/// The bit of the flags that says that the span is recorded.
 const SAMPLED: u8 = 1;
 
 /// A span in a trace, as `traceparent` and `traceresponse` name it.
@@ -24,12 +24,11 @@ pub struct TraceParent {
     pub trace_id: u128,
     /// Never 0.
     pub span_id: u64,
-    /// The lowest bit says that the span is recorded.
     pub flags: u8,
 }
 
 impl TraceParent {
-    /// What the request says; none if it says nothing, or something malformed, which the standard wants ignored.
+    /// The span of the client. A malformed header is ignored, as the standard demands.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(&TRACEPARENT).iter();
         let value = values.next()?;
@@ -39,10 +38,10 @@ impl TraceParent {
         }
     }
 
-    /// A span under this one that nobody records: what this server is in a trace of which it exports nothing.
+    /// A child span that is not recorded, for a server that exports no spans.
     #[must_use]
     pub fn child(&self) -> Self {
-        /// Differs from process to process.
+        /// Random in each process, so that two servers do not make the same IDs.
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let span_id = HASHER.hash_one(COUNT.fetch_add(1, Ordering::Relaxed)).max(1);
@@ -54,7 +53,6 @@ impl TraceParent {
         }
     }
 
-    /// The value of a header.
     pub fn to_header(self) -> Option<HeaderValue> {
         let Self {
             trace_id,
@@ -86,7 +84,7 @@ impl TraceParent {
     }
 }
 
-/// So many lower-case hexadecimal digits.
+/// Parses exactly this many lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let plain = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if plain && text.len() == digits {
@@ -105,7 +103,7 @@ mod tests {
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn the_parts_are_read() {
+    fn the_parts_are_parsed() {
         let parent = TraceParent::parse(GOOD).unwrap();
         assert_eq!(parent.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
         assert_eq!(parent.span_id, 0xb7ad_6b71_6920_3331);
@@ -115,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_another_span_of_the_same_trace_and_not_recorded() {
+    fn a_child_is_an_unrecorded_span_of_the_same_trace() {
         let parent = TraceParent::parse(GOOD).unwrap();
         let (first, second) = (parent.child(), parent.child());
         assert_eq!((first.trace_id, first.flags), (parent.trace_id, 0));
@@ -125,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_ignored() {
+    fn a_malformed_header_is_ignored() {
         let zero_trace = format!("00-{}-b7ad6b7169203331-01", "0".repeat(32));
         for bad in [
             "",
@@ -148,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn two_of_them_are_none() {
+    fn two_headers_are_ignored() {
         let mut headers = HeaderMap::new();
         assert_eq!(TraceParent::from_headers(&headers), None);
         headers.append(TRACEPARENT, HeaderValue::from_static(GOOD));

@@ -1,5 +1,8 @@
-//! Log lines are put into a buffer in memory, and a thread of their own writes it to standard error: a request never waits
-//! for whoever reads the log, and many access lines cost one system call.
+//! Writes log lines to standard error from a thread of its own.
+//!
+//! A line goes into a buffer in memory, so a request never waits for the reader of the log, and many
+//! access lines are written with one system call. `tracing-appender`, which does something similar,
+//! writes each line with a system call of its own.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,25 +10,24 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long a line that is not urgent may wait for others.
+/// How long a line that is not urgent waits for others.
 const DELAY: Duration = Duration::from_millis(50);
-/// Bytes that are worth a system call at once.
-const ENOUGH: usize = 64 * 1024;
-/// Bytes that may wait for a reader that is slow, or has stopped. Beyond it lines are dropped, and counted.
+/// With this many bytes in the buffer, no line waits any longer.
+const WRITE_AT: usize = 64 * 1024;
+/// Size of the buffer. When a slow reader has filled it, lines are dropped and counted.
 const CAPACITY: usize = 4 * 1024 * 1024;
-/// How long [`LogWriter::close`] waits for such a reader.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long [`LogWriter::close`] waits for a slow reader.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A handle to the buffer.
 #[derive(Debug, Clone)]
 pub struct LogWriter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// For the thread: there is something to write, or more of it, or it is urgent.
+    /// Wakes the thread: the buffer is no longer empty, has enough to write, or has an urgent line.
     changed: Condvar,
-    /// For [`LogWriter::close`].
+    /// Wakes [`LogWriter::close`].
     ended: Condvar,
 }
 
@@ -49,12 +51,13 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Appends a whole line. An urgent one is written at once, with all before it; others within 50 ms.
+    /// Appends a whole line. An urgent line is written at once, with all lines before it, others within
+    /// 50 ms.
     pub fn append(&self, line: &[u8], urgent: bool) {
         let mut state = self.0.lock();
         if state.ended {
             drop(state);
-            // The process is about to end. There is nobody to tell if this fails.
+            // The process is about to end, and a failure cannot be reported.
             let _ = io::stderr().write_all(line);
             return;
         }
@@ -65,7 +68,7 @@ impl LogWriter {
         let before = state.lines.len();
         state.lines.extend_from_slice(line);
         let first = before == 0;
-        let enough = before < ENOUGH && state.lines.len() >= ENOUGH;
+        let enough = before < WRITE_AT && state.lines.len() >= WRITE_AT;
         let became_urgent = urgent && !state.urgent;
         state.urgent |= urgent;
         drop(state);
@@ -74,12 +77,12 @@ impl LogWriter {
         }
     }
 
-    /// Lines that were lost because nobody took them.
+    /// Number of lines that were dropped because the reader was too slow.
     pub fn dropped(&self) -> u64 {
         self.0.lock().dropped
     }
 
-    /// Writes what is left, and ends the thread. A reader that does not read is given up after two seconds.
+    /// Writes the rest of the buffer and ends the thread. Waits up to two seconds for the reader.
     pub fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
@@ -87,7 +90,7 @@ impl LogWriter {
         let ended = self
             .0
             .ended
-            .wait_timeout_while(state, LAST_WORDS, |state| !state.ended);
+            .wait_timeout_while(state, CLOSE_TIMEOUT, |state| !state.ended);
         drop(ended.unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -101,10 +104,10 @@ impl Shared {
         let mut taken = Vec::new();
         let mut reported = 0;
         while self.take(&mut taken) {
-            // Nobody can be told that the log cannot be written.
+            // A failure cannot be reported: this is the log.
             let _ = sink.write_all(&taken).and_then(|()| sink.flush());
             taken.clear();
-            if taken.capacity() > 2 * ENOUGH {
+            if taken.capacity() > 2 * WRITE_AT {
                 taken = Vec::new();
             }
             let dropped = self.lock().dropped;
@@ -120,10 +123,10 @@ impl Shared {
         self.ended.notify_all();
     }
 
-    /// Waits for lines that should be written now. False when there will be none any more.
+    /// Waits until lines should be written. Returns false once the writer is closed and empty.
     fn take(&self, taken: &mut Vec<u8>) -> bool {
         let idle = |state: &mut State| state.lines.is_empty() && !state.closed;
-        let early = |state: &mut State| state.lines.len() < ENOUGH && !state.urgent && !state.closed;
+        let early = |state: &mut State| state.lines.len() < WRITE_AT && !state.urgent && !state.closed;
         let state = self
             .changed
             .wait_while(self.lock(), idle)
@@ -138,7 +141,7 @@ impl Shared {
     }
 }
 
-/// For tracing's own lines, each of which is urgent.
+/// For tracing, whose lines are all urgent.
 impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Self;
 
@@ -164,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives each write to the test, and waits for its leave to go on.
+    /// Sends each write to the test and waits until the test lets it continue.
     struct Slow(mpsc::Sender<Vec<u8>>, mpsc::Receiver<()>);
 
     impl Write for Slow {
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_keep_their_order_and_none_is_lost_at_the_end() {
+    fn lines_stay_in_order_and_closing_loses_none() {
         let (writer, received, go_on) = slow();
         drop(go_on);
         let mut expected = Vec::new();
@@ -207,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_urgent_is_written_without_another_one() {
+    fn a_line_that_is_not_urgent_is_written_even_if_no_other_line_follows() {
         let (writer, received, _go_on) = slow();
         writer.append(b"alone\n", false);
         assert_eq!(received.recv().unwrap(), b"alone\n");
     }
 
     #[test]
-    fn a_reader_that_stops_costs_lines_and_not_time_or_memory() {
+    fn a_reader_that_stops_costs_lines_but_neither_time_nor_memory() {
         let (writer, received, go_on) = slow();
         writer.append(b"first\n", true);
         received.recv().unwrap();

@@ -42,8 +42,8 @@ fn info(name: &str, version: u64) -> String {
     format!("classifyd_model_info{{model=\"{name}\",provider=\"cpu\",version=\"{version}\"}}")
 }
 
-const MODELS_READ: &[&str] = &["read again", "models"];
-const MODELS_KEPT: &[&str] = &["all stays as it was", "models"];
+const MODELS_READ: &[&str] = &["reloaded", "models"];
+const MODELS_KEPT: &[&str] = &["nothing changes", "models"];
 const SUCCESSFUL: &str = "classifyd_reload_successful{what=\"models\"}";
 
 #[tokio::test]
@@ -238,7 +238,7 @@ fn sighup_during_startup_takes_effect_after_the_models_have_loaded() {
             if line["message"] == "ready" {
                 ready.send(()).unwrap();
             }
-            models_read_again |= line["message"] == "read again" && line["what"] == "models";
+            models_read_again |= line["message"] == "reloaded" && line["what"] == "models";
             if models_read_again {
                 break;
             }

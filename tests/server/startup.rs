@@ -164,7 +164,7 @@ fn the_error_for_an_address_in_use_names_the_address() {
         "--models",
         models.to_str().unwrap(),
     ];
-    let advice = "choose another address with --listen, CLASSIFYD_LISTEN or listen in the file";
+    let advice = "choose another one with --listen, CLASSIFYD_LISTEN or listen in the file";
     fails(&serve, &[], &["cannot listen on", &address, "in use", advice]);
     let (_, log) = run(&serve, &[]);
     assert!(

@@ -66,10 +66,7 @@ pub(super) const EXAMPLES: &[Examples] = &[
     Examples {
         command: "check",
         lines: &[
-            (
-                "classifyd check models",
-                "the highest version of every model in a directory",
-            ),
+            ("classifyd check models", "the highest version of every model"),
             ("classifyd check models/digits/1", "one model directory"),
         ],
         notes: "",

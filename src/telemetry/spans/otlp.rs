@@ -1,4 +1,4 @@
-//! Spans in OpenTelemetry's form, exported over OTLP.
+//! Exports spans to an OpenTelemetry collector over OTLP.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,26 +16,25 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use super::super::access::{Access, StageTimes};
 use super::super::trace_context::{TRACESTATE, TraceParent};
 
-/// Set once, when there is a collector.
+/// Set if there is a collector.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// How long the end of the process waits for the last spans to be sent.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the process waits at its end for the last spans to be sent.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sends spans to a collector.
 #[derive(Debug, Default)]
 pub struct Exporter(Option<SdkTracerProvider>);
 
 impl Exporter {
-    /// Sends them there, from a thread of its own. What OpenTelemetry's `OTEL_*` variables say about samplers, batches,
-    /// limits, headers and the resource is kept.
+    /// Exports from a thread of its own. OpenTelemetry's `OTEL_*` variables for samplers, batches, limits,
+    /// headers and the resource apply.
     pub fn start(endpoint: Option<&str>) -> Result<Self, String> {
         let Some(endpoint) = endpoint else {
             return Ok(Self(None));
         };
         if !endpoint.starts_with("http://") {
             return Err(format!(
-                "expected an URL such as http://127.0.0.1:4318 (for TLS, that of an agent on this host), \
+                "expected a URL such as http://127.0.0.1:4318 (for TLS, use an agent on this host), \
                  found {endpoint:?}"
             ));
         }
@@ -49,15 +48,15 @@ impl Exporter {
             .with_resource(resource())
             .with_batch_exporter(exporter)
             .build();
-        // The second of two exporters in one process, as a test might start it, has nothing to export.
+        // A second exporter in the same process, as in a test, has nothing to export.
         let _ = TRACER.set(provider.tracer("classifyd"));
         Ok(Self(Some(provider)))
     }
 
-    /// Sends what is left.
+    /// Sends the remaining spans.
     pub fn shutdown(&mut self) {
         if let Some(provider) = self.0.take()
-            && let Err(error) = provider.shutdown_with_timeout(LAST_WORDS)
+            && let Err(error) = provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)
         {
             tracing::warn!(%error, "the last spans could not be exported");
         }
@@ -79,16 +78,15 @@ fn resource() -> Resource {
     }
 }
 
-/// Enough of a span to link to it.
+/// The part of a span that a link needs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SpanRef(Option<SpanContext>);
 
-/// The span of a request.
 #[derive(Debug)]
 pub struct RequestSpan(Option<Span>);
 
 impl RequestSpan {
-    /// Begins it, as a child of the client's span if there is one.
+    /// Starts the span of a request, as a child of the client's span if there is one.
     pub fn start(
         method: &'static str,
         route: &str,
@@ -110,13 +108,13 @@ impl RequestSpan {
         Self(Some(span))
     }
 
-    /// For batches to link to; none if nothing is recorded.
+    /// For the link from a batch. `None` if the span is not recorded.
     pub fn reference(&self) -> Option<SpanRef> {
         let context = self.0.as_ref()?.span_context();
         context.is_sampled().then(|| SpanRef(Some(context.clone())))
     }
 
-    /// Itself, for the client and the log; none if there is no exporter.
+    /// The span for the client and the log. `None` if there is no exporter.
     pub fn context(&self) -> Option<TraceParent> {
         let context = self.0.as_ref()?.span_context();
         Some(TraceParent {
@@ -126,7 +124,7 @@ impl RequestSpan {
         })
     }
 
-    /// Ends it, with the spans of its stages.
+    /// Ends the span, and adds the spans of the stages.
     pub fn finish(self, access: &Access<'_>) {
         let (Some(tracer), Some(mut span)) = (TRACER.get(), self.0) else {
             return;
@@ -165,14 +163,14 @@ impl RequestSpan {
     }
 }
 
-/// The client's span as a parent.
+/// The client's span, as the parent.
 fn remote(parent: &TraceParent, headers: &HeaderMap) -> Context {
     let states: Vec<&str> = headers
         .get_all(TRACESTATE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .collect();
-    // A malformed state is left out, as the standard wants it.
+    // A malformed state is ignored, as the standard demands.
     let state: TraceState = states.join(",").parse().unwrap_or_default();
     Context::new().with_remote_span_context(SpanContext::new(
         TraceId::from_bytes(parent.trace_id.to_be_bytes()),
@@ -183,7 +181,7 @@ fn remote(parent: &TraceParent, headers: &HeaderMap) -> Context {
     ))
 }
 
-/// One span for each stage, made when all are over.
+/// Adds a span for each stage, after the last one has ended.
 fn stage_spans(tracer: &SdkTracer, request: &SpanContext, stages: &StageTimes) {
     let parent = Context::new().with_remote_span_context(request.clone());
     let mut from = SystemTime::now() - Instant::now().saturating_duration_since(stages.started);
@@ -208,12 +206,13 @@ fn stage_spans(tracer: &SdkTracer, request: &SpanContext, stages: &StageTimes) {
     }
 }
 
-/// The span of a batch. It belongs to the trace of the first of its requests that is recorded, so that it is recorded as well.
+/// The span of a batch. It belongs to the trace of the first recorded request in the batch, so that it is
+/// recorded too.
 #[derive(Debug)]
 pub struct BatchSpan(Option<Span>);
 
 impl BatchSpan {
-    /// Begins it, linked to the spans of the requests in it.
+    /// Starts the span, with links to the spans of the requests.
     pub fn start<'a>(model: &str, requests: impl Iterator<Item = &'a SpanRef>) -> Self {
         let Some(tracer) = TRACER.get() else {
             return Self(None);
@@ -234,12 +233,11 @@ impl BatchSpan {
         Self(Some(span))
     }
 
-    /// For requests to link to.
+    /// For the links from the requests.
     pub fn reference(&self) -> SpanRef {
         SpanRef(self.0.as_ref().map(|span| span.span_context().clone()))
     }
 
-    /// Ends it.
     pub fn finish(self, inputs: u32, error: Option<&dyn std::error::Error>) {
         let Some(mut span) = self.0 else { return };
         span.set_attribute(KeyValue::new("classifyd.batch.size", i64::from(inputs)));
