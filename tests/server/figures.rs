@@ -1,4 +1,4 @@
-//! The tests that pages name.
+//! The tests that pages name, and the accuracies that README.md repeats from the model cards.
 
 use std::path::Path;
 
@@ -61,4 +61,24 @@ fn every_claim_of_the_threat_model_names_its_tests() {
         matches!(without[..], [only] if only.contains("cargo-deny")),
         "promises without a test: {without:#?}"
     );
+}
+
+#[test]
+fn the_readme_shows_the_accuracies_of_the_model_cards() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let mut cards = 0;
+    for line in readme.lines().filter(|line| line.starts_with("| [`")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let Some((_, card)) = cells[0].split_once("](models/") else {
+            continue;
+        };
+        let card = std::fs::read_to_string(root().join("models").join(card.trim_end_matches(')'))).unwrap();
+        let (accuracy, _) = cells[2].split_once('%').unwrap();
+        assert!(
+            card.contains(&format!("{accuracy}%")),
+            "{line}: the card has another accuracy"
+        );
+        cards += 1;
+    }
+    assert!(cards >= 4, "{cards} model cards in README.md");
 }
