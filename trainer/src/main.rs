@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use classifier::runtime::environment::{self, TELEMETRY_VARIABLE};
+use classifier::runtime::library::PATH_VARIABLE;
+use classifier::{ClassifierError, LibraryError};
 use trainer::cli::{self, Cli};
 
 /// How OpenMP's threads wait for work. Its default is to spin, which makes libtorch crawl as soon as another program
@@ -21,7 +23,17 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if lacks_runtime(&error) {
+                eprintln!("Run `make setup`, or name the library's file with {PATH_VARIABLE}.");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether ONNX Runtime could not be loaded. The crate `classifier` cannot say how this repository
+/// installs it.
+fn lacks_runtime(error: &anyhow::Error) -> bool {
+    let wrapped = error.downcast_ref::<ClassifierError>();
+    matches!(wrapped, Some(ClassifierError::Library(_))) || error.is::<LibraryError>()
 }
