@@ -43,7 +43,7 @@ fn open(directory: &Path) -> Result<usize, String> {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn mistakes_are_reported_with_file_and_key() {
     type Case = (&'static str, fn(&Path), &'static [&'static str]);
     fn write(directory: &Path, file: &str, text: &str) {
         fs::write(directory.join(file), text).unwrap();
@@ -363,7 +363,7 @@ fn golden_scores_are_compared() {
 type Mistake = (fn(&Path), &'static [&'static str]);
 
 #[test]
-fn mistakes_of_text_classifiers_are_named() {
+fn mistakes_of_text_classifiers_are_reported_with_file_and_key() {
     fn serving(directory: &Path, text: &str) {
         fs::write(directory.join("serving.toml"), text).unwrap();
     }

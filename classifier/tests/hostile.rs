@@ -70,7 +70,7 @@ const LIMITS: ImageLimits = ImageLimits::new(500, 100_000);
 
 proptest! {
     #[test]
-    fn damaged_images_are_refused_or_decoded_within_the_limits(
+    fn damaged_images_are_rejected_or_decoded_within_the_limits(
         name in select(vec![
             "source.png", "alpha.png", "gray16.png", "orientation_6.jpg", "cmyk.jpg", "animated.gif", "animated.webp",
         ]),
@@ -91,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn any_image_becomes_a_row_of_the_size_that_the_configuration_says(
+    fn any_image_becomes_a_row_of_the_configured_size(
         (width, height) in (1_u32..80, 1_u32..80),
         (row_width, row_height) in (1_u32..60, 1_u32..60),
         resample in 0_u8..6,

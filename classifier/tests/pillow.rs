@@ -32,7 +32,7 @@ fn exact(width: u32, height: u32) -> Size {
     Size::Exact { height, width }
 }
 
-/// As it stands in the file.
+/// The levels of an image, without any preprocessing.
 fn expected(name: &str, channels: u8) -> Vec<f32> {
     let image = read_image(name);
     let raw = if channels == 1 {
@@ -137,7 +137,7 @@ fn transparency_is_laid_over_white() {
 }
 
 #[test]
-fn images_are_turned_as_their_exif_orientation_says() {
+fn images_are_turned_by_their_exif_orientation() {
     for orientation in 1..9 {
         let upright = read_image(&format!("orientation_{orientation}.png"));
         let config = PreprocessorConfig {
@@ -153,7 +153,7 @@ fn images_are_turned_as_their_exif_orientation_says() {
 }
 
 #[test]
-fn a_jpeg_of_four_inks_and_animations_are_read() {
+fn a_cmyk_jpeg_and_animations_are_read() {
     let size = Some(exact(8, 8));
     let config = PreprocessorConfig {
         size,
@@ -215,7 +215,7 @@ fn limits_are_checked_before_anything_is_decoded() {
     let limits = ImageLimits::new(96, 1 << 20);
     let error = decode(&bytes("source.png"), &limits).unwrap_err().to_string();
     assert!(error.contains("97 x 71") && error.contains("96"), "{error}");
-    // A file that breaks off: the size is told before the missing rest is found.
+    // The size of a truncated file is reported before the missing end.
     let whole = bytes("source.png");
     let error = decode(&whole[..whole.len() / 2], &limits)
         .unwrap_err()

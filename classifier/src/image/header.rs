@@ -7,8 +7,8 @@ use super::survey::{self, Stop, Survey};
 use crate::error::ImageError;
 use crate::formats;
 
-/// Largest image that [`Header::is_small`]: so many pixels, in a file of so many bytes, are decoded
-/// within a fraction of a millisecond.
+/// Largest number of pixels, and largest file, that [`Header::is_small`] accepts. Decoding such an
+/// image takes a fraction of a millisecond.
 const SMALL_PIXELS: u64 = 96 * 96;
 const SMALL_FILE: usize = 16 * 1024;
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_frame_of_a_gif_counts_where_it_is_larger_than_the_screen() {
+    fn the_frame_of_a_gif_counts_if_it_is_larger_than_the_screen() {
         assert_eq!(found(&gif((10, 10), &[], (100, 100))), Ok((10_000, false)));
         assert_eq!(found(&gif((10, 10), &[], (9, 9))), Ok((100, true)));
         assert_eq!(found(&gif((10, 10), &[], (101, 100))), too_large(101, 100));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_very_many_blocks_is_not_read_to_its_end_at_once() {
+    fn read_start_stops_in_a_file_of_many_blocks() {
         let mut comment = vec![0x21, 0xfe];
         comment.extend([1, b' '].repeat(5000));
         comment.push(0);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_codes_of_a_lossless_webp_count() {
+    fn the_memory_of_lossless_webp_codes_counts() {
         // No transform, no cache; groups of codes for blocks of 4 x 4: an image without a cache
         // whose codes have one symbol each.
         let groups = |red: u64, green: u64| {

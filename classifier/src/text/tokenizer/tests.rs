@@ -40,7 +40,7 @@ fn keeping(truncation: Truncation, max_length: usize) -> Tokenizer {
 }
 
 #[test]
-fn markup_case_punctuation_and_accents_are_what_the_file_says() {
+fn markup_case_punctuation_and_accents_follow_the_tokenizer_file() {
     assert_eq!(ids("apple banana"), [APPLE, BANANA]);
     assert_eq!(ids("Apple<br />BANANA<BR>cherry<br/>"), [APPLE, BANANA, CHERRY]);
     assert_eq!(ids("  apple,banana.\r\n\t"), [APPLE, UNKNOWN, BANANA, STOP]);
@@ -58,7 +58,7 @@ fn unknown_words_emoji_and_other_scripts_are_unknown_tokens() {
 }
 
 #[test]
-fn a_text_without_a_token_is_refused() {
+fn a_text_without_a_token_is_rejected() {
     for text in ["", " ", "\n\t\u{a0}", "<br /><br />", "\0", "\u{301}"] {
         assert_eq!(words().encode(text), Err(TextError::Empty), "{text:?}");
     }
@@ -71,7 +71,7 @@ fn bytes_must_be_utf_8_and_a_byte_order_mark_is_left_out() {
 }
 
 #[test]
-fn a_text_is_cut_where_the_configuration_says() {
+fn a_text_is_cut_at_the_configured_end() {
     let text = "apple banana cherry . apple banana cherry . !";
     let cut = |truncation, length| {
         let tokens = keeping(truncation, length).encode(text).unwrap();
@@ -136,7 +136,7 @@ fn ids_of_all(text: &str) -> Vec<i64> {
 }
 
 #[test]
-fn texts_with_few_tokens_for_their_length_are_read_on_but_not_for_ever() {
+fn texts_with_few_tokens_for_their_length_are_read_further_up_to_a_limit() {
     let blanks = |count: usize| format!("apple{}banana", " ".repeat(count));
     assert_eq!(
         words().encode(&blanks(20_000)).unwrap(),
@@ -156,7 +156,7 @@ fn texts_with_few_tokens_for_their_length_are_read_on_but_not_for_ever() {
 }
 
 #[test]
-fn buckets_are_powers_of_two_unless_they_are_named() {
+fn buckets_are_powers_of_two_by_default() {
     let read = |buckets| {
         let serving = TextServing {
             buckets,
@@ -178,14 +178,14 @@ fn buckets_are_powers_of_two_unless_they_are_named() {
 
 /// A copy of the fixture `words` with these files changed, read.
 fn changed(files: &[(&str, &str)]) -> Result<Tokenizer, BundleError> {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for name in [TOKENIZER, TOKENIZER_CONFIG] {
-        fs::copy(fixture("words").join(name), folder.path().join(name)).unwrap();
+        fs::copy(fixture("words").join(name), directory.path().join(name)).unwrap();
     }
     for (name, text) in files {
-        fs::write(folder.path().join(name), text).unwrap();
+        fs::write(directory.path().join(name), text).unwrap();
     }
-    Tokenizer::read(folder.path(), &TextServing::default())
+    Tokenizer::read(directory.path(), &TextServing::default())
 }
 
 /// The fixture's `tokenizer.json` with something in place of something else.
@@ -196,7 +196,7 @@ fn tokenizer_json(from: &str, to: &str) -> String {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn mistakes_are_reported_with_file_and_key() {
     let config = |text: &str| changed(&[(TOKENIZER_CONFIG, text)]);
     let tokenizer = |from: &str, to: &str| changed(&[(TOKENIZER, &tokenizer_json(from, to))]);
     for (read, parts) in [
@@ -261,7 +261,7 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn lengths_and_sides_may_stand_in_the_tokenizer_itself() {
+fn lengths_and_sides_are_taken_from_the_tokenizer_file_by_default() {
     let truncation =
         r#""truncation": {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}"#;
     let padding = r#""padding": {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": null,
@@ -289,7 +289,7 @@ fn lengths_and_sides_may_stand_in_the_tokenizer_itself() {
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(64))]
     #[test]
-    fn whatever_the_text_the_tokens_are_those_of_the_whole_text(
+    fn the_tokens_of_any_text_are_those_of_the_whole_text(
         parts in proptest::collection::vec(proptest::prop_oneof![
             proptest::sample::select(vec![
                 "apple", "banana ", " cherry", "<br />", "<br", "/>", ". ", "! ", "\u{feff}", "\0", "\u{301}", "é", "🍎", "苹", "\u{200d}",
