@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use url::Url;
 
-/// Parses the URL of a server. The scheme may be left out, as in `localhost:8080`; query and fragment
-/// are dropped.
+/// Parses the URL of a server. The scheme may be left out, as in `localhost:8080`; query and
+/// fragment are dropped.
 pub fn base_url(text: &str, schemes: &[&str]) -> Result<Url> {
     let with_scheme = if text.contains("://") {
         text.to_owned()
