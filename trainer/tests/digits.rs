@@ -1,4 +1,4 @@
-//! The program from data to a measured model directory, on digits that the test draws itself.
+//! `train digits`, from data to a measured model directory. The tests draw the digits.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,15 +9,14 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     path::Path,
-    process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use work::{Work, text};
 
-/// Segments of a seven-segment display that are lit for each digit: top, upper left, upper right, middle, lower left,
-/// lower right, bottom.
+/// The lit segments of a seven-segment display for each digit: 0 top, 1 upper left, 2 upper right,
+/// 3 middle, 4 lower left, 5 lower right, 6 bottom.
 const SEGMENTS: [&[usize]; 10] = [
     &[0, 1, 2, 4, 5, 6],
     &[2, 5],
@@ -31,7 +30,7 @@ const SEGMENTS: [&[usize]; 10] = [
     &[0, 1, 2, 3, 5, 6],
 ];
 
-/// Where each segment begins, and its width and height, in a digit of 10 x 18 pixels.
+/// The left and top edge of each segment, its width and its height, in a digit of 10 x 18 pixels.
 const BARS: [(usize, usize, usize, usize); 7] = [
     (0, 0, 10, 2),
     (0, 0, 2, 10),
@@ -88,7 +87,7 @@ fn a_network_is_trained_exported_and_measured() {
     let table =
         work.succeed("train digits --epochs 6 --batch-size 32 --learning-rate 0.01 --out models/digits/1");
     assert!(table.contains("20 images, transform none"), "{table}");
-    let card = fs::read_to_string(work.path("models/digits/1/README.md")).unwrap();
+    let card = work.read("models/digits/1/README.md");
     for part in [
         "trainer train digits --epochs 6",
         "digits in MNIST's format",
@@ -102,7 +101,7 @@ fn a_network_is_trained_exported_and_measured() {
     assert_eq!(golden.count(), 20);
 
     work.succeed("evaluate models/digits/1 --json figures.json");
-    let figures = fs::read_to_string(work.path("figures.json")).unwrap();
+    let figures = work.read("figures.json");
     let figures: serde_json::Value = serde_json::from_str(&figures).unwrap();
     assert_eq!(figures["samples"], 20);
     assert!(figures["accuracy"].as_f64().unwrap() > 0.9, "{figures}");
@@ -111,10 +110,10 @@ fn a_network_is_trained_exported_and_measured() {
     work.succeed("samples mnist --out samples --per-class 1");
     assert!(work.path("samples/7_7.png").is_file());
 
-    // A server that says 3 to everything: 2 of the 20 pictures are a 3.
+    // A server that always returns 3 is right for 2 of the 20 images.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || answer_three(&listener));
+    thread::spawn(move || always_answer_three(&listener));
     let output = work.run(&format!("evaluate models/digits/1 --url {url}"));
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout);
@@ -125,10 +124,10 @@ fn a_network_is_trained_exported_and_measured() {
     assert!(said.contains("test image 0: 0 here, 3 over HTTP"), "{said}");
 }
 
-fn answer_three(listener: &TcpListener) {
+fn always_answer_three(listener: &TcpListener) {
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
-        // The request: its head and as much body as that says.
+        // Read the head and as many bytes of the body as it announces.
         let mut request = Vec::new();
         let mut buffer = [0; 4096];
         loop {
@@ -163,32 +162,23 @@ fn answer_three(listener: &TcpListener) {
 }
 
 #[test]
-fn a_stopped_run_ends_where_one_left_alone_ends() {
+fn a_stopped_and_resumed_run_gives_the_same_weights() {
     let work = work(1200);
-    // Augmentation and averaging are part of what must be resumed, so this is the cnn.
+    // The network is the cnn, since its recipe has augmentation and averaging, which must be
+    // resumed too.
     let train = "train digits --epochs 2 --batch-size 10 --threads 1";
     work.succeed(&format!("{train} --run alone --out alone/1"));
 
-    let begun = Instant::now();
-    let mut child = work
-        .command(&format!("{train} --run stopped --out stopped/1"))
-        .spawn()
-        .unwrap();
-    // In the second epoch: a checkpoint is there, and steps have been done since.
-    while !work.path("stopped/state.json").exists() {
-        assert!(begun.elapsed() < Duration::from_mins(1), "no checkpoint");
-        assert_eq!(child.try_wait().unwrap(), None, "ended before it was stopped");
-        thread::sleep(Duration::from_millis(5));
-    }
-    thread::sleep(Duration::from_millis(40));
-    let stopped = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(stopped.success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let state = fs::read_to_string(work.path("stopped/state.json")).unwrap();
-    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    // Stop in the second epoch, some steps after the checkpoint of the first one.
+    let status = work.stop(&format!("{train} --run stopped --out stopped/1"), "-INT", || {
+        let reached = work.path("stopped/state.json").exists();
+        if reached {
+            thread::sleep(Duration::from_millis(40));
+        }
+        reached
+    });
+    assert_eq!(status.code(), Some(130));
+    let state = work.state("stopped");
     assert_eq!(state["epoch"], 1);
     assert!(state["step"].as_u64().unwrap() > 0, "{state}");
     assert!(
@@ -208,14 +198,14 @@ fn a_stopped_run_ends_where_one_left_alone_ends() {
     work.succeed(&format!("{train} --run stopped --out stopped/1 --resume"));
     assert!(
         work.model("stopped/1") == work.model("alone/1"),
-        "other weights than without the stop"
+        "the weights differ from those of a run without a stop"
     );
-    // Nothing but the newest checkpoint and the best weights stays.
+    // Of the checkpoints, only the newest and the best are kept.
     assert_eq!(fs::read_dir(work.path("stopped")).unwrap().count(), 5);
 }
 
 #[test]
-fn the_seed_decides() {
+fn the_seed_decides_the_weights() {
     let work = work(240);
     let train = "train digits --network mlp --epochs 2 --threads 1";
     for (run, seed) in [("a", 5), ("b", 5), ("c", 6)] {
@@ -226,9 +216,9 @@ fn the_seed_decides() {
 }
 
 #[test]
-fn training_stops_when_it_no_longer_helps() {
+fn training_stops_early_without_improvement() {
     let work = work(240);
-    // Steps too small to change any answer: the first epoch stays the best or nearly so.
+    // The steps are too small to change a result, so the first epoch stays the best or nearly so.
     let train = "train digits --network mlp --optimizer sgd --learning-rate 1e-12 --epochs 50 --patience 2";
     let output = work.run(&format!("{train} --out model/1"));
     assert!(output.status.success(), "{}", text(&output.stderr));

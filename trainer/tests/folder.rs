@@ -1,21 +1,18 @@
-//! `train folder` from images to a measured model directory, on images that the test draws itself.
+//! `train folder`, from images to a measured model directory. The tests draw the images.
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+mod work;
+
+use std::{fs, ops::Range, path::Path};
 
 use image::{Rgb, RgbImage};
+use work::{Work, text};
 
 const SIDE: u32 = 40;
 
-/// A disc, a square or stripes, somewhere, in some colour on some other.
-fn picture(class: &str, number: u32) -> RgbImage {
+/// Draws a disc, a frame or stripes. The number decides position and colours.
+fn image(class: &str, number: u32) -> RgbImage {
     let shade = |seed: u32| ((number * seed * 31 + seed * 17) % 100) as u8;
     let ground = Rgb([shade(3), shade(5), shade(7)]);
     let ink = Rgb([155 + shade(11), 155 + shade(13), 155 + shade(2)]);
@@ -31,91 +28,27 @@ fn picture(class: &str, number: u32) -> RgbImage {
     })
 }
 
-/// A directory in which data, runs and models lie.
-struct Work(tempfile::TempDir);
-
-impl Work {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Writes pictures of each class into `folder`.
-    fn draw(&self, folder: &str, classes: &[&str], numbers: std::ops::Range<u32>) {
-        for class in classes {
-            let directory = self.path(folder).join(class);
-            fs::create_dir_all(&directory).unwrap();
-            for number in numbers.clone() {
-                // Formats take turns.
-                let end = ["png", "jpg", "webp", "bmp"][number as usize % 4];
-                picture(class, number)
-                    .save(directory.join(format!("{number}.{end}")))
-                    .unwrap();
-            }
+/// Writes images of each class into `directory`, in several formats.
+fn draw(work: &Work, directory: &str, classes: &[&str], numbers: Range<u32>) {
+    for class in classes {
+        let directory = work.path(directory).join(class);
+        fs::create_dir_all(&directory).unwrap();
+        for number in numbers.clone() {
+            let end = ["png", "jpg", "webp", "bmp"][number as usize % 4];
+            image(class, number)
+                .save(directory.join(format!("{number}.{end}")))
+                .unwrap();
         }
     }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-        command
-            .args(arguments.split_whitespace())
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.onnxruntime/libonnxruntime.so.1.31.1");
-        if library.exists() {
-            command.env("ORT_DYLIB_PATH", library);
-        }
-        command
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// What was said on both ways.
-    fn succeed(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        let said = text(&output.stdout) + &text(&output.stderr);
-        assert!(output.status.success(), "{arguments}: {said}");
-        said
-    }
-
-    fn fail(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{arguments}: {}",
-            text(&output.stdout)
-        );
-        text(&output.stderr)
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn model(&self, directory: &str) -> Vec<u8> {
-        fs::read(self.path(directory).join("model.onnx")).unwrap()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 #[test]
-fn a_folder_becomes_a_classifier() {
-    let work = Work::new();
+fn a_directory_of_images_becomes_a_classifier() {
+    let work = Work::empty();
     let classes = ["disc", "frame", "stripes"];
-    work.draw("shapes/train", &classes, 0..16);
-    work.draw("shapes/val", &classes, 16..20);
-    work.draw("shapes/test", &classes, 20..24);
+    draw(&work, "shapes/train", &classes, 0..16);
+    draw(&work, "shapes/val", &classes, 16..20);
+    draw(&work, "shapes/test", &classes, 20..24);
     fs::write(work.path("shapes/train/disc/notes.txt"), "not an image").unwrap();
     fs::write(work.path("shapes/train/frame/cut.jpg"), [0xff, 0xd8, 0xff, 0xe0]).unwrap();
     fs::copy(
@@ -124,8 +57,9 @@ fn a_folder_becomes_a_classifier() {
     )
     .unwrap();
 
-    let said =
-        work.succeed("train folder --data shapes --size 32 --epochs 12 --batch-size 8 --learning-rate 0.005");
+    let said = work.succeed_with_log(
+        "train folder --data shapes --size 32 --epochs 12 --batch-size 8 --learning-rate 0.005",
+    );
     for part in [
         "3 classes, 48 images for training, 13 for validation, 12 for test",
         "skipped 2 files:",
@@ -151,9 +85,9 @@ fn a_folder_becomes_a_classifier() {
         assert!(card.contains(part), "{part:?} is not in\n{card}");
     }
     for name in ["curves.svg", "confusion.svg", "calibration.svg"] {
-        let picture = work.read(&format!("runs/shapes/shapes/1/report/{name}"));
+        let chart = work.read(&format!("runs/shapes/shapes/1/report/{name}"));
         assert!(
-            picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"),
+            chart.starts_with("<svg") && chart.trim_end().ends_with("</svg>"),
             "{name}"
         );
     }
@@ -164,8 +98,9 @@ fn a_folder_becomes_a_classifier() {
     assert_eq!(figures["calibration"]["bins"].as_array().unwrap().len(), 15);
     assert_eq!(figures["slowest"].as_array().unwrap().len(), 5);
 
-    let measured =
-        work.succeed("evaluate runs/shapes/shapes/1 --folder shapes/val --pictures drawn --json one.json");
+    let measured = work.succeed_with_log(
+        "evaluate runs/shapes/shapes/1 --folder shapes/val --pictures drawn --json one.json",
+    );
     assert!(measured.contains("13 images"), "{measured}");
     assert!(work.path("drawn/confusion.svg").is_file() && work.path("one.json").is_file());
     assert!(
@@ -173,10 +108,11 @@ fn a_folder_becomes_a_classifier() {
             .contains("runs/shapes/curves.svg")
     );
 
-    // Another classifier of other classes, out of this one.
-    work.draw("more", &["dots", "frame"], 30..40);
-    let said = work
-        .succeed("train folder --data more --from runs/shapes/shapes/1 --epochs 5 --views 2 --flip false");
+    // Transfer from this classifier to other classes.
+    draw(&work, "more", &["dots", "frame"], 30..40);
+    let said = work.succeed_with_log(
+        "train folder --data more --from runs/shapes/shapes/1 --epochs 5 --views 2 --flip false",
+    );
     assert!(
         said.contains("2 classes, 16 images for training, 4 for validation (drawn, 20 % of each class)"),
         "{said}"
@@ -196,31 +132,18 @@ fn a_folder_becomes_a_classifier() {
 }
 
 #[test]
-fn a_stopped_run_ends_where_one_left_alone_ends_whatever_the_threads() {
-    let work = Work::new();
-    work.draw("shapes", &["disc", "stripes"], 0..30);
+fn a_stopped_and_resumed_run_gives_the_same_weights_with_any_number_of_threads() {
+    let work = Work::empty();
+    draw(&work, "shapes", &["disc", "stripes"], 0..30);
     let train = "train folder --data shapes --size 32 --epochs 3 --batch-size 4 --threads 1";
     work.succeed(&format!("{train} --loaders 1 --run alone --out alone/1"));
 
-    // Once asked to stop, once killed.
+    // The first signal asks the run to stop, the second one kills it.
     for (signal, code) in [("-INT", Some(130)), ("-KILL", None)] {
         let run = format!("{train} --loaders 3 --run stopped --out stopped/1 --resume");
-        let before = fs::read_to_string(work.path("stopped/state.json")).ok();
-        let begun = Instant::now();
-        let mut child = work.command(&run).spawn().unwrap();
-        while fs::read_to_string(work.path("stopped/state.json")).ok() == before {
-            assert!(begun.elapsed() < Duration::from_mins(2), "no checkpoint");
-            assert_eq!(child.try_wait().unwrap(), None, "ended before it was stopped");
-            thread::sleep(Duration::from_millis(2));
-        }
-        assert!(
-            Command::new("kill")
-                .args([signal, &child.id().to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
-        assert_eq!(child.wait().unwrap().code(), code);
+        let before = work.state("stopped");
+        let status = work.stop(&run, signal, || work.state("stopped") != before);
+        assert_eq!(status.code(), code);
         assert!(
             !work.path("stopped/1").exists(),
             "nothing is exported before the end"
@@ -232,10 +155,10 @@ fn a_stopped_run_ends_where_one_left_alone_ends_whatever_the_threads() {
     work.succeed(&resume);
     assert!(
         work.model("stopped/1") == work.model("alone/1"),
-        "other weights than without the stop"
+        "the weights differ from those of a run without a stop"
     );
 
-    // Pictures that changed make another run of it.
+    // A run cannot be resumed with other images.
     fs::remove_file(work.path("shapes/disc/7.bmp")).unwrap();
     let error = work.fail(&resume);
     assert!(
@@ -245,9 +168,9 @@ fn a_stopped_run_ends_where_one_left_alone_ends_whatever_the_threads() {
 }
 
 #[test]
-fn transfer_works_on_a_model_that_came_from_elsewhere() {
-    let work = Work::new();
-    work.draw("shapes", &["disc", "stripes"], 0..12);
+fn transfer_works_from_a_model_of_another_program() {
+    let work = Work::empty();
+    draw(&work, "shapes", &["disc", "stripes"], 0..12);
     let donor = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exported/keras/1");
     let train = format!(
         "train folder --data shapes --from {} --threads 1 --epochs 4",
@@ -258,19 +181,19 @@ fn transfer_works_on_a_model_that_came_from_elsewhere() {
     assert!(work.model("a/1") == work.model("b/1"), "the seed decides");
     work.succeed(&format!("{train} --run c --out c/1 --seed 2"));
     assert!(work.model("a/1") != work.model("c/1"));
-    // The other classifier gave probabilities from a picture with its channels last.
+    // The original classifier returns probabilities and takes images with the channels last.
     let serving = work.read("a/1/serving.toml");
     assert!(
         serving.contains("layout = \"nhwc\"") && !serving.contains("activation"),
         "{serving}"
     );
-    let said = work.succeed("evaluate a/1 --folder shapes");
+    let said = work.succeed_with_log("evaluate a/1 --folder shapes");
     assert!(said.contains("24 images"), "{said}");
 }
 
 #[test]
 fn mistakes_are_explained() {
-    let work = Work::new();
+    let work = Work::empty();
     let refused = work.run("train folder");
     assert_eq!(refused.status.code(), Some(2));
     let error = text(&refused.stderr);
@@ -278,7 +201,7 @@ fn mistakes_are_explained() {
     let error = work.fail("train folder --data nowhere");
     assert!(error.contains("nowhere"), "{error}");
 
-    work.draw("one", &["disc"], 0..3);
+    draw(&work, "one", &["disc"], 0..3);
     let error = work.fail("train folder --data one");
     assert!(
         error.contains("at least 2 classes, found 1: [\"disc\"]"),
@@ -293,8 +216,8 @@ fn mistakes_are_explained() {
         "{error}"
     );
 
-    work.draw("lacking/train", &["disc", "stripes"], 0..3);
-    work.draw("lacking/val", &["frame"], 0..1);
+    draw(&work, "lacking/train", &["disc", "stripes"], 0..3);
+    draw(&work, "lacking/val", &["frame"], 0..1);
     let error = work.fail("train folder --data lacking");
     assert!(
         error.contains("expected the classes of train (disc, stripes), found \"frame\""),

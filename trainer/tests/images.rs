@@ -1,24 +1,19 @@
-//! Colour pictures from data to a measured model directory, on pictures that the test draws itself.
+//! `train images`, from data to a measured model directory. The tests draw the images.
 
 #![allow(clippy::unwrap_used)]
 
 mod work;
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
 use work::{Work, text};
 
-/// Bytes of one colour plane.
+/// The number of bytes of one colour channel.
 const PLANE: usize = 32 * 32;
 
-/// Six files in CIFAR-10's format. The colour tells the class, unless `lying`: then nothing does.
-fn write(directory: &Path, records: usize, lying: bool) {
+/// Writes six files in CIFAR-10's format. The colour shows the class, unless `random`: then the
+/// image does not depend on the class.
+fn write(directory: &Path, records: usize, random: bool) {
     for (file, name) in [
         "data_batch_1",
         "data_batch_2",
@@ -33,7 +28,7 @@ fn write(directory: &Path, records: usize, lying: bool) {
         let mut bytes = Vec::new();
         for record in 0..records {
             let class = (record % 10) as u8;
-            let shown = if lying {
+            let shown = if random {
                 (record * 7919 + file * 31) % 10
             } else {
                 record % 10
@@ -56,7 +51,7 @@ fn a_network_is_trained_exported_and_measured() {
     let table = work.succeed(&format!("{train} --out models/images/1"));
     assert!(table.contains("40 images, transform none"), "{table}");
     assert!(table.contains("automobile"), "{table}");
-    let card = fs::read_to_string(work.path("models/images/1/README.md")).unwrap();
+    let card = work.read("models/images/1/README.md");
     for part in [
         "# Animals and vehicles (airbench)",
         "trainer train images --epochs 32",
@@ -73,7 +68,7 @@ fn a_network_is_trained_exported_and_measured() {
     }
     // The data set is the one that the model directory names.
     work.succeed("evaluate models/images/1 --json figures.json");
-    let figures = fs::read_to_string(work.path("figures.json")).unwrap();
+    let figures = work.read("figures.json");
     let figures: serde_json::Value = serde_json::from_str(&figures).unwrap();
     assert!(figures["accuracy"].as_f64().unwrap() > 0.6, "{figures}");
     assert_eq!(figures["classes"][3]["label"], "cat");
@@ -100,7 +95,7 @@ fn a_network_is_trained_exported_and_measured() {
 }
 
 #[test]
-fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
+fn a_classifier_can_be_trained_for_some_of_the_classes() {
     let work = Work::new(|data| write(data, 20, false));
     let train = "train images --network plain --epochs 2 --batch-size 20 --threads 1";
     let table = work.succeed(&format!("{train} --classes truck,cat,frog"));
@@ -134,44 +129,29 @@ fn a_part_of_the_classes_makes_a_classifier_of_its_own() {
 }
 
 #[test]
-fn a_run_that_is_stopped_again_and_again_ends_where_one_left_alone_ends() {
-    // With everything that has a state or draws numbers. Nothing can be learnt, so the plateau comes soon.
+fn a_run_that_is_stopped_and_resumed_several_times_gives_the_same_weights() {
+    // The options use everything that has a state or draws random numbers. Nothing can be learnt
+    // from the images, so the plateau comes soon.
     let work = Work::new(|data| write(data, 40, true));
     let train = "train images --network plain --schedule plateau --mixup 0.4 --dropout 0.3 --clip 0.5 --augment true \
                  --average-decay 0.9 --label-smoothing 0.1 --optimizer adamw --weight-decay 0.01 --learning-rate 0.01 \
                  --epochs 12 --batch-size 10 --patience 100 --threads 1";
     work.succeed(&format!("{train} --run alone --out alone/1"));
-    let state = |run: &str| -> serde_json::Value {
-        let text = fs::read_to_string(work.path(run).join("state.json")).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
-    };
-    let factor = state("alone")["plateau"]["factor"].as_f64().unwrap();
-    assert!(factor < 1.0, "the plateau never came: {}", state("alone"));
+    let factor = work.state("alone")["plateau"]["factor"].as_f64().unwrap();
+    assert!(factor < 1.0, "the plateau never came: {}", work.state("alone"));
 
     let stopped = format!("{train} --run stopped --out stopped/1 --resume");
     for epochs in [1, 5, 9] {
-        let mut child = work.command(&stopped).spawn().unwrap();
-        let begun = Instant::now();
-        while state("stopped")["epoch"].as_u64().unwrap_or(0) < epochs {
-            assert!(
-                begun.elapsed() < Duration::from_mins(3),
-                "no progress: {}",
-                state("stopped")
-            );
-            assert_eq!(child.try_wait().unwrap(), None, "ended before it was stopped");
-            thread::sleep(Duration::from_millis(2));
-        }
-        let signal = Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status();
-        assert!(signal.unwrap().success());
-        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let status = work.stop(&stopped, "-INT", || {
+            work.state("stopped")["epoch"].as_u64().unwrap_or(0) >= epochs
+        });
+        assert_eq!(status.code(), Some(130));
     }
     let output = work.run(&stopped);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(state("stopped"), state("alone"));
+    assert_eq!(work.state("stopped"), work.state("alone"));
     assert!(
         work.model("stopped/1") == work.model("alone/1"),
-        "other weights than without the stops"
+        "the weights differ from those of a run without stops"
     );
 }
