@@ -1,7 +1,8 @@
-//! The loop: batches, schedule, validation, early stopping, checkpoints.
+//! The training loop, with validation, early stopping and checkpoints.
 //!
-//! All randomness comes from generators that are seeded for each step, so a run that was stopped and resumed, in the
-//! middle of an epoch or not, ends with the same weights as one that was left alone.
+//! All random numbers come from generators that are seeded for each step. A run that is stopped and
+//! resumed, even in the middle of an epoch, therefore ends with the same weights as a run without
+//! interruption.
 
 mod config;
 mod run;
@@ -33,154 +34,195 @@ pub use source::{Batch, Change, Ink, Jitter, Part, Pixels, Source, order};
 
 /// The number of training samples from which [`Network::fit`] computes weights.
 const FIT_SAMPLES: usize = 2000;
-/// A loss above this is a run that will not come back.
+/// A run with a loss above this has diverged.
 const LOSS_LIMIT: f64 = 1e4;
 
-/// A run whose loss left all bounds.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("training diverged: the loss is {loss}; try a --learning-rate below {learning_rate}")]
 pub struct Diverged {
-    /// The last one.
     pub loss: f64,
-    /// Of the last step.
+    /// The learning rate of the last step.
     pub learning_rate: f64,
 }
 
-/// How one epoch went.
+/// The figures of one epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     /// Counted from 1.
     pub epoch: u32,
-    /// Mean over the epoch's batches, as they were trained on.
+    /// The mean loss during training, on changed samples and with changing weights.
     pub training_loss: f64,
-    /// Part of the epoch's samples labelled right while they were trained on.
+    /// The part of the samples that were classified correctly during training.
     pub training_accuracy: f64,
-    /// On the samples that are not trained on.
     pub validation_loss: f64,
-    /// On the samples that are not trained on.
     pub validation_accuracy: f64,
 }
 
-/// How training ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// After the last epoch, or early.
+    /// All epochs are done, or training stopped early.
     Finished {
         /// The weights with the best validation accuracy.
         network: Network,
-        /// The epoch they are from, counted from 1.
+        /// The epoch of these weights, counted from 1.
         best: u32,
-        /// In order.
         history: Vec<Epoch>,
     },
-    /// It was told to stop and left a checkpoint.
+    /// Training was asked to stop and left a checkpoint.
     Interrupted,
 }
 
-/// What is known before the first step.
+/// The inputs of [`train`].
 pub struct Job<'a> {
-    /// The network's layers.
     pub layers: &'a [Layer],
-    /// How to train.
     pub config: &'a Config,
-    /// What to learn from.
     pub training: &'a dyn Source,
-    /// What tells which epoch was best.
+    /// The samples that decide which epoch is best.
     pub validation: &'a dyn Source,
-    /// Where to compute.
     pub device: Device,
 }
 
-/// What to do about a run directory that is already in use.
+/// What to do with a run directory that has a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Refuse.
+    /// Return an error.
     Fresh,
-    /// Go on from its checkpoint.
+    /// Continue from the checkpoint.
     Resume,
-    /// Delete what is there.
+    /// Delete the checkpoint.
     Restart,
 }
 
-/// Trains. Leaves a checkpoint in `directory` after each epoch, and when `stop` becomes true.
+/// Trains a network and returns its best weights. Writes a checkpoint to `directory` after each
+/// epoch, and when `stop` becomes true.
 pub fn train(job: &Job<'_>, directory: &Path, start: Start, stop: &AtomicBool) -> Result<Outcome> {
     let config = job.config;
-    let count = job.training.len();
-    if job.training.is_empty() || job.validation.is_empty() {
-        bail!(
-            "expected training and validation samples, found {count} and {}",
-            job.validation.len()
-        );
-    }
-    let mut network = Network::new(job.layers, config.seed, job.device)?;
-    network.set_precision(config.precision);
-    network.set_dropout(config.dropout);
-    if network.needs_fit() {
-        let picked = (0..count.min(FIT_SAMPLES) as i64).collect();
-        let part = Part { picked, change: None };
-        network.fit(&job.training.batch(&part)?.inputs)?;
-    }
-    let mut average = network.frozen();
-    let mut optimizer = Optimizer::new(config.hyperparameters());
-    let run = Run::new(directory);
-    let mut state = match run.begin(config, start)? {
-        Some(checkpoint) => {
-            network.load(&checkpoint.network)?;
-            average.load(&checkpoint.average)?;
-            optimizer.restore(checkpoint.state.steps, &checkpoint.moments, job.device)?;
-            checkpoint.state
+    let mut trainer = Trainer::begin(job, directory, start)?;
+    while trainer.state.epoch < config.epochs && !trainer.state.out_of_patience(config.patience) {
+        let (started, seen_before) = (Instant::now(), trainer.state.seen);
+        if !trainer.steps(stop)? {
+            return Ok(Outcome::Interrupted);
         }
-        None => State::default(),
-    };
+        let seen = trainer.state.seen - seen_before;
+        trainer.finish_epoch(seen as f64 / started.elapsed().as_secs_f64().max(1e-9))?;
+    }
+    trainer.finish()
+}
 
-    let size = config.batch_size as usize;
-    let steps = job.training.epoch(config.seed, 0, size).len();
-    let total = u64::from(config.epochs) * count as u64;
-    let seen = u64::from(state.epoch) * count as u64 + state.seen as u64;
-    let bar = Bar::samples("train", total, seen.min(total));
-    let begun = Instant::now();
-    while state.epoch < config.epochs && !state.out_of_patience(config.patience) {
-        let plan = plan(job, &state, steps);
-        let (epoch_begun, seen_before) = (Instant::now(), state.seen);
-        for batch in job.training.batches(plan) {
+/// The state of a training run in memory.
+struct Trainer<'a> {
+    job: &'a Job<'a>,
+    run: Run,
+    state: State,
+    network: Network,
+    /// The running average of the network's weights.
+    average: Network,
+    optimizer: Optimizer,
+    /// The number of steps in an epoch.
+    epoch_steps: usize,
+    bar: Bar,
+    started: Instant,
+}
+
+impl<'a> Trainer<'a> {
+    /// Initialises the network, or loads the checkpoint in `directory`.
+    fn begin(job: &'a Job<'a>, directory: &Path, start: Start) -> Result<Self> {
+        let config = job.config;
+        let count = job.training.len();
+        if job.training.is_empty() || job.validation.is_empty() {
+            bail!(
+                "expected training and validation samples, found {count} and {}",
+                job.validation.len()
+            );
+        }
+        let mut network = Network::new(job.layers, config.seed, job.device)?;
+        network.set_precision(config.precision);
+        network.set_dropout(config.dropout);
+        if network.needs_fit() {
+            let picked = (0..count.min(FIT_SAMPLES) as i64).collect();
+            let part = Part { picked, change: None };
+            network.fit(&job.training.batch(&part)?.inputs)?;
+        }
+        let mut average = network.frozen();
+        let mut optimizer = Optimizer::new(config.hyperparameters());
+        let run = Run::new(directory);
+        let state = match run.begin(config, start)? {
+            Some(checkpoint) => {
+                network.load(&checkpoint.network)?;
+                average.load(&checkpoint.average)?;
+                optimizer.restore(checkpoint.state.steps, &checkpoint.moments, job.device)?;
+                checkpoint.state
+            }
+            None => State::default(),
+        };
+        let batch_size = config.batch_size as usize;
+        let total = u64::from(config.epochs) * count as u64;
+        let seen = u64::from(state.epoch) * count as u64 + state.seen as u64;
+        Ok(Self {
+            job,
+            run,
+            state,
+            network,
+            average,
+            optimizer,
+            epoch_steps: job.training.epoch(config.seed, 0, batch_size).len(),
+            bar: Bar::samples("train", total, seen.min(total)),
+            started: Instant::now(),
+        })
+    }
+
+    /// Does the remaining steps of the current epoch. Returns false after a checkpoint if `stop`
+    /// became true.
+    fn steps(&mut self, stop: &AtomicBool) -> Result<bool> {
+        let (job, config) = (self.job, self.job.config);
+        for batch in job.training.batches(plan(job, &self.state, self.epoch_steps)) {
             let batch = batch?;
-            let rate = state.plateau.factor * learning_rate(config, steps, optimizer.steps() as usize);
+            let done = self.optimizer.steps() as usize;
+            let rate = self.state.plateau.factor * learning_rate(config, self.epoch_steps, done);
             let trained = batch.labels.numel();
-            let (loss, right) = step(job, &mut network, &mut optimizer, batch, rate)?;
-            let decay = average_decay(config.average_decay, optimizer.steps());
-            average.follow(&network, decay);
+            let (loss, right) = step(job, &mut self.network, &mut self.optimizer, batch, rate)?;
+            let decay = average_decay(config.average_decay, self.optimizer.steps());
+            self.average.follow(&self.network, decay);
+            let state = &mut self.state;
             state.step += 1;
-            state.steps = optimizer.steps();
+            state.steps = self.optimizer.steps();
             state.seen += trained;
             state.loss += loss * trained as f64;
             state.right += right;
-            let so_far = state.seen as f64;
-            bar.advance_with(trained as u64, || {
+            let seen = state.seen as f64;
+            self.bar.advance_with(trained as u64, || {
                 format!(
                     "epoch {}/{} loss {:.4} accuracy {:.2} %",
                     state.epoch + 1,
                     config.epochs,
-                    state.loss / so_far,
-                    100.0 * state.right as f64 / so_far
+                    state.loss / seen,
+                    100.0 * state.right as f64 / seen
                 )
             });
             if stop.load(Ordering::Relaxed) {
-                run.save(&state, &network, &average, &optimizer)?;
-                bar.finish();
-                return Ok(Outcome::Interrupted);
+                self.save()?;
+                self.bar.finish();
+                return Ok(false);
             }
         }
-        let rate = (state.seen - seen_before) as f64 / epoch_begun.elapsed().as_secs_f64().max(1e-9);
-        let (validation_loss, validation_accuracy) = look(&average, job.validation)?;
+        Ok(true)
+    }
+
+    /// Validates after the last step of an epoch, logs the epoch and writes a checkpoint. `rate` is
+    /// in samples per second.
+    fn finish_epoch(&mut self, rate: f64) -> Result<()> {
+        let (config, state) = (self.job.config, &mut self.state);
+        let (validation_loss, validation_accuracy) = look(&self.average, self.job.validation)?;
         state.plateau.look(config.schedule, validation_loss);
+        let count = self.job.training.len() as f64;
         let epoch = Epoch {
             epoch: state.epoch + 1,
-            training_loss: state.loss / count as f64,
-            training_accuracy: state.right as f64 / count as f64,
+            training_loss: state.loss / count,
+            training_accuracy: state.right as f64 / count,
             validation_loss,
             validation_accuracy,
         };
-        bar.note(&format!(
+        self.bar.note(&format!(
             "epoch {}/{}: loss {:.4}, accuracy {:.2} %, validation loss {:.4}, accuracy {:.2} %, {:.0} samples/s, {:.0} s",
             epoch.epoch,
             config.epochs,
@@ -189,42 +231,52 @@ pub fn train(job: &Job<'_>, directory: &Path, start: Start, stop: &AtomicBool) -
             epoch.validation_loss,
             100.0 * epoch.validation_accuracy,
             rate,
-            begun.elapsed().as_secs_f64(),
+            self.started.elapsed().as_secs_f64(),
         ));
         if state.finish_epoch(epoch) {
-            run.save_best(&state, &average)?;
+            self.run.save_best(state, &self.average)?;
         }
-        run.save(&state, &network, &average, &optimizer)?;
+        self.save()
     }
-    bar.finish();
-    if state.epoch < config.epochs {
-        eprintln!(
-            "stopped early: no better validation accuracy in {} epochs",
-            config.patience
-        );
+
+    fn save(&self) -> Result<()> {
+        self.run
+            .save(&self.state, &self.network, &self.average, &self.optimizer)
     }
-    let best = run.best(&state)?;
-    average.load(&best)?;
-    average.set_precision(Precision::F32);
-    Ok(Outcome::Finished {
-        network: average,
-        best: state.best.as_ref().map_or(0, |best| best.epoch),
-        history: state.history,
-    })
+
+    /// Loads the weights of the best epoch.
+    fn finish(self) -> Result<Outcome> {
+        self.bar.finish();
+        let config = self.job.config;
+        if self.state.epoch < config.epochs {
+            eprintln!(
+                "stopped early: no better validation accuracy in {} epochs",
+                config.patience
+            );
+        }
+        let mut network = self.average;
+        network.load(&self.run.best(&self.state)?)?;
+        network.set_precision(Precision::F32);
+        Ok(Outcome::Finished {
+            network,
+            best: self.state.best.as_ref().map_or(0, |best| best.epoch),
+            history: self.state.history,
+        })
+    }
 }
 
-/// How the epochs of the run in `directory` went so far, and which of them was best, counted from 1.
+/// Returns the completed epochs of the run in `directory` and the number of the best one.
 pub fn history(directory: &Path) -> Result<(Vec<Epoch>, Option<u32>)> {
     let state = Run::new(directory).state()?;
     Ok((state.history, state.best.map(|best| best.epoch)))
 }
 
-/// Whether `directory` holds a run.
+/// Whether `directory` has a checkpoint.
 pub fn is_run(directory: &Path) -> bool {
     Run::new(directory).is_used()
 }
 
-/// What is left of the epoch that is under way.
+/// Returns the remaining batches of the current epoch.
 fn plan(job: &Job<'_>, state: &State, steps: usize) -> Vec<Part> {
     let config = job.config;
     let epoch = job
@@ -244,7 +296,7 @@ fn plan(job: &Job<'_>, state: &State, steps: usize) -> Vec<Part> {
         .collect()
 }
 
-/// One step. Gives the batch's mean loss and how many of its samples were labelled right.
+/// Trains on one batch. Returns its mean loss and the number of correctly classified samples.
 fn step(
     job: &Job<'_>,
     network: &mut Network,
@@ -256,7 +308,7 @@ fn step(
     let inputs = batch.inputs.to_device(job.device);
     let labels = batch.labels.to_device(job.device);
     if config.dropout > 0.0 {
-        // Libtorch's own generator decides what is dropped.
+        // Dropout draws from libtorch's global generator.
         tch::manual_seed((config.seed ^ 0x6472_6f70_0000_0000).wrapping_add(optimizer.steps() as u64) as i64);
     }
     let cross_entropy = |logits: &Tensor, labels: &Tensor| {
@@ -283,7 +335,7 @@ fn step(
     Ok((loss, right(&logits, &labels)?))
 }
 
-/// How much of each sample stays when it is mixed with another one: at least half.
+/// Draws the part of each sample that mixup keeps, at least half.
 fn mixed_part(config: &Config, steps: i64) -> Result<Option<f64>> {
     if config.mixup <= 0.0 {
         return Ok(None);
@@ -295,7 +347,7 @@ fn mixed_part(config: &Config, steps: i64) -> Result<Option<f64>> {
     Ok(Some(part.max(1.0 - part)))
 }
 
-/// Mean loss and accuracy of a network that is not being trained.
+/// Computes the mean loss and the accuracy on validation samples.
 fn look(network: &Network, samples: &dyn Source) -> Result<(f64, f64)> {
     let (mut loss, mut correct) = (0.0, 0);
     for batch in batches(network, samples) {
@@ -308,13 +360,13 @@ fn look(network: &Network, samples: &dyn Source) -> Result<(f64, f64)> {
     Ok((loss / count, correct as f64 / count))
 }
 
-/// The softmax of the network's logits for every sample, `[count, classes]`.
+/// Computes the probabilities of all samples, `[count, classes]`.
 pub fn probabilities(network: &Network, samples: &dyn Source) -> Result<Tensor> {
     let parts = batches(network, samples).map(|batch| Ok(batch?.0.softmax(-1, Kind::Float)));
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
 }
 
-/// Logits and labels of all samples in order.
+/// Computes the logits of all samples and returns them with the labels, batch by batch.
 fn batches<'a>(
     network: &'a Network,
     samples: &'a dyn Source,
@@ -334,10 +386,10 @@ fn batches<'a>(
 
 fn right(logits: &Tensor, labels: &Tensor) -> Result<i64> {
     let right = logits.argmax(-1, false).eq_tensor(labels).sum(Kind::Int64);
-    i64::try_from(&right).context("cannot read the number of right answers")
+    i64::try_from(&right).context("cannot read the number of correct samples")
 }
 
-/// Early on, when the weights still change fast, the average is a short one.
+/// Limits the decay in the first steps, while the weights still change fast.
 fn average_decay(decay: f64, steps: i64) -> f64 {
     decay.min((1 + steps) as f64 / (10 + steps) as f64)
 }
@@ -347,14 +399,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_average_of_nothing_follows_at_once() {
+    fn the_average_follows_fast_in_the_first_steps() {
         assert!(average_decay(0.0, 1).abs() < 1e-12);
         assert!(average_decay(0.998, 1) < 0.2);
         assert!((average_decay(0.998, 100_000) - 0.998).abs() < 1e-12);
     }
 
     #[test]
-    fn mixing_keeps_at_least_half_and_repeats() {
+    fn mixup_keeps_at_least_half_and_is_reproducible() {
         let config = Config {
             mixup: 0.4,
             ..Config::default()

@@ -1,10 +1,10 @@
-//! What a training run leaves on disk, so that it can be resumed at any step.
+//! The files of a training run. With them it can be resumed at any step.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `config.json` | the run's [`Config`] |
-//! | `state.json` | how far it is, and which of the files below belong to that; replaced in one step |
-//! | `checkpoint-<steps>.safetensors` | weights, their average and the optimiser's moments |
+//! | `state.json` | the progress, which names the current files below; replaced atomically |
+//! | `checkpoint-<steps>.safetensors` | weights, their running average and the optimizer's moments |
 //! | `best-<epoch>.safetensors` | the averaged weights of the epoch with the best validation accuracy |
 
 use std::{
@@ -26,31 +26,29 @@ use crate::{
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct State {
-    /// Epochs that are complete.
+    /// Completed epochs.
     pub(super) epoch: u32,
-    /// Steps of the next epoch that are done.
+    /// Completed steps of the current epoch.
     pub(super) step: usize,
-    /// Steps of the whole run that are done.
+    /// Completed steps of the whole run.
     pub(super) steps: i64,
-    /// Samples of the epoch that is under way that were trained on.
+    /// Samples of the current epoch that were trained on.
     pub(super) seen: usize,
-    /// Sum of the losses in the epoch that is under way.
+    /// The sum of the losses of these samples.
     pub(super) loss: f64,
-    /// Right answers in the epoch that is under way.
+    /// How many of these samples were classified correctly.
     pub(super) right: i64,
-    /// What the plateau schedule remembers.
     pub(super) plateau: Plateau,
-    /// The epochs that are complete.
     pub(super) history: Vec<Epoch>,
-    /// The one with the best validation accuracy; of equal ones, that with the smallest loss.
+    /// The epoch with the best validation accuracy, and among equals the smallest validation loss.
     pub(super) best: Option<Epoch>,
 }
 
 impl State {
-    /// Adds a complete epoch. True if it is the best so far.
+    /// Adds a completed epoch. Returns whether it is the best so far.
     pub(super) fn finish_epoch(&mut self, epoch: Epoch) -> bool {
         let better = self.best.as_ref().is_none_or(|best| {
             epoch.validation_accuracy > best.validation_accuracy
@@ -76,7 +74,6 @@ impl State {
     }
 }
 
-/// A run as it was when it was saved.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) state: State,
@@ -85,7 +82,6 @@ pub(super) struct Checkpoint {
     pub(super) moments: Weights,
 }
 
-/// A run's directory.
 #[derive(Debug)]
 pub(super) struct Run {
     directory: PathBuf,
@@ -98,17 +94,16 @@ impl Run {
         }
     }
 
-    /// Whether it holds a checkpoint.
+    /// Whether the directory has a checkpoint.
     pub(super) fn is_used(&self) -> bool {
         self.path(STATE).exists()
     }
 
-    /// How far the run is.
     pub(super) fn state(&self) -> Result<State> {
         read_json(&self.path(STATE))
     }
 
-    /// Gets the directory ready. Gives the checkpoint to go on from, if there is one and it is wanted.
+    /// Prepares the directory. Returns the checkpoint if the run is resumed.
     pub(super) fn begin(&self, config: &Config, start: Start) -> Result<Option<Checkpoint>> {
         let used = self.is_used();
         match start {
@@ -130,7 +125,7 @@ impl Run {
         Ok(None)
     }
 
-    /// Writes a checkpoint, then deletes those before it.
+    /// Writes a checkpoint, then deletes the earlier ones.
     pub(super) fn save(
         &self,
         state: &State,
@@ -162,8 +157,8 @@ impl Run {
         })
     }
 
-    /// Writes the weights of the best epoch. The earlier best is deleted when the next checkpoint is written, for
-    /// until then it is the one that the run would go on with.
+    /// Writes the weights of the best epoch. The weights of the previous best epoch stay until the
+    /// next checkpoint is written, since until then a resumed run would use them.
     pub(super) fn save_best(&self, state: &State, average: &Network) -> Result<()> {
         let tensors: Vec<(String, Tensor)> = average
             .weights()
@@ -173,7 +168,7 @@ impl Run {
         write_tensors(&self.path(&best_name(state)?), &tensors)
     }
 
-    /// The weights of the best epoch.
+    /// Reads the weights of the best epoch.
     pub(super) fn best(&self, state: &State) -> Result<Weights> {
         Ok(read_tensors(&self.path(&best_name(state)?))?
             .into_iter()
@@ -205,7 +200,7 @@ impl Run {
         })
     }
 
-    /// A run is resumed with what it was begun with; anything else would be neither the one run nor the other.
+    /// Checks that a resumed run has the settings it was started with.
     fn check_config(&self, asked: &Config, saved: &Config) -> Result<()> {
         let (asked, saved) = (serde_json::to_value(asked)?, serde_json::to_value(saved)?);
         let keys = saved.as_object().into_iter().flat_map(serde_json::Map::keys);
@@ -222,7 +217,7 @@ impl Run {
         Ok(())
     }
 
-    /// Deletes those of the run's own files that `unwanted` picks.
+    /// Deletes the files of the run that `unwanted` selects. Other files are left alone.
     fn clear(&self, unwanted: impl Fn(&str) -> bool) -> Result<()> {
         let Ok(entries) = fs::read_dir(&self.directory) else {
             return Ok(());
@@ -268,7 +263,7 @@ fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
     Tensor::read_safetensors(path).with_context(|| format!("{}: expected a safetensors file", path.display()))
 }
 
-/// Written aside and renamed, so that a file is either complete or not there.
+/// Writes a temporary file and renames it, so that the file is complete if it exists.
 fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let aside = path.with_extension("part");
     let named: Vec<(&str, &Tensor)> = tensors
