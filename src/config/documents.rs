@@ -69,8 +69,11 @@ fn plain(value: &toml::Value) -> String {
     value.to_string().replace(".0 ", " ")
 }
 
-fn groups() -> Vec<(&'static str, Vec<(&'static Key, Option<toml::Value>)>)> {
-    let mut groups: Vec<(&str, Vec<_>)> = Vec::new();
+/// The keys of a group, with their defaults.
+type Group = (&'static str, Vec<(&'static Key, Option<toml::Value>)>);
+
+fn groups() -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for (key, (_, value)) in Config::KEYS.iter().zip(defaults().values().unwrap()) {
         if groups.last().is_none_or(|(group, _)| *group != key.group) {
             groups.push((key.group, Vec::new()));

@@ -171,7 +171,7 @@ keys! {
         decode_memory("SIZE"): Size = Size(ByteSize::mib(320)), server;
         /// Longest time from a request's head to its response. A request may ask for less.
         ///
-        /// Its option for that is timeout_ms. With a timeout for a single model, the body must still
+        /// Its option for that is `timeout_ms`. With a timeout for a single model, the body must still
         /// arrive within the timeout for all models.
         request_timeout("DURATION"): Timeout = Timeout(Duration::from_secs(30)), per_model, example "\"2s\"";
     }
@@ -213,7 +213,7 @@ keys! {
         device("DEVICE"): Device, per_model, example "\"cuda\"";
         /// Number of the GPU, from 0.
         ///
-        /// CUDA counts the GPUs, within CUDA_VISIBLE_DEVICES.
+        /// CUDA counts the GPUs, within `CUDA_VISIBLE_DEVICES`.
         device_id("N"): u32 = 0, per_model, example "1";
         /// TensorRT: whether layers may run in 16-bit floats. Default: the model's own, else false.
         ///

@@ -123,7 +123,7 @@ impl Tls {
                 }
                 Ok(Err(error)) if told.as_ref() != Some(&error) => {
                     successful.set(0);
-                    tracing::error!(%error, "the certificates cannot be reloaded: all stays as it was");
+                    tracing::error!(%error, "the certificates cannot be reloaded: nothing changes");
                     told = Some(error);
                     continue;
                 }

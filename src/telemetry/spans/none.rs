@@ -1,5 +1,10 @@
 //! The interface of `otlp.rs` in a build without the feature `otlp`.
 
+#![allow(
+    clippy::unused_self,
+    reason = "the functions have the signatures of `otlp.rs`"
+)]
+
 use axum::http::HeaderMap;
 
 use super::super::access::Access;
