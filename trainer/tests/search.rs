@@ -144,7 +144,7 @@ fn settings_for_reviews_are_searched_with_the_network_alone() {
         "search sentiment --space space.toml --epochs 2 --batch-size 8 --threads 1 --run trials --trials 2";
     let output = work.run(&format!("{search} --network cnn-random --samples 24"));
     let (table, log) = (text(&output.stdout), text(&output.stderr));
-    assert!(log.contains("24 reviews to learn from, 4 held out"), "{log}");
+    assert!(log.contains("24 reviews to train on, 4 held out"), "{log}");
     let rows = table
         .lines()
         .filter(|line| line.contains(" %") && line.contains("--dropout 0"));
