@@ -88,7 +88,8 @@ pub struct ServeArgs {
     pub settings: Settings,
 }
 
-/// `warm` has the options of `serve`, so that the engines that it builds are the ones that `serve` needs.
+/// `warm` has the options of `serve`, so that the engines that it builds are the ones that `serve`
+/// needs.
 #[derive(Debug, Args)]
 pub struct WarmArgs {
     /// TOML file with the same keys as the options below. Options and environment override it.
@@ -109,8 +110,9 @@ const REMOTE: &str = "With a running server";
 
 #[derive(Debug, Args)]
 pub struct ClassifyArgs {
-    /// Files, directories (with their subdirectories) and patterns such as 'photos/**/*.jpg'; `-` is
-    /// standard input. For a text classifier, an argument that does not look like a file name is a text.
+    /// Files, directories (with their subdirectories) and patterns such as 'photos/**/*.jpg'; `-`
+    /// is standard input. For a text classifier, an argument that does not look like a file name is
+    /// a text.
     #[arg(required_unless_present = "text", value_name = "FILE|FOLDER|PATTERN|TEXT", value_hint = ValueHint::AnyPath)]
     pub inputs: Vec<OsString>,
     /// A text, even if it looks like a file name. May be given several times.

@@ -26,7 +26,8 @@ use crate::reload::hold_hangups;
 /// Parses the command line, runs the command and returns the exit code of the process.
 ///
 /// It can replace the process by a new start of the same program, with an environment variable that
-/// turns the telemetry of ONNX Runtime off. Call it first in `main`, before any other thread exists.
+/// turns the telemetry of ONNX Runtime off. Call it first in `main`, before any other thread
+/// exists.
 pub fn run() -> ExitCode {
     let matches = cli::command()
         .try_get_matches()

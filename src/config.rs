@@ -10,9 +10,9 @@
 //! 4. the default
 //!
 //! [`Settings`] holds what one source says: every key is an `Option`. clap fills one from flags and
-//! environment, serde fills one from the file, and [`Config::load`] merges both into a [`Config`], in
-//! which every key has its effective value. Nothing else in the program reads flags, variables or
-//! the file, and a `Config` is never changed: on SIGHUP a new one is loaded.
+//! environment, serde fills one from the file, and [`Config::load`] merges both into a [`Config`],
+//! in which every key has its effective value. Nothing else in the program reads flags, variables
+//! or the file, and a `Config` is never changed: on SIGHUP a new one is loaded.
 //!
 //! # Single models
 //!
@@ -23,18 +23,19 @@
 //!
 //! # Origins
 //!
-//! [`Origins`] records where each value came from: the flag, the variable, or the line and column in
-//! the file. `--print-config` prints the origin beside each value, and every error begins with it, so
-//! that an operator knows which of the sources to change. Code that finds a value unusable later, such
-//! as a certificate that does not exist, reports it with [`Config::mistake`] in the same way.
+//! [`Origins`] records where each value came from: the flag, the variable, or the line and column
+//! in the file. `--print-config` prints the origin beside each value, and every error begins with
+//! it, so that an operator knows which of the sources to change. Code that finds a value unusable
+//! later, such as a certificate that does not exist, reports it with [`Config::mistake`] in the
+//! same way.
 //!
 //! # Adding a key
 //!
 //! Add it to the list in `config/keys.rs`. That makes it a flag, a variable, a key of the file, an
 //! entry of `--help` and the manual page and, if it says `per_model`, a key of `[model.NAME]`. Then
-//! `WRITE_DOCUMENTS=1 cargo test --lib config` writes it to classifyd.example.toml and to the table in
-//! docs/configuration.md. The limits of a value belong to its type (`config/values.rs`), relations
-//! between keys to `config/check.rs`.
+//! `WRITE_DOCUMENTS=1 cargo test --lib config` writes it to classifyd.example.toml and to the table
+//! in docs/configuration.md. The limits of a value belong to its type (`config/values.rs`),
+//! relations between keys to `config/check.rs`.
 
 mod access;
 mod check;
@@ -94,7 +95,8 @@ impl Config {
         self.model.iter().filter_map(version).collect()
     }
 
-    /// The key that decides on `key` for the model of this name: that of its own table if it is there.
+    /// The key that decides on `key` for the model of this name: that of its own table if it is
+    /// there.
     pub fn key_for(&self, name: &str, key: &str) -> String {
         let own = format!("model.{name}.{key}");
         match self.origins.of(&own) {

@@ -1,5 +1,5 @@
-//! Metrics of GPU memory from NVIDIA's management library (NVML), which comes with the driver and is
-//! loaded at run time.
+//! Metrics of GPU memory from NVIDIA's management library (NVML), which comes with the driver and
+//! is loaded at run time.
 
 use std::ffi::OsStr;
 use std::sync::Once;

@@ -1,4 +1,5 @@
-//! The addresses that the server listens on. They are bound before the models load and opened afterwards.
+//! The addresses that the server listens on. They are bound before the models load and opened
+//! afterwards.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +13,8 @@ use crate::config::{Config, ConfigError};
 /// when another server stops, and a connection that does not fit is retried after a second.
 const BACKLOG: u32 = 4096;
 
-/// A bound address. No other program can listen on it, and connections are refused until it is opened.
+/// A bound address. No other program can listen on it, and connections are refused until it is
+/// opened.
 #[derive(Debug)]
 pub struct Taken {
     key: &'static str,
@@ -62,8 +64,8 @@ fn refused(config: &Config, key: &str, address: SocketAddr, error: &io::Error) -
     config.mistake(key, &format!("cannot listen on {address}: {error}{advice}"))
 }
 
-/// The address at which programs on this machine reach the server: the loopback address if it listens
-/// on all addresses.
+/// The address at which programs on this machine reach the server: the loopback address if it
+/// listens on all addresses.
 pub fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

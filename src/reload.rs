@@ -9,8 +9,8 @@ use nix::sys::signal::{SigSet, Signal};
 use prometheus::IntGaugeVec;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Blocks SIGHUP until [`Hangups::listen`], even across a restart of the program by `exec`. Otherwise the
-/// signal would end the process.
+/// Blocks SIGHUP until [`Hangups::listen`], even across a restart of the program by `exec`.
+/// Otherwise the signal would end the process.
 pub fn hold_hangups() -> io::Result<()> {
     Ok(hangup().thread_block()?)
 }
@@ -21,8 +21,8 @@ fn hangup() -> SigSet {
     signals
 }
 
-/// Listens for SIGHUP from the start of the process: a signal that arrives while the models load takes
-/// effect when they are loaded.
+/// Listens for SIGHUP from the start of the process: a signal that arrives while the models load
+/// takes effect when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Hangups {
     heard: Arc<AtomicBool>,
@@ -37,9 +37,9 @@ impl Hangups {
         Ok(Self { heard })
     }
 
-    /// Calls `reload` on every SIGHUP, including one that arrived before this call, on a thread where it
-    /// may block. Logs the outcome and sets `successful` for `what`. Every part of the program that calls
-    /// this function gets every signal.
+    /// Calls `reload` on every SIGHUP, including one that arrived before this call, on a thread
+    /// where it may block. Logs the outcome and sets `successful` for `what`. Every part of the
+    /// program that calls this function gets every signal.
     pub fn on_each<F, E>(&self, what: &'static str, successful: &IntGaugeVec, reload: F) -> io::Result<()>
     where
         F: Fn() -> Result<(), E> + Clone + Send + 'static,

@@ -1,4 +1,5 @@
-//! Starts the parts of the server in order (ONNX Runtime, models, listeners) and stops them in reverse.
+//! Starts the parts of the server in order (ONNX Runtime, models, listeners) and stops them in
+//! reverse.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,8 +60,8 @@ fn io(what: &'static str) -> impl Fn(std::io::Error) -> StartupError {
     move |error| StartupError::Io { what, error }
 }
 
-/// Serves until a signal ends the server. `hangups` has listened since the process began, and `read`
-/// reads the configuration again.
+/// Serves until a signal ends the server. `hangups` has listened since the process began, and
+/// `read` reads the configuration again.
 pub async fn serve(
     config: Config,
     telemetry: Telemetry,
@@ -70,8 +71,8 @@ pub async fn serve(
     let started = Instant::now();
     let mut signals = Signals::listen().map_err(io("cannot listen for signals"))?;
     let metrics = Metrics::new()?;
-    // Before the models: they can take minutes to load, and a missing certificate or an address in use
-    // should be reported at once.
+    // Before the models: they can take minutes to load, and a missing certificate or an address in
+    // use should be reported at once.
     let tls = load_tls(&config, &metrics)?;
     let addresses = Addresses::take(&config)?;
     let workers = Workers::start(cpu::available(), config.decode_memory.as_u64())
@@ -96,8 +97,8 @@ pub async fn serve(
         pulse: Pulse::new(),
     });
     reload_on_hangup(&app, tls.as_ref(), &hangups, read).map_err(io("cannot listen for signals"))?;
-    // The main listener first: a client that learns from `admin_listen` that the server is ready must
-    // be able to connect.
+    // The main listener first: a client that learns from `admin_listen` that the server is ready
+    // must be able to connect.
     let (listener, address) = addresses.main.open(&app.config)?;
     let admin_address = match addresses.admin {
         Some(taken) => Some(serve_admin(&app, taken)?),
@@ -210,9 +211,9 @@ fn log_ready(app: &App, started: Instant, address: SocketAddr, admin_address: Op
     tracing::info!("open {url} for the playground, {url}docs for the API");
 }
 
-/// Serves on a thread of its own, so that probes get a response in time while a thousand connections
-/// wait for the threads of the runtime. It runs until the process ends, because orchestrators probe a
-/// server that drains as well.
+/// Serves on a thread of its own, so that probes get a response in time while a thousand
+/// connections wait for the threads of the runtime. It runs until the process ends, because
+/// orchestrators probe a server that drains as well.
 fn serve_apart(admin: Server, listener: TcpListener) -> std::io::Result<()> {
     let listener = listener.into_std()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -268,7 +269,8 @@ fn reload_on_hangup(
     })
 }
 
-/// Starts the tasks that run beside the requests: certificates, the pulse of the runtime, rate limits.
+/// Starts the tasks that run beside the requests: certificates, the pulse of the runtime, rate
+/// limits.
 fn start_background_tasks(app: &Arc<App>, tls: Option<Arc<Tls>>) {
     let every = *app.config.tls_reload;
     if let Some(tls) = tls.filter(|_| !every.is_zero()) {

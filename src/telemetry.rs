@@ -39,8 +39,8 @@ impl Drop for Guard {
     }
 }
 
-/// Sends log lines to standard error and spans to the collector, if there is one. Must not be called
-/// within a tokio runtime.
+/// Sends log lines to standard error and spans to the collector, if there is one. Must not be
+/// called within a tokio runtime.
 pub fn init(config: &Config) -> Result<(Telemetry, Guard), ConfigError> {
     let mistake = |key: &str, message: &str| config.mistake(key, message);
     let (filter, handle) = reload::Layer::new(config.log.to_env_filter());

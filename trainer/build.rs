@@ -14,7 +14,8 @@ fn main() {
     let lib = Path::new(&root).join("lib");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     if lib.join("libtorch_cuda.so").exists() {
-        // Nothing refers to its symbols (it registers itself when loaded), so the linker would drop it.
+        // Nothing refers to its symbols (it registers itself when loaded), so the linker would drop
+        // it.
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
         println!("cargo:rustc-link-arg=-ltorch_cuda");
     }

@@ -1,4 +1,5 @@
-//! What `--help` shows besides the doc comments of the options: colours, defaults, examples, exit codes.
+//! What `--help` shows besides the doc comments of the options: colours, defaults, examples, exit
+//! codes.
 
 mod examples;
 #[cfg(test)]
@@ -105,8 +106,8 @@ fn without_unused_keys(command: Command) -> Command {
     })
 }
 
-/// Adds the defaults of the configuration's keys. clap does not know them: an option that is not given
-/// leaves the value to the file.
+/// Adds the defaults of the configuration's keys. clap does not know them: an option that is not
+/// given leaves the value to the file.
 fn with_defaults(command: Command) -> Command {
     let defaults = defaults();
     command.mut_args(|arg| match defaults.get(arg.get_id().as_str()).map(plain) {
@@ -152,8 +153,8 @@ fn after_help(examples: &Examples) -> StyledStr {
     StyledStr::from(text.trim_end().to_owned())
 }
 
-/// A heading with two columns below it. Where the left one is too wide, the right one goes on the next
-/// line.
+/// A heading with two columns below it. Where the left one is too wide, the right one goes on the
+/// next line.
 fn section(text: &mut String, heading: &str, lines: &[(&str, &str)]) {
     const WIDEST: usize = 44;
     let width = lines

@@ -13,12 +13,13 @@ const PREFIX: &str = "cfd_";
 /// 256 bits cannot be guessed, so a fast hash protects the key as well as a slow one.
 const BYTES: usize = 32;
 
-/// Prints the entry for the configuration to standard output and the key itself to standard error, so
-/// that `classifyd api-key NAME >> classifyd.toml` keeps the key out of the file.
+/// Prints the entry for the configuration to standard output and the key itself to standard error,
+/// so that `classifyd api-key NAME >> classifyd.toml` keeps the key out of the file.
 pub fn run(args: &ApiKeyArgs) -> anyhow::Result<()> {
     ApiKey::check_name(&args.name).map_err(|message| anyhow::anyhow!("NAME: {message}"))?;
     let key = generate()?;
-    // In TOML a key belongs to the table above it, so keys of the server must come before the entry.
+    // In TOML a key belongs to the table above it, so keys of the server must come before the
+    // entry.
     println!(
         "\n# Keys for the whole server belong above this line.\n[[api_keys]]\nname = \"{}\"\nsha256 = \"{}\"",
         args.name,

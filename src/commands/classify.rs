@@ -1,7 +1,7 @@
 //! `classifyd classify`: labels for files and texts, from a local model or a running server.
 //!
-//! [`inputs`] turns the arguments into a list of inputs. [`local`] or [`remote`] classifies them on a
-//! few threads. [`output`] prints the results in the order of the list.
+//! [`inputs`] turns the arguments into a list of inputs. [`local`] or [`remote`] classifies them on
+//! a few threads. [`output`] prints the results in the order of the list.
 
 mod certificate;
 pub mod inputs;
@@ -95,7 +95,8 @@ impl Backend {
     }
 }
 
-/// Classifies each input and prints its labels. An input that fails is reported, and the others are still classified.
+/// Classifies each input and prints its labels. An input that fails is reported, and the others are
+/// still classified.
 pub fn run(args: &ClassifyArgs) -> Result<()> {
     let backend = Backend::open(args)?;
     let model = backend.model();
@@ -143,8 +144,8 @@ pub fn run(args: &ClassifyArgs) -> Result<()> {
     Ok(())
 }
 
-/// Classifies the inputs, with a thread for each of `workers`, and passes each result to `done`, in the
-/// order of the inputs.
+/// Classifies the inputs, with a thread for each of `workers`, and passes each result to `done`, in
+/// the order of the inputs.
 fn in_order(
     inputs: &[NamedInput],
     workers: Vec<ClassifyFn<'_>>,

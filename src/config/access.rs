@@ -41,7 +41,8 @@ impl ApiKey {
     }
 }
 
-/// SHA-256 of an API key. It is no secret, because keys are random, but it does not belong in a log.
+/// SHA-256 of an API key. It is no secret, because keys are random, but it does not belong in a
+/// log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash(pub [u8; 32]);
 
@@ -192,7 +193,8 @@ impl FromStr for CorsOrigin {
             let scheme = uri
                 .scheme_str()
                 .is_some_and(|scheme| ["http", "https"].contains(&scheme));
-            // Browsers send no path and no slash after the host: an origin with one would never match.
+            // Browsers send no path and no slash after the host: an origin with one would never
+            // match.
             scheme && uri.authority().is_some_and(|host| text.ends_with(host.as_str()))
         };
         let well_formed = text == "*" || text.parse().is_ok_and(|uri| is_origin(&uri));

@@ -1,4 +1,5 @@
-//! Checks of sizes and of relations between keys. [`Validate`](super::values::Validate) checks the rest.
+//! Checks of sizes and of relations between keys. [`Validate`](super::values::Validate) checks the
+//! rest.
 
 use std::collections::BTreeSet;
 

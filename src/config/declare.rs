@@ -62,7 +62,8 @@ macro_rules! keys {
                 $(#[doc = $doc])+
                 pub $key: effective_type!($type $(, $default)?),
             )+)+
-            /// Keys for single models. [`Config::of_model`] merges them with the keys for all models.
+            /// Keys for single models. [`Config::of_model`] merges them with the keys for all
+            /// models.
             pub model: BTreeMap<String, ModelTable>,
             /// Empty: no request needs an API key.
             pub api_keys: Vec<ApiKey>,
@@ -124,8 +125,8 @@ macro_rules! model_keys {
         model_keys!({ $($rest)* } $($done)*);
     };
     ({} $($key:ident: $type:ty $(= $default:expr)?;)+) => {
-        /// A table `[model.NAME]` of the file. A key in it overrides the key for all models, whatever
-        /// source that came from.
+        /// A table `[model.NAME]` of the file. A key in it overrides the key for all models,
+        /// whatever source that came from.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct ModelTable {
@@ -153,7 +154,8 @@ macro_rules! model_keys {
         }
 
         impl Config {
-            /// The configuration of this model: the keys of its own table, else those for all models.
+            /// The configuration of this model: the keys of its own table, else those for all
+            /// models.
             pub fn of_model(&self, name: &str) -> ModelConfig {
                 let own = self.model.get(name).cloned().unwrap_or_default();
                 ModelConfig {

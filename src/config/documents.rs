@@ -1,5 +1,5 @@
-//! Generates classifyd.example.toml and the table in docs/configuration.md from the declared keys, and
-//! fails if the files differ from that. With `WRITE_DOCUMENTS=1` it writes the files instead.
+//! Generates classifyd.example.toml and the table in docs/configuration.md from the declared keys,
+//! and fails if the files differ from that. With `WRITE_DOCUMENTS=1` it writes the files instead.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -59,8 +59,8 @@ fn unknown_key(message: &str) -> Option<String> {
     Some(format!("unknown key; {expected}"))
 }
 
-/// Builds the message from the error's parts. The library's own text would quote the line, which can
-/// hold a secret.
+/// Builds the message from the error's parts. The library's own text would quote the line, which
+/// can hold a secret.
 fn explain(error: &toml::de::Error, locations: &Locations, source: &Source<'_>) -> ConfigError {
     let offset = error.span().map_or(0, |span| span.start);
     let message = error.message().replace('\n', ", ");

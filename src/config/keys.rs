@@ -89,7 +89,8 @@ keys! {
     "Connections" {
         /// Address and port to listen on.
         listen("ADDRESS"): Address = Address(SocketAddr::from(([127, 0, 0, 1], 8080))), server;
-        /// Separate address and port for /livez, /readyz and /metrics. Default: they are on `listen`.
+        /// Separate address and port for /livez, /readyz and /metrics. Default: they are on
+        /// `listen`.
         ///
         /// This listener speaks plain HTTP and needs no API key, so keep it off the internet.
         admin_listen("ADDRESS"): Address, server, example "\"127.0.0.1:9090\"";
@@ -98,7 +99,8 @@ keys! {
         /// How long a connection may be idle. Must be longer than the load balancer's idle timeout.
         ///
         /// If the server closes a connection just when a load balancer sends a request on it, the
-        /// client gets status 502. docs/deployment.md lists the idle timeouts of some load balancers.
+        /// client gets status 502. docs/deployment.md lists the idle timeouts of some load
+        /// balancers.
         keep_alive_timeout("DURATION"): Timeout = Timeout(Duration::from_secs(75)), server;
         /// How long a response may wait for a client that reads less than 1 KiB/s of it.
         ///
@@ -110,7 +112,8 @@ keys! {
         max_header_size("SIZE"): Size = Size(ByteSize::kib(16)), server;
         /// Maximum number of open connections. Others wait in the listener's backlog.
         max_connections("N"): Count<usize> = Count::new(8_192), server;
-        /// Maximum number of open connections of one client. Others are closed at once. Default: no limit.
+        /// Maximum number of open connections of one client. Others are closed at once. Default: no
+        /// limit.
         ///
         /// A client is an IPv4 address or a /64 of IPv6. The limit does not apply to
         /// `trusted_proxies`, whose connections carry the requests of many clients.
@@ -121,7 +124,8 @@ keys! {
         tls_certificate("FILE"): PathBuf, server, example "\"/etc/classifyd/tls.crt\"";
         /// Private key of the certificate in PEM.
         tls_key("FILE"): PathBuf, server, example "\"/etc/classifyd/tls.key\"";
-        /// Certificate authorities in PEM. Every client needs a certificate signed by one (mutual TLS).
+        /// Certificate authorities in PEM. Every client needs a certificate signed by one (mutual
+        /// TLS).
         tls_client_ca("FILE"): PathBuf, server, example "\"/etc/classifyd/clients.crt\"";
         /// How often the three files are checked for changes. 0s: only on SIGHUP.
         tls_reload("DURATION"): HumanDuration = HumanDuration(Duration::from_mins(1)), server;
@@ -129,21 +133,21 @@ keys! {
     "Authentication and rate limits" {
         /// Most requests of one client to /v1, as in 100/s or 600/m burst 20. More: status 429.
         ///
-        /// A client is an IPv4 address or a /64 of IPv6. "100/s" allows 100 requests at once after a
-        /// pause, then one every 10 ms. "600/m burst 20" allows 20 at once, then one every 100 ms.
-        /// The units are /s, /m and /h.
+        /// A client is an IPv4 address or a /64 of IPv6. "100/s" allows 100 requests at once after
+        /// a pause, then one every 10 ms. "600/m burst 20" allows 20 at once, then one every 100
+        /// ms. The units are /s, /m and /h.
         rate_limit("RATE"): RateLimit, server, example "\"100/s\"";
         /// Networks or addresses of proxies whose X-Forwarded-For is trusted, as in 10.0.0.0/8.
         ///
-        /// For a request from one of them, the client is the last address in X-Forwarded-For that is
-        /// not a trusted proxy. An example: `trusted_proxies = ["10.0.0.0/8", "192.168.1.7"]`.
+        /// For a request from one of them, the client is the last address in X-Forwarded-For that
+        /// is not a trusted proxy. An example: `trusted_proxies = ["10.0.0.0/8", "192.168.1.7"]`.
         trusted_proxies("NETWORKS"): List<Network> = List(Vec::new()), server;
         /// Accepted Host headers, as in api.example.org or *.example.org, or * for all. Default:
         /// loopback names if `listen` is a loopback address, else all.
         ///
         /// Other requests get status 421, so that a web page cannot reach the server through a host
-        /// name of its own (DNS rebinding). If a proxy on the same machine forwards the Host header of
-        /// its clients, list their names here. `admin_listen` also answers to every IP address.
+        /// name of its own (DNS rebinding). If a proxy on the same machine forwards the Host header
+        /// of its clients, list their names here. `admin_listen` also answers to every IP address.
         allowed_hosts("NAMES"): List<String> = List(Vec::new()), server;
         /// Origins of web pages that may send requests, as in `https://example.org`, or * for all.
         cors_origins("ORIGINS"): List<CorsOrigin> = List(Vec::new()), server;
@@ -171,45 +175,46 @@ keys! {
         decode_memory("SIZE"): Size = Size(ByteSize::mib(320)), server;
         /// Longest time from a request's head to its response. A request may ask for less.
         ///
-        /// Its option for that is `timeout_ms`. With a timeout for a single model, the body must still
-        /// arrive within the timeout for all models.
+        /// Its option for that is `timeout_ms`. With a timeout for a single model, the body must
+        /// still arrive within the timeout for all models.
         request_timeout("DURATION"): Timeout = Timeout(Duration::from_secs(30)), per_model, example "\"2s\"";
     }
     "Queues, batches and lanes" {
         /// Maximum number of inputs in the queue of a model. When it is full: status 503.
         ///
-        /// A text that has more tokens than `max_batch_tokens` allows for each input of a batch counts
-        /// as several inputs.
+        /// A text that has more tokens than `max_batch_tokens` allows for each input of a batch
+        /// counts as several inputs.
         queue_capacity("N"): Count<u32> = Count::new(1024), per_model, example "256";
-        /// Memory for the decoded inputs of all requests, of all models. When it is full: status 503.
+        /// Memory for the decoded inputs of all requests, of all models. When it is full: status
+        /// 503.
         ///
-        /// A decoded image takes 4 bytes for each number of its tensor. A request that needs more than
-        /// all of the memory is accepted if it is the only one.
+        /// A decoded image takes 4 bytes for each number of its tensor. A request that needs more
+        /// than all of the memory is accepted if it is the only one.
         queue_memory("SIZE"): Size = Size(ByteSize::mib(64)), server;
         /// Maximum number of inputs in a batch, and in a request. Default: the model's own
         /// (`serving.toml`), else 32.
         max_batch("N"): Count<u32>, per_model, example "64";
-        /// Maximum number of tokens in a batch, with padding. Default: the model's own, else 128 for
-        /// each input of a batch.
+        /// Maximum number of tokens in a batch, with padding. Default: the model's own, else 128
+        /// for each input of a batch.
         ///
         /// The default is at least one text of the model's maximum length.
         max_batch_tokens("N"): Count<u32>, per_model, example "8192";
         /// How long a batch that is not full waits for more inputs. Only useful on a GPU.
         max_wait("DURATION"): HumanDuration = HumanDuration(Duration::ZERO), per_model, example "\"2ms\"";
-        /// Sessions of each model that run in parallel. Default: the model's own, else chosen by how
-        /// long a run takes.
+        /// Sessions of each model that run in parallel. Default: the model's own, else chosen by
+        /// how long a run takes.
         lanes("N"): Count<usize>, per_model, example "2";
-        /// Threads of each session. Default: the model's own, else 1, or a shared pool for runs that
-        /// take more than 2 ms.
+        /// Threads of each session. Default: the model's own, else 1, or a shared pool for runs
+        /// that take more than 2 ms.
         threads("N"): Count<usize>, per_model, example "1";
     }
     "GPU" {
-        /// Where models run: cpu, cuda, tensorrt, or auto, the best one available. Default: the model's
-        /// own (`serving.toml`), else cpu.
+        /// Where models run: cpu, cuda, tensorrt, or auto, the best one available. Default: the
+        /// model's own (`serving.toml`), else cpu.
         ///
-        /// With cuda or tensorrt the server does not start if the device is not available. auto tries
-        /// TensorRT (only if `tensorrt_cache` is set), then CUDA, then the CPU. A GPU needs the ONNX
-        /// Runtime library that `make setup-gpu` installs, see docs/gpu.md.
+        /// With cuda or tensorrt the server does not start if the device is not available. auto
+        /// tries TensorRT (only if `tensorrt_cache` is set), then CUDA, then the CPU. A GPU needs
+        /// the ONNX Runtime library that `make setup-gpu` installs, see docs/gpu.md.
         device("DEVICE"): Device, per_model, example "\"cuda\"";
         /// Number of the GPU, from 0.
         ///
@@ -217,17 +222,19 @@ keys! {
         device_id("N"): u32 = 0, per_model, example "1";
         /// TensorRT: whether layers may run in 16-bit floats. Default: the model's own, else false.
         ///
-        /// With device cuda it is refused, because CUDA runs the graph in the precision in which it was
-        /// exported.
+        /// With device cuda it is refused, because CUDA runs the graph in the precision in which it
+        /// was exported.
         fp16("BOOL"): bool, per_model, example "true";
-        /// CUDA: whether products are computed with a 10-bit mantissa. Default: the model's own, else false.
+        /// CUDA: whether products are computed with a 10-bit mantissa. Default: the model's own,
+        /// else false.
         ///
         /// Newer GPUs are much faster with it.
         tf32("BOOL"): bool, per_model, example "true";
-        /// Maximum GPU memory of each session's arena, and of TensorRT's workspace. Default: no limit.
+        /// Maximum GPU memory of each session's arena, and of TensorRT's workspace. Default: no
+        /// limit.
         ///
-        /// A model has a session for each lane. If it has convolutions, it has one for each of a few
-        /// batch sizes in each lane. The arena grows by what is needed, it does not double.
+        /// A model has a session for each lane. If it has convolutions, it has one for each of a
+        /// few batch sizes in each lane. The arena grows by what is needed, it does not double.
         gpu_memory_limit("SIZE"): Size, per_model, example "\"2 GiB\"";
         /// Directory that keeps TensorRT engines. Without it, they are built at each start.
         ///
@@ -237,8 +244,8 @@ keys! {
         /// Directory of the CUDA, cuDNN and TensorRT libraries. Default: `nvidia` beside the ONNX
         /// Runtime library, then the system's.
         ///
-        /// Either all libraries lie in the directory itself, or it is a site-packages directory with
-        /// nvidia-* wheels. What it lacks is searched for on the system's loader path.
+        /// Either all libraries lie in the directory itself, or it is a site-packages directory
+        /// with nvidia-* wheels. What it lacks is searched for on the system's loader path.
         gpu_libraries("DIR"): PathBuf, server, example "\"/opt/nvidia/lib\"";
     }
     "Shutdown" {

@@ -1,8 +1,8 @@
 //! Types of values. Each parses what an operator writes.
 //!
-//! Text that cannot be parsed is wrong usage on the command line. A value that can be parsed but not
-//! used, such as a count of 0, is a mistake of the configuration whatever source it comes from, so it
-//! is refused after the sources are merged: see [`Validate`].
+//! Text that cannot be parsed is wrong usage on the command line. A value that can be parsed but
+//! not used, such as a count of 0, is a mistake of the configuration whatever source it comes from,
+//! so it is refused after the sources are merged: see [`Validate`].
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -234,8 +234,8 @@ impl Serialize for Size {
     }
 }
 
-/// An IP address with a port. Host names are not accepted: a name can resolve to several addresses, and
-/// they can change.
+/// An IP address with a port. Host names are not accepted: a name can resolve to several addresses,
+/// and they can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
 

@@ -41,8 +41,8 @@ impl Step {
 impl Model {
     /// Turns inputs into rows.
     ///
-    /// `reservation` holds the request's place in the queue, but only until an input has to wait for the
-    /// pool: large images would otherwise take up places of requests that could run.
+    /// `reservation` holds the request's place in the queue, but only until an input has to wait
+    /// for the pool: large images would otherwise take up places of requests that could run.
     pub(super) async fn prepare<C>(
         &self,
         inputs: Vec<Input>,

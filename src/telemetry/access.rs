@@ -1,8 +1,8 @@
 //! The access log: one line for each request.
 //!
-//! The lines look like tracing's, and tracing's filter applies to them (target `classifyd::access`).
-//! They are formatted here because tracing takes several times as long for an event with twenty
-//! fields, see docs/performance.md.
+//! The lines look like tracing's, and tracing's filter applies to them (target
+//! `classifyd::access`). They are formatted here because tracing takes several times as long for an
+//! event with twenty fields, see docs/performance.md.
 
 use std::cell::RefCell;
 use std::io::Write as _;

@@ -1,8 +1,8 @@
 //! Writes log lines to standard error from a thread of its own.
 //!
-//! A line goes into a buffer in memory, so a request never waits for the reader of the log, and many
-//! access lines are written with one system call. `tracing-appender`, which does something similar,
-//! writes each line with a system call of its own.
+//! A line goes into a buffer in memory, so a request never waits for the reader of the log, and
+//! many access lines are written with one system call. `tracing-appender`, which does something
+//! similar, writes each line with a system call of its own.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -51,8 +51,8 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Appends a whole line. An urgent line is written at once, with all lines before it, others within
-    /// 50 ms.
+    /// Appends a whole line. An urgent line is written at once, with all lines before it, others
+    /// within 50 ms.
     pub fn append(&self, line: &[u8], urgent: bool) {
         let mut state = self.0.lock();
         if state.ended {

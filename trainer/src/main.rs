@@ -8,12 +8,13 @@ use classifier::runtime::library::PATH_VARIABLE;
 use classifier::{ClassifierError, LibraryError};
 use trainer::cli::{self, Cli};
 
-/// How OpenMP's threads wait for work. Its default is to spin, which makes libtorch crawl as soon as another program
-/// wants a core.
+/// How OpenMP's threads wait for work. Its default is to spin, which makes libtorch crawl as soon
+/// as another program wants a core.
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 fn main() -> ExitCode {
-    // Both are read when a library is loaded, OpenMP's before `main`: only a new start can set them.
+    // Both are read when a library is loaded, OpenMP's before `main`: only a new start can set
+    // them.
     if let Err(error) = environment::start_with(&[(WAIT_POLICY, "PASSIVE"), (TELEMETRY_VARIABLE, "1")]) {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;

@@ -48,7 +48,8 @@ pub trait Task {
         false
     }
 
-    /// The directory of images that `trainer evaluate` measures on, if the data is no published set.
+    /// The directory of images that `trainer evaluate` measures on, if the data is no published
+    /// set.
     fn folder(&self) -> Option<&Path> {
         None
     }

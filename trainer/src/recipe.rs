@@ -164,7 +164,7 @@ impl Recipe {
                     bail!("expected images of {:?}, found {found:?}", self.input);
                 }
                 Ok(Box::new(Pixels {
-                    pictures: images.clone(),
+                    images: images.clone(),
                     mean,
                     deviation,
                     jitter,
@@ -183,8 +183,9 @@ impl Recipe {
                 let [channels, height, width] = self.input;
                 let images = Tensor::from_slice(&rows).view([-1, channels, height, width]);
                 Ok(Box::new(Ink {
-                    // Augmentation needs ink between 0 and 1; training normalises what comes out of it.
-                    pictures: (images * deviation + mean).to_device(device),
+                    // Augmentation needs ink between 0 and 1; training normalises what comes out of
+                    // it.
+                    images: (images * deviation + mean).to_device(device),
                     labels: Tensor::from_slice(&labels).to_device(device),
                     mean,
                     deviation,

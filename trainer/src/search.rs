@@ -1,5 +1,5 @@
-//! Random search: each trial trains with settings that are drawn from a small space, in a run of its
-//! own. The trials are compared on the validation samples.
+//! Random search: each trial trains with settings that are drawn from a small space, in a run of
+//! its own. The trials are compared on the validation samples.
 //!
 //! The settings of a trial depend on its number and the seed alone, so a search can be stopped,
 //! resumed and made longer.

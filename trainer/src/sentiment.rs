@@ -1,5 +1,5 @@
-//! The classifier of reviews: weighted word sequences and a convolution over GloVe vectors, blended.
-//! This is the pipeline's task for `train sentiment`.
+//! The classifier of reviews: weighted word sequences and a convolution over GloVe vectors,
+//! blended. This is the pipeline's task for `train sentiment`.
 //!
 //! 1. The vocabulary is counted.
 //! 2. The network is trained by the loop that trains all networks ([`crate::training`]).

@@ -100,9 +100,9 @@ impl Expanded {
 
 /// Finds the files and texts that the arguments stand for.
 ///
-/// `takes` is the kind of input of the model, if it is known. Directories are searched for files of that
-/// kind. For a text classifier, an argument that is not the name of a file is a text, unless it looks
-/// like a file name: a mistyped name must not be classified.
+/// `takes` is the kind of input of the model, if it is known. Directories are searched for files of
+/// that kind. For a text classifier, an argument that is not the name of a file is a text, unless
+/// it looks like a file name: a mistyped name must not be classified.
 pub fn expand(arguments: &[OsString], takes: Option<InputKind>) -> Expanded {
     let mut expanded = Expanded::default();
     for argument in arguments {
@@ -124,8 +124,8 @@ pub fn expand(arguments: &[OsString], takes: Option<InputKind>) -> Expanded {
     expanded
 }
 
-/// Whether an argument is more likely a file name than a text: it has the extension of an image or text
-/// file, begins as only a path does, or is a single word with a `/`.
+/// Whether an argument is more likely a file name than a text: it has the extension of an image or
+/// text file, begins as only a path does, or is a single word with a `/`.
 fn looks_like_a_path(argument: &str) -> bool {
     kind_of(Path::new(argument)).is_some()
         || ["/", "./", "../", "~/"]
@@ -153,7 +153,8 @@ fn add_path(path: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
     }
 }
 
-/// Adds what a pattern matches, as in the shell. Returns false if it is not a pattern or matches nothing.
+/// Adds what a pattern matches, as in the shell. Returns false if it is not a pattern or matches
+/// nothing.
 fn add_matches(pattern: &str, takes: Option<InputKind>, expanded: &mut Expanded) -> bool {
     if !pattern.contains(['*', '?', '[']) {
         return false;
@@ -180,8 +181,8 @@ fn add_matches(pattern: &str, takes: Option<InputKind>, expanded: &mut Expanded)
     found
 }
 
-/// Adds the files of a directory and its subdirectories whose extension fits the model. Hidden ones are
-/// skipped.
+/// Adds the files of a directory and its subdirectories whose extension fits the model. Hidden ones
+/// are skipped.
 fn add_directory(directory: &Path, takes: Option<InputKind>, expanded: &mut Expanded) {
     let wanted = |path: &Path| kind_of(path).is_some_and(|kind| takes.is_none_or(|takes| takes == kind));
     let before = expanded.inputs.len();

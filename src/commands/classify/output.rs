@@ -100,8 +100,8 @@ impl<W: Write> Printer<W> {
         self.write(&line)
     }
 
-    /// Writes a line for an input that failed, if the format is JSON: a program finds a line for each
-    /// input. For people, the error is on standard error.
+    /// Writes a line for an input that failed, if the format is JSON: a program finds a line for
+    /// each input. For people, the error is on standard error.
     pub fn print_failure(&mut self, name: &str, reason: &str) -> anyhow::Result<()> {
         if self.format != Format::Json {
             return Ok(());

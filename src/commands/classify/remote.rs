@@ -210,7 +210,8 @@ fn server(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// By the content: an image or else a text, unless the model or the file name says that it is an image.
+/// By the content: an image or else a text, unless the model or the file name says that it is an
+/// image.
 fn content_type(input: &NamedInput, bytes: &[u8], takes: Option<InputKind>) -> &'static str {
     if takes == Some(InputKind::Text) {
         return "text/plain; charset=utf-8";

@@ -26,8 +26,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Exporter(Option<SdkTracerProvider>);
 
 impl Exporter {
-    /// Exports from a thread of its own. OpenTelemetry's `OTEL_*` variables for samplers, batches, limits,
-    /// headers and the resource apply.
+    /// Exports from a thread of its own. OpenTelemetry's `OTEL_*` variables for samplers, batches,
+    /// limits, headers and the resource apply.
     pub fn start(endpoint: Option<&str>) -> Result<Self, String> {
         let Some(endpoint) = endpoint else {
             return Ok(Self(None));
@@ -206,8 +206,8 @@ fn stage_spans(tracer: &SdkTracer, request: &SpanContext, stages: &StageTimes) {
     }
 }
 
-/// The span of a batch. It belongs to the trace of the first recorded request in the batch, so that it is
-/// recorded too.
+/// The span of a batch. It belongs to the trace of the first recorded request in the batch, so that
+/// it is recorded too.
 #[derive(Debug)]
 pub struct BatchSpan(Option<Span>);
 

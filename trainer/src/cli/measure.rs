@@ -54,8 +54,8 @@ pub(super) struct EvaluateArgs {
     /// figures as JSON.
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
-    /// Also send the samples to the server at this address (such as http://127.0.0.1:8080), and fail
-    /// if it gives one of them another label.
+    /// Also send the samples to the server at this address (such as http://127.0.0.1:8080), and
+    /// fail if it gives one of them another label.
     #[arg(long)]
     url: Option<String>,
 }

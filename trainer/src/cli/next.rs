@@ -1,19 +1,20 @@
-//! What there is to do with a model directory that was written.
+//! The commands to use a new model directory with.
 
 use std::path::Path;
 
-/// Lines that say where the model is, how it is measured again and how it is served. `folder`: of the pictures, where they are no
-/// published data set.
+/// Says where the model directory is, how to measure it again and how to serve it. `folder` is the
+/// directory of the images, if they are no published data set.
 pub(super) fn steps(out: &Path, folder: Option<&Path>) -> String {
     let place = out.display();
-    let pictures = folder.map_or(String::new(), |folder| format!(" --folder {}", folder.display()));
+    let measure_on = folder.map_or(String::new(), |folder| format!(" --folder {}", folder.display()));
     let serve = models(out).map_or(String::new(), |models| {
         format!("\nserve it: classifyd serve --models {}", models.display())
     });
-    format!("wrote {place}\nmeasure it again: trainer evaluate {place}{pictures}{serve}")
+    format!("wrote {place}\nmeasure it again: trainer evaluate {place}{measure_on}{serve}")
 }
 
-/// The folder of models in which this is a version of a model, as in `runs/pets` of `runs/pets/pets/1`.
+/// The directory that has this model directory as a version of a model, as `runs/pets` has
+/// `runs/pets/pets/1`.
 fn models(out: &Path) -> Option<&Path> {
     let version = out.file_name()?.to_str()?;
     let is_version =

@@ -45,8 +45,8 @@ pub(super) struct SearchArgs<T: Args> {
     /// The number of trials. A later call with more of them continues the search.
     #[arg(long, default_value_t = 10, value_parser = at_least_one())]
     trials: u32,
-    /// Train on this many samples only: the first images of a published data set; reviews and images
-    /// of your own spread evenly [default: all but those that are held out].
+    /// Train on this many samples only: the first images of a published data set; reviews and
+    /// images of your own spread evenly [default: all but those that are held out].
     #[arg(long, value_parser = at_least_one())]
     samples: Option<u32>,
     /// The directory for the trials; finished trials in it are not repeated [default:

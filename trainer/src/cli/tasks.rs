@@ -79,8 +79,8 @@ pub(super) struct FolderArgs {
     from: Option<PathBuf>,
     #[command(flatten)]
     options: FolderOptions,
-    /// Threads that read images ahead of the network. Their number changes the speed alone [default:
-    /// one for each CPU].
+    /// Threads that read images ahead of the network. Their number changes the speed alone
+    /// [default: one for each CPU].
     #[arg(long, value_parser = at_least_one(), conflicts_with = "from")]
     loaders: Option<u32>,
 }

@@ -68,8 +68,8 @@ pub(super) struct TrainArgs<T: Args> {
     /// run's for images of your own and with --classes].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The directory for checkpoints [default: runs/TARGET-NETWORK, with the names of --classes; for
-    /// images of your own runs/NAME].
+    /// The directory for checkpoints [default: runs/TARGET-NETWORK, with the names of --classes;
+    /// for images of your own runs/NAME].
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     /// Resume from the checkpoint in the run's directory, if it has one.

@@ -70,6 +70,7 @@ impl ImageTask {
     }
 
     /// Has the model card state the accuracy of another model directory as well.
+    #[must_use]
     pub fn compared_with(mut self, directory: Option<PathBuf>) -> Self {
         self.compare = directory;
         self

@@ -124,8 +124,8 @@ impl Kind {
         if self == Self::Mean { usize::MAX } else { WINDOW }
     }
 
-    /// The settings unless options say otherwise. Classifiers that share a network share its name, so
-    /// that one can resume the other's run.
+    /// The settings unless options say otherwise. Classifiers that share a network share its name,
+    /// so that one can resume the other's run.
     pub fn config(self) -> Config {
         let network = match self {
             Self::Blend | Self::Cnn => "cnn",

@@ -9,7 +9,8 @@ use crate::{
     training::{Batch, Change, Part, Source, order},
 };
 
-/// So many batches at a time are filled with reviews sorted by length, so that little of them is padding.
+/// So many batches at a time are filled with reviews sorted by length, so that little of them is
+/// padding.
 const SORTED: usize = 50;
 
 /// Reviews as token ids. Training sees a window at a random place of a long one.

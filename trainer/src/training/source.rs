@@ -92,7 +92,7 @@ pub fn order(seed: u64, epoch: u32, count: usize) -> Vec<i64> {
 #[derive(Debug)]
 pub struct Ink {
     /// `[count, 1, height, width]`, with values from 0 to 1.
-    pub pictures: Tensor,
+    pub images: Tensor,
     /// `[count]`: the index of each image's class.
     pub labels: Tensor,
     pub mean: f64,
@@ -107,12 +107,12 @@ impl Source for Ink {
 
     fn batch(&self, part: &Part) -> Result<Batch> {
         let picked = Tensor::from_slice(&part.picked).to_device(self.labels.device());
-        let mut pictures = self.pictures.index_select(0, &picked);
+        let mut images = self.images.index_select(0, &picked);
         if let Some(change) = &part.change {
-            pictures = augment(&pictures, &mut change.rng());
+            images = augment(&images, &mut change.rng());
         }
         Ok(Batch {
-            inputs: (pictures - self.mean) / self.deviation,
+            inputs: (images - self.mean) / self.deviation,
             labels: self.labels.index_select(0, &picked),
         })
     }
@@ -133,7 +133,7 @@ pub struct Jitter {
 /// Images that stay in memory as bytes. Each batch is changed, normalised and converted to floats.
 #[derive(Debug)]
 pub struct Pixels {
-    pub pictures: Images,
+    pub images: Images,
     /// The mean of each channel, for values from 0 to 1.
     pub mean: Vec<f64>,
     /// The standard deviation of each channel.
@@ -155,18 +155,18 @@ impl Pixels {
 
 impl Source for Pixels {
     fn len(&self) -> usize {
-        self.pictures.len()
+        self.images.len()
     }
 
     fn batch(&self, part: &Part) -> Result<Batch> {
         let levels = self.levels();
-        let (height, width) = (self.pictures.height() as usize, self.pictures.width() as usize);
+        let (height, width) = (self.images.height() as usize, self.images.width() as usize);
         let channels = levels.len();
         let mut rows = Vec::with_capacity(part.picked.len() * height * width * channels);
         let mut labels = Vec::with_capacity(part.picked.len());
         let mut rng = part.change.as_ref().map(Change::rng);
         for &at in &part.picked {
-            let (pixels, label) = self.pictures.sample(at as usize)?;
+            let (pixels, label) = self.images.sample(at as usize)?;
             labels.push(i64::from(label));
             let draw = match (&part.change, &mut rng) {
                 (Some(change), Some(rng)) => self.jitter.draw(at, change, (height, width), rng),
@@ -266,9 +266,9 @@ mod tests {
 
     fn pixels(jitter: Jitter) -> Pixels {
         // One image of 2 x 3 pixels with three channels and the values 0, 1, 2 / 3, 4, 5 / ...
-        let pictures = Images::new([3, 2, 3], (0..18).collect(), vec![4], classes()).unwrap();
+        let images = Images::new([3, 2, 3], (0..18).collect(), vec![4], classes()).unwrap();
         Pixels {
-            pictures,
+            images,
             mean: vec![0.0, 1.0 / 255.0, 0.0],
             deviation: vec![1.0 / 255.0; 3],
             jitter,
