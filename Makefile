@@ -125,6 +125,10 @@ lint: ## Fail on any warning, and on a comment line of more than 100 columns
 	scripts/check-comments.py
 	cargo clippy --workspace --exclude trainer --all-targets -- -D warnings
 	cargo clippy -p classifyd --features otlp --all-targets -- -D warnings
+	cargo clippy -p classifier --no-default-features --lib -- -D warnings
+	cargo clippy -p classifier --no-default-features --features text --lib -- -D warnings
+	cargo clippy -p classifier --no-default-features --features gpu --lib -- -D warnings
+	scripts/onnx-proto.sh --check
 	$(TRAINER) cargo clippy -p trainer --all-targets -- -D warnings
 
 doc: ## Build the documentation of the crates, private items included; fail on any warning

@@ -107,37 +107,38 @@ impl Engine {
             device: placed.device,
             proof,
         };
-        match threads {
-            Some(_) => {
-                // The first lane takes the session with which the device was found.
-                let found = Arc::new(Mutex::new(placed.session));
-                let load = move || match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    Some(session) => loader.proven(session),
-                    None => loader.load(threads),
-                };
-                Self::start_with(lanes, load, move |session| warm_up.run(session))
-            }
-            None => {
-                let wide = Arc::new(WideSession::default());
-                let load = move || {
-                    if wide.lock().is_none() {
-                        let session = loader.load(None)?;
-                        *wide.lock() = Some(session);
-                    }
-                    Ok(LaneSessions {
-                        own: loader.load(Some(1))?,
-                        wide: Arc::clone(&wide),
-                    })
-                };
-                let warm = move |sessions: &mut LaneSessions<Session>| {
-                    if let Some(wide) = &mut *sessions.wide.lock() {
-                        warm_up.run(wide)?;
-                    }
-                    warm_up.run(&mut sessions.own)
-                };
-                Self::start_with(lanes, load, warm)
-            }
+        if threads.is_none() {
+            return Self::start_wide(lanes, loader, warm_up);
         }
+        // The first lane takes the session with which the device was found.
+        let found = Arc::new(Mutex::new(placed.session));
+        let load = move || match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(session) => loader.proven(session),
+            None => loader.load(threads),
+        };
+        Self::start_with(lanes, load, move |session| warm_up.run(session))
+    }
+
+    /// Starts lanes that have a session of their own each, and share a wide one.
+    fn start_wide(lanes: LaneStart<'_>, loader: Loader, warm_up: WarmUp) -> Result<Self, LoadError> {
+        let wide = Arc::new(WideSession::default());
+        let load = move || {
+            if wide.lock().is_none() {
+                let session = loader.load(None)?;
+                *wide.lock() = Some(session);
+            }
+            Ok(LaneSessions {
+                own: loader.load(Some(1))?,
+                wide: Arc::clone(&wide),
+            })
+        };
+        let warm = move |sessions: &mut LaneSessions<Session>| {
+            if let Some(wide) = &mut *sessions.wide.lock() {
+                warm_up.run(wide)?;
+            }
+            warm_up.run(&mut sessions.own)
+        };
+        Self::start_with(lanes, load, warm)
     }
 
     fn start_with<B, L, W>(lanes: LaneStart<'_>, load: L, warm: W) -> Result<Self, LoadError>

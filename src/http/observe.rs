@@ -131,7 +131,7 @@ impl Seen {
         app: &App,
         status: u16,
         error: Option<&'static str>,
-        stats: Option<&RequestStats>,
+        request_stats: Option<&RequestStats>,
         response_bytes: Option<u64>,
     ) {
         app.metrics.http_in_flight.dec();
@@ -142,7 +142,7 @@ impl Seen {
             route,
             status,
             error,
-            stats,
+            stats: request_stats,
             total: self.started.elapsed(),
             response_bytes,
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -227,14 +227,14 @@ fn finish(app: &App, seen: Seen, response: &mut Response) {
         .http_duration
         .with_label_values(&[route])
         .observe(seen.started.elapsed().as_secs_f64());
-    let stats = response.extensions_mut().remove::<RequestStats>();
+    let request_stats = response.extensions_mut().remove::<RequestStats>();
     let length = response.body().size_hint().exact();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, seen.request_id.clone());
     if let Some(value) = seen.context.and_then(TraceParent::to_header) {
         headers.insert(TRACERESPONSE, value);
     }
-    seen.finish(app, status.as_u16(), code, stats.as_ref(), length);
+    seen.finish(app, status.as_u16(), code, request_stats.as_ref(), length);
     if app.draining.has_started() || body_unread {
         // Announce the close, so that the client does not send another request.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

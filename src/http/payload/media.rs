@@ -1,7 +1,7 @@
 //! The `Content-Type` of a request.
 //!
-//! Parsed here and not with the crate `mime`, which rejects values that some clients send and that
-//! are clear, such as `image/png;`.
+//! It is parsed here and not with the crate `mime`: only the part before the first `;` and two
+//! parameters matter, and small mistakes in the rest, such as `image/png;`, must not be errors.
 
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
