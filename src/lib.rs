@@ -43,6 +43,7 @@ mod http;
 mod listen;
 mod metrics;
 mod model;
+mod priority;
 mod reload;
 mod repoll;
 mod shutdown;

@@ -10,13 +10,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
 use crate::error::Error;
-use crate::schedule::{Schedule, pace};
+use crate::schedule::{Schedule, TICK, pace};
 use crate::spec::{Arrivals, LoadSpec};
 use crate::tally::{Tally, Window};
 use crate::worker::{Worker, lock};
-
-/// Time between two calls of [`Observer::tick`].
-pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// Follows a load while it runs, on the thread that called [`run`].
 ///

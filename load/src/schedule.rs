@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::run::TICK;
+/// Time between two calls of [`Observer::tick`](crate::Observer::tick), and longest sleep of a thread
+/// that may have to stop.
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// Evenly spaced arrivals.
 #[derive(Debug, Clone, Copy)]

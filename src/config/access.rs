@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Uri};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::values::deserialize_text;
-use crate::http::payload::RequestPriority;
+use crate::priority::RequestPriority;
 
 /// Longest name of an API key.
 const MAX_NAME: usize = 64;

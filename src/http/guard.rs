@@ -23,10 +23,11 @@ use self::keys::{Key, Keyring};
 use self::rate::ClientRates;
 use super::App;
 use super::flow;
-use super::payload::{self, RequestPriority};
+use super::payload;
 use super::server::Peer;
 use crate::config::{ApiKey, Config, Network};
 use crate::http::error::{Code, Error};
+use crate::priority::RequestPriority;
 
 /// How often idle addresses are removed.
 const FORGET_EVERY: Duration = Duration::from_mins(1);

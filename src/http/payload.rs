@@ -19,7 +19,7 @@ pub use self::json::ClassifyRequest;
 use self::media::ContentType;
 pub(super) use self::media::unsupported_media_type;
 pub use self::multipart::ClassifyForm;
-pub use self::options::{Options, RequestPriority};
+pub use self::options::Options;
 use crate::budget::Share;
 use crate::cpu::Pool;
 use crate::http::error::Error;

@@ -43,7 +43,7 @@ struct CallerRunsBench {
     batches: std::sync::mpsc::Receiver<Vec<u32>>,
 }
 
-/// A queue whose one worker is idle, and lent for batches of up to 2.
+/// A queue with one idle worker that callers may run, for batches of a weight of up to 2.
 fn caller_runs_bench() -> CallerRunsBench {
     let (sender, batches) = std::sync::mpsc::channel();
     let limits = LIMITS.caller_weight(2);
@@ -97,7 +97,7 @@ async fn callers_that_stay_alone_give_way_only_now_and_then() {
     };
     assert_eq!(yields(34), [0, 1, 2, 3, 16, 32]);
 
-    // One that is let come first changes that: there are others again.
+    // A caller that gave way and found company changes that: giving way is worthwhile again.
     assert!(yields(14).is_empty());
     let mut both = [0, 1].map(|input| submit(&bench.queue, input));
     for response in &mut both {

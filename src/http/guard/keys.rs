@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 use super::rate::Rate;
 use crate::config::{ApiKey, KeyHash};
 use crate::http::error::{Code, Error};
-use crate::http::payload::RequestPriority;
+use crate::priority::RequestPriority;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

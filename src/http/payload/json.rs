@@ -18,9 +18,10 @@ use utoipa::openapi::schema::ArrayBuilder;
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::{Form, Options, RequestPriority};
+use super::{Form, Options};
 use crate::http::error::{Code, Error, shortened};
 use crate::model::Input;
+use crate::priority::RequestPriority;
 
 /// Most characters of a path in an error message.
 const MAX_PATH: usize = 100;

@@ -8,9 +8,10 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::media::check_charset;
-use super::{Form, Options, RequestPriority, text};
+use super::{Form, Options, text};
 use crate::http::error::{Error, quoted, shortened};
 use crate::model::Input;
+use crate::priority::RequestPriority;
 
 /// The body of a request in the multipart form.
 // `read` takes the parts in any order, so it needs no such struct; a test compares the two.

@@ -1,13 +1,11 @@
 //! The options of a request besides its inputs.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::IntoDeserializer;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::http::error::{Error, quoted, shortened};
-use batching::Priority;
+use crate::priority::RequestPriority;
 
 /// The options of the query; JSON and multipart bodies have the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
@@ -26,38 +24,6 @@ pub struct Options {
     /// Order in which waiting requests are served. Default: normal.
     #[param(inline)]
     pub priority: Option<RequestPriority>,
-}
-
-/// Order in which waiting requests are served.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, utoipa::ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum RequestPriority {
-    /// Served after all others.
-    Low,
-    #[default]
-    Normal,
-    /// Served before all others. Requires an API key with `priority = "high"`.
-    High,
-}
-
-impl From<RequestPriority> for Priority {
-    fn from(priority: RequestPriority) -> Self {
-        match priority {
-            RequestPriority::High => Self::High,
-            RequestPriority::Normal => Self::Normal,
-            RequestPriority::Low => Self::Low,
-        }
-    }
-}
-
-impl FromStr for RequestPriority {
-    type Err = serde::de::value::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::deserialize(text.into_deserializer())
-    }
 }
 
 impl Options {
