@@ -2,7 +2,7 @@
 //!
 //! Each measurement is kept in one file of `benches/figures`, which the program that measures
 //! writes. Blocks of pages, between the markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`,
-//! are rendered from these files by [`update`], and [`tests`] fails if a page shows anything else.
+//! are rendered from these files by [`update`], and a test fails if a page shows anything else.
 //! So a figure that stands on two pages cannot differ.
 
 use std::fmt::Write as _;

@@ -10,7 +10,7 @@ use crate::response::{Response, ResponseReader};
 /// Sends one request on a new connection and waits for the response, whose body is kept.
 ///
 /// Meant for a request before, beside or after a load; a load itself is sent by
-/// [`run`](crate::run).
+/// [`run`](fn@crate::run).
 ///
 /// # Errors
 ///

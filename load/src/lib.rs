@@ -3,8 +3,9 @@
 //! It is the library behind `classifyd bench` and knows nothing of that server: it posts bytes to a
 //! URL and measures the responses.
 //!
-//! * A [`Target`] builds requests, a [`LoadSpec`] says how they are sent, [`run`] sends them and
-//!   counts the responses in a [`Tally`], and a [`Report`] shows the results as a table or JSON.
+//! * A [`Target`] builds requests, a [`LoadSpec`] says how they are sent, [`run`](fn@run) sends
+//!   them and counts the responses in a [`Tally`], and a [`Report`] shows the results as a table or
+//!   JSON.
 //! * Requests are bytes that are built before a load starts, and responses are only read as far as
 //!   needed (see [`ResponseReader`]), on one thread unless more are asked for. With 64 connections
 //!   a request costs the load generator about 8.5 µs of CPU time, so both can share a machine.
