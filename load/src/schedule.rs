@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-/// Time between two calls of [`Observer::tick`](crate::Observer::tick), and longest sleep of a thread
-/// that may have to stop.
+/// Time between two calls of [`Observer::tick`](crate::Observer::tick), and longest sleep of a
+/// thread that may have to stop.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// Evenly spaced arrivals.
