@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::tests::defaults;
 use super::*;
@@ -144,7 +145,13 @@ fn the_example_file_is_generated_from_the_keys() {
     check("classifyd.example.toml", &example());
 }
 
-const PAGE: &str = include_str!("../../docs/configuration.md");
+// Read when the tests run, so that building an image needs no documents.
+static PAGE: LazyLock<String> = LazyLock::new(|| document("docs/configuration.md"));
+static GUIDE: LazyLock<String> = LazyLock::new(|| document("docs/operations.md"));
+
+fn document(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
 
 #[test]
 fn the_table_in_the_documentation_is_generated_from_the_keys() {
@@ -193,7 +200,6 @@ fn the_page_names_every_key_of_a_model_and_of_an_api_key() {
 
 #[test]
 fn the_guide_to_memory_has_the_defaults() {
-    const GUIDE: &str = include_str!("../../docs/operations.md");
     let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
     let rows: Vec<_> = GUIDE
         .lines()
