@@ -284,7 +284,7 @@ fn an_invalid_otlp_endpoint_is_rejected() {
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
-        !output.status.success() && text.contains("otlp_endpoint: expected an URL"),
+        !output.status.success() && text.contains("otlp_endpoint: expected a URL"),
         "{text}"
     );
 }
